@@ -1,0 +1,1 @@
+"""What an architecture costs, and the architectures that a budget allows. numpy and scipy; never torch."""

@@ -1,0 +1,152 @@
+"""Budgets as people write them: `2.5M`, `6.3Gi`, `w3a4`, `35%`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spos_quant.cost.feasible import price
+from spos_quant.cost.metrics import metrics
+from spos_quant.cost.rows import config_rows, total
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import BudgetError, SpaceError
+from spos_quant.space.bit_config import parse_uniform
+
+_SUFFIXES = {
+    "": 1,
+    **{s: 1000**i for i, s in enumerate("KMGT", 1)},
+    **{f"{s}i": 1024**i for i, s in enumerate("KMGT", 1)},
+}
+_NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)")
+UNIFORM_METRICS = ("bitops", "bitops_total", "weight_bytes")
+BUDGETED = ("bitops", "macs", "params", "weight_bytes")
+"""Metrics with a budget option."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper bound on a cost metric, and the text that a person gave."""
+
+    metric: str
+    limit: int
+    text: str
+    low: int | None = None
+    """A lower bound for bands; None for budgets."""
+
+    @property
+    def key(self) -> str:
+        """A word for file names: `bitops-2.5M`."""
+        return f"{self.metric}-{self.text.strip().replace('%', 'pct').replace(',', '').replace(' ', '')}"
+
+
+def cost_range(table: CostTable, metric: str) -> tuple[int, int]:
+    """The cost of the cheapest and of the dearest architecture."""
+    priced = price(table, metric)
+    assert priced is not None
+    return priced.low + table.constant(metric), priced.high + table.constant(metric)
+
+
+def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
+    """The budget that `text` means for a metric of this space.
+
+    Args:
+        text: A number with an optional suffix (K M G T are powers of 1000, Ki Mi Gi Ti of 1024), `w3a4` (the backbone
+            with uniform bits; bitops and weight bytes only) or `35%` (of the dearest architecture).
+        metric: A registered cost metric.
+        table: The costs of the space.
+
+    Raises:
+        BudgetError: unreadable, not positive, of an unknown suffix, or below the cheapest architecture.
+    """
+    metrics[metric]
+    _check_metric(metric, table)
+    shown = str(text).strip()
+    limit = _uniform(shown, metric, table)
+    if limit is None:
+        limit = _number(shown, metric, table)
+    low, high = cost_range(table, metric)
+    if limit < low:
+        raise BudgetError(
+            f"{metric} budget {shown} ({limit:,}) is below the cheapest architecture of {table.space.name!r} "
+            f"({low:,}); feasible: {human(low)} to {human(high)}"
+        )
+    return Budget(metric, limit, shown)
+
+
+def _check_metric(metric: str, table: CostTable) -> None:
+    if metric.startswith("bitops") and table.space.spec.full_precision:
+        raise BudgetError(
+            f"space {table.space.name!r} is full precision and has no BitOps; give --macs-budget or --params-budget"
+        )
+
+
+def _uniform(text: str, metric: str, table: CostTable) -> int | None:
+    try:
+        bits = parse_uniform(text)
+    except SpaceError as error:
+        raise BudgetError(f"{metric} budget {error}") from None
+    if bits is None:
+        return None
+    if metric not in UNIFORM_METRICS:
+        raise BudgetError(
+            f"{metric} budget {text}: bit-widths say nothing about {metric}; give a number or a percentage"
+        )
+    rows = config_rows(table.space, table.space.uniform_config(*bits))
+    return total(rows, metric, table.space.outline.other_macs)
+
+
+def _number(text: str, metric: str, table: CostTable) -> int:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise BudgetError(f"{metric} budget {text!r} is no number above 0; expected such as 2.5M, 6.3Gi, w3a4 or 35%")
+    value, suffix = float(match[1].replace(",", "").replace("_", "")), match[2]
+    if suffix == "%":
+        if not 0 < value <= 100:
+            raise BudgetError(f"{metric} budget {text}: expected more than 0 % and at most 100 % of the dearest")
+        return int(cost_range(table, metric)[1] * value / 100)
+    if suffix not in _SUFFIXES:
+        raise BudgetError(
+            f"{metric} budget {text!r}: unknown suffix {suffix!r}; expected K M G T (powers of 1000), "
+            "Ki Mi Gi Ti (powers of 1024), % or none"
+        )
+    limit = int(round(value * _SUFFIXES[suffix], 6))
+    if limit <= 0:
+        raise BudgetError(f"{metric} budget {text!r}: expected a number above 0")
+    return limit
+
+
+def human(value: float) -> str:
+    """A count for people, rounded outwards by at most one part in a thousand: `2.31M`."""
+    for suffix, factor in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("K", 10**3)):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def budget_warnings(budgets: list[Budget], table: CostTable) -> list[str]:
+    """A remark for every budget that excludes nothing."""
+    remarks = []
+    for budget in budgets:
+        high = cost_range(table, budget.metric)[1]
+        if budget.limit >= high:
+            remarks.append(
+                f"{budget.metric} budget {budget.text} excludes nothing: the dearest architecture costs {human(high)}"
+            )
+    return remarks
+
+
+def budgets_key(budgets: list[Budget]) -> str:
+    """The name of a result under these budgets: `bitops-2.5M`, or `bitops-2.5M+weight_bytes-40K`."""
+    return "+".join(budget.key for budget in sorted(budgets, key=lambda b: b.metric)) or "unbounded"
+
+
+def budgets_json(budgets: list[Budget]) -> dict[str, Any]:
+    """`metric -> limit` for results."""
+    return {budget.metric: budget.limit for budget in budgets}
+
+
+def keeps(costs: Mapping[str, int], budgets: list[Budget]) -> bool:
+    """Whether costs are within every budget."""
+    return all((b.low or 0) <= costs[b.metric] <= b.limit for b in budgets)

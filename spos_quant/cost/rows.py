@@ -1,0 +1,132 @@
+"""The cost of one network, layer by layer: what `spos-quant cost` and `sq.measure` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spos_quant.cost.metrics import FORMULA, metrics, outside_layers
+from spos_quant.errors import SpaceError
+from spos_quant.space.bit_config import BitConfig
+from spos_quant.space.outline import LayerShape
+from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.space.spec import Bits
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of one network."""
+
+    name: str
+    kind: str
+    shape: LayerShape
+    weight_bits: Bits
+    act_bits: Bits
+    counted: bool
+    """False where the layer is kept float and is no part of `bitops`."""
+
+
+def total(rows: Iterable[LayerRow], metric: str, other_macs: int = 0) -> int:
+    """The sum of a metric over layers. Raises `ConfigError` where no such metric is registered."""
+    function = metrics[metric]
+    rows = tuple(rows)
+    inside = sum(function(row.shape, row.weight_bits, row.act_bits, row.counted) for row in rows)
+    return inside + outside_layers(metric, other_macs)
+
+
+def summary(
+    rows: Sequence[LayerRow],
+    *,
+    space: str | None,
+    architecture: str | None,
+    full_precision: bool = False,
+    other_macs: int = 0,
+) -> dict[str, Any]:
+    """The keys of `cost --json`: every metric, the formula's name, and the layers with those that are not counted.
+
+    `bitops` is null in a full-precision space.
+    """
+    totals: dict[str, int | None] = {name: total(rows, name, other_macs) for name in metrics}
+    if full_precision:
+        totals["bitops"] = None
+    layers = [
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "macs": row.shape.macs,
+            "weight_bits": row.weight_bits,
+            "act_bits": row.act_bits,
+            "bitops": metrics["bitops"](row.shape, row.weight_bits, row.act_bits, row.counted),
+            "counted": row.counted,
+        }
+        for row in rows
+    ]
+    return {"space": space, "architecture": architecture, **totals, "formula": FORMULA, "layers": layers}
+
+
+def architecture_rows(space: SearchSpace, architecture: Architecture) -> list[LayerRow]:
+    """The layers of an architecture."""
+    return [
+        LayerRow(
+            layer.name,
+            layer.kind,
+            shape,
+            layer.weight.value(architecture) if layer.quantized else None,
+            layer.act.value(architecture) if layer.quantized else None,
+            layer.quantized,
+        )
+        for layer, shape in space.active_layers(space.canonical(architecture))
+    ]
+
+
+def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
+    """The layers that a bit configuration describes, whether or not its bits are candidates of the space.
+
+    Operators and widths must be the space's or the backbone's own.
+
+    Raises:
+        SpaceError: an unknown block or layer, an operator or width whose shapes are not known, a missing layer.
+    """
+    space.check_names(config)
+    rows = []
+    for name, kind, shape, counted in _shapes(space, config):
+        if name not in config.layers:
+            raise SpaceError(f"layer {name!r} misses in the bit configuration")
+        bits = config.layers[name]
+        quantized = (bits.weight_bits, bits.act_bits) != (None, None)
+        rows.append(LayerRow(name, kind, shape, bits.weight_bits, bits.act_bits, counted or quantized))
+    return rows
+
+
+def _shapes(space: SearchSpace, config: BitConfig) -> Iterator[tuple[str, str, LayerShape, bool]]:
+    """Name, kind, shape and whether it is searchable, of each layer in order of execution."""
+    index = {block.name: i for i, block in enumerate(space.blocks)}
+    done: set[str] = set()
+    # The backbone's own network meets every block, whatever operators the space offers there.
+    for layer in space.outline.reference:
+        if layer.block is None:
+            yield layer.name, layer.kind, layer.shapes[0], space.default_bits[layer.name]
+        elif layer.block not in done:
+            done.add(layer.block)
+            yield from _block_shapes(space, config, index[layer.block])
+
+
+def _block_shapes(space: SearchSpace, config: BitConfig, index: int) -> Iterator[tuple[str, str, LayerShape, bool]]:
+    block, own = space.blocks[index], space.outline.reference_ops[index]
+    choice = config.blocks.get(block.name)
+    op, width = (choice.op, choice.width) if choice else (own, 1.0)
+    places = [x for x in space.layers if x.block == index and (x.op is None or block.op.values[x.op] == op)]
+    if op in block.op.values and (width in block.width.values or all(len(x.shapes) == 1 for x in places)):
+        for place in places:
+            shape = place.shapes[block.width.values.index(width) if len(place.shapes) > 1 else 0]
+            yield place.name, place.kind, shape, place.quantized or space.default_bits.get(place.name, False)
+    elif (op, width) == (own, 1.0):
+        for layer in space.outline.reference:
+            if layer.block == block.name:
+                yield layer.name, layer.kind, layer.shapes[0], space.default_bits[layer.name]
+    else:
+        raise SpaceError(
+            f"block {block.name!r}: shapes of operator {op!r} at width {width} are not known in {space.name!r} "
+            f"(operators {list(block.op.values)}, widths {list(block.width.values)})"
+        )

@@ -1,0 +1,90 @@
+"""The arrays of a training or evaluation step, as functions of (seed, epoch, index): nothing to save or restore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spos_quant.data.arrays import Floats, Labels, Pixels
+from spos_quant.data.augmentation import Augmentation
+from spos_quant.data.preprocessing import Preprocessing
+from spos_quant.data.split import Split
+
+# numpy pads short seeds with zeros, so [seed, epoch] would be the stream of [seed, epoch, 0]: a key sets orders apart.
+_ORDER_STREAM = 1
+
+
+def order(n: int, seed: int, epoch: int) -> Labels:
+    """The order in which an epoch visits n pictures.
+
+    Args:
+        n: Number of pictures.
+        seed: The run's seed, from 0.
+        epoch: The epoch's number, from 0.
+
+    Returns:
+        int64 [n], a permutation of 0 to n - 1.
+    """
+    sequence = np.random.SeedSequence([seed, epoch], spawn_key=(_ORDER_STREAM,))
+    return np.random.default_rng(sequence).permutation(n).astype(np.int64, copy=False)
+
+
+def example(
+    split: Split, index: int, preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int, epoch: int
+) -> Floats:
+    """One picture as a network takes it.
+
+    Args:
+        split: Where the picture is from.
+        index: Its number in the split.
+        preprocessing: Scales its pixels.
+        augmentation: Varies it by (seed, epoch, index); None for evaluation.
+        seed: The run's seed, from 0.
+        epoch: The epoch's number, from 0.
+
+    Returns:
+        float32 [C, H, W].
+
+    Raises:
+        DataError: The picture's file cannot be read.
+    """
+    return preprocessing.normalise(_pixels(split, index, augmentation, seed, epoch))
+
+
+def batch(
+    split: Split,
+    indices: Sequence[int] | Labels,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None,
+    seed: int,
+    epoch: int,
+) -> tuple[Floats, Labels]:
+    """Several pictures and their labels; each picture equals what `example` makes of it, in whatever batch it is.
+
+    Args:
+        split: Where the pictures are from.
+        indices: n numbers of pictures in the split.
+        preprocessing: Scales their pixels.
+        augmentation: Varies each by (seed, epoch, index); None for evaluation.
+        seed: The run's seed, from 0.
+        epoch: The epoch's number, from 0.
+
+    Returns:
+        Pictures, float32 [n, C, H, W], and labels, int64 [n].
+
+    Raises:
+        DataError: A picture's file cannot be read.
+    """
+    chosen = np.asarray(indices, dtype=np.int64)
+    if not len(chosen):
+        return np.zeros((0, *preprocessing.input), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    pixels = np.stack([_pixels(split, index, augmentation, seed, epoch) for index in chosen.tolist()])
+    return preprocessing.normalise(pixels), split.labels[chosen]
+
+
+def _pixels(split: Split, index: int, augmentation: Augmentation | None, seed: int, epoch: int) -> Pixels:
+    if augmentation is None:
+        return split.image(index)
+    picture = split.raw(index) if augmentation.full_picture else split.image(index)
+    return augmentation.apply(picture, np.random.default_rng([seed, epoch, index]))

@@ -1,0 +1,63 @@
+"""Named plug-ins: one registry per extension point, filled by decorators and by installed packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from spos_quant.errors import ConfigError, near
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Maps names that people write in YAML or on the command line to plug-ins.
+
+    Built-in plug-ins sit in the modules given as `home`, imported at the first look-up, so that registering costs
+    nothing at start. Packages outside join through the entry-point group `spos_quant.plugins`: each entry point names a
+    module whose import registers what it brings.
+    """
+
+    def __init__(self, noun: str, *, home: tuple[str, ...] = ()) -> None:
+        self.noun = noun
+        self._home = home
+        self._plugins: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that files its argument under `name`; raises `ConfigError` where the name is taken."""
+
+        def file(plugin: T) -> T:
+            if name in self._plugins:
+                raise ConfigError(f"{self.noun} {name!r} is registered twice; choose another name")
+            self._plugins[name] = plugin
+            return plugin
+
+        return file
+
+    def __getitem__(self, name: str) -> T:
+        self._load()
+        if name not in self._plugins:
+            raise ConfigError(f"unknown {self.noun} {name!r}{near(name, self._plugins)}")
+        return self._plugins[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._plugins
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._plugins))
+
+    def _load(self) -> None:
+        for module in self._home:
+            import_module(module)
+        _load_plugins()
+
+
+@cache
+def _load_plugins() -> None:
+    for entry in entry_points(group="spos_quant.plugins"):
+        entry.load()

@@ -1,0 +1,112 @@
+"""Bit configurations (`*.bits.json`): every layer's bits and every block's operator and width, for people and tools."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from spos_quant.config import Strict, describe, validate
+from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.space.spec import Bits
+
+FORMAT = "spos-quant/bit-config/1"
+_UNIFORM = re.compile(r"w([1-9]\d*)a([1-9]\d*)", re.IGNORECASE)
+
+
+class LayerBits(Strict):
+    """Bits of one layer; null is float."""
+
+    weight_bits: int | None = Field(ge=1, le=32)
+    """Bits of the weights."""
+    act_bits: int | None = Field(ge=1, le=32)
+    """Bits of the layer's input."""
+    out_channels: int | None = Field(default=None, ge=1)
+    """Output channels, where the width was searched."""
+    signed: bool | None = None
+    """Whether the quantizer of the input is signed."""
+
+
+class BlockChoice(Strict):
+    """What a choice block became."""
+
+    op: str
+    """Registered operator."""
+    width: float
+    """Factor on the block's inner channels."""
+
+
+class BitConfig(Strict):
+    """A bit configuration, the form in which an architecture moves between people and tools."""
+
+    format: Literal["spos-quant/bit-config/1"]
+    """Name and version of this format."""
+    model: str
+    """The network whose module names are the keys of `layers`."""
+    input: tuple[int, ...]
+    """Shape of one image: channels, height, width."""
+    activation_bits_at: Literal["layer input"]
+    """Where `act_bits` applies."""
+    layers: dict[str, LayerBits]
+    """Bits by module name of the float model."""
+    blocks: dict[str, BlockChoice] = Field(default_factory=dict)
+    """Operators and widths by block name, where they were searched."""
+    quantizer: str | None = None
+    """Registered quantizers."""
+    residual_bits: int | None = None
+    """Bits of quantized residual additions."""
+    cost: dict[str, Any] = Field(default_factory=dict)
+    """Information only."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Information only; neither dates nor durations."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in a fixed order, without the keys that say nothing."""
+        raw = self.model_dump(mode="json")
+        for layer in raw["layers"].values():
+            for key in ("out_channels", "signed"):
+                if layer[key] is None:
+                    del layer[key]
+        empty = [key for key in ("blocks", "quantizer", "residual_bits", "cost", "provenance") if not raw[key]]
+        return {key: value for key, value in raw.items() if key not in empty}
+
+
+def parse_bit_config(raw: object, where: str) -> BitConfig:
+    """A validated bit configuration; `where` names its source in messages. Raises `SpaceError`."""
+    if not isinstance(raw, Mapping):
+        raise SpaceError(f"{where}: expected a bit configuration (a JSON object), got {describe(raw)}")
+    given = raw.get("format")
+    if given != FORMAT:
+        raise SpaceError(f"{where}: format: expected {FORMAT!r}, got {describe(given)}")
+    try:
+        return validate(BitConfig, raw, where)
+    except (ConfigError, ValidationError) as error:
+        raise SpaceError(str(error)) from None
+
+
+def read_bit_config(path: Path) -> BitConfig:
+    """The bit configuration in a file. Raises `SpaceError` where it cannot be read or is none."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise SpaceError(f"{path}: is no JSON text ({str(error)[:120]}); expected a bit configuration") from None
+    return parse_bit_config(raw, str(path))
+
+
+def parse_uniform(text: str) -> tuple[Bits, Bits] | None:
+    """`w3a4` as (3, 4), `float` as (None, None); None where `text` is neither. Raises `SpaceError` beyond 8 bits."""
+    if text.lower() == "float":
+        return None, None
+    match = _UNIFORM.fullmatch(text)
+    if match is None:
+        return None
+    weight_bits, act_bits = int(match[1]), int(match[2])
+    if not (weight_bits <= 8 and act_bits <= 8):
+        raise SpaceError(f"{text!r}: expected 1 to 8 bits each, such as w4a4, or `float`")
+    return weight_bits, act_bits

@@ -1,0 +1,90 @@
+"""The outline of a network: its choice blocks and the shape of every layer under every operator and width.
+
+Read once from the model itself by a dry run on the meta device (`spos_quant.supernet.outline`) and stored as JSON, so
+that axes, sizes and costs need no torch afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMAT = "spos-quant/outline/1"
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a cost metric may know of a layer, for one image."""
+
+    macs: int
+    """Multiply-adds."""
+    weights: int
+    """Elements of the weight tensor."""
+    biases: int
+    """Elements of the bias, 0 where it has none."""
+    out_channels: int
+    """Output channels or features."""
+
+
+@dataclass(frozen=True)
+class LayerOutline:
+    """A convolution or linear layer of the float network."""
+
+    name: str
+    """Module name in the float network; the same name under two operators is the same place."""
+    kind: str
+    """Class name of the float layer, such as `Conv2d`."""
+    block: str | None
+    """The choice block that it belongs to."""
+    op: int | None
+    """Index of the block's operator that has it; None where every operator does (a shortcut)."""
+    reads: str
+    """Name of the first layer on the path that reads the same tensor: equal for layers that share a quantizer."""
+    shapes: tuple[LayerShape, ...]
+    """One per width candidate of the block; a single one where the width does not change the layer."""
+
+
+@dataclass(frozen=True)
+class BlockOutline:
+    """A choice block and what it can become."""
+
+    name: str
+    ops: tuple[str, ...]
+    widths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network's blocks and layers in order of execution."""
+
+    blocks: tuple[BlockOutline, ...]
+    layers: tuple[LayerOutline, ...]
+    reference_ops: tuple[str, ...]
+    """The backbone's own operator, per block."""
+    reference: tuple[LayerOutline, ...]
+    """The layers of the backbone as published: its own operators at width 1.0, whether or not the space offers them."""
+    other_macs: int = 0
+    """Multiply-adds outside convolutions and linear layers; always float."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping of plain values that `from_json` reads back."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Outline:
+        """The outline that `to_json` wrote. Raises `KeyError` or `TypeError` where it is none."""
+
+        def layer(item: dict[str, Any]) -> LayerOutline:
+            return LayerOutline(**{**item, "shapes": tuple(LayerShape(**shape) for shape in item["shapes"])})
+
+        if raw.get("format") != FORMAT:
+            raise KeyError("format")
+        return cls(
+            blocks=tuple(
+                BlockOutline(block["name"], tuple(block["ops"]), tuple(block["widths"])) for block in raw["blocks"]
+            ),
+            layers=tuple(map(layer, raw["layers"])),
+            reference_ops=tuple(raw["reference_ops"]),
+            reference=tuple(map(layer, raw["reference"])),
+            other_macs=raw["other_macs"],
+        )

@@ -1,0 +1,293 @@
+"""From what a person wrote and the outline of a network to axes and the places that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from spos_quant.errors import SpaceError, near
+from spos_quant.space.outline import LayerOutline, Outline
+from spos_quant.space.search_space import BlockPlace, LayerPlace, Read, SearchSpace
+from spos_quant.space.spec import AxesSpec, SpaceSpec
+from spos_quant.space.tree import Axis, Use
+
+_WORDS = ("first", "last")
+
+
+def block_axes(spec: SpaceSpec, block: str) -> AxesSpec:
+    """The candidates of one choice block: the space's, then every override whose pattern matches, in order."""
+    axes = spec.axes
+    for pattern, override in spec.overrides.items():
+        if fnmatchcase(block, pattern):
+            axes = axes.updated(override)
+    return axes
+
+
+def _layer_axes(spec: SpaceSpec, layer: LayerOutline) -> AxesSpec:
+    axes = spec.axes
+    for pattern, override in spec.overrides.items():
+        if any(fnmatchcase(name, pattern) for name in (layer.name, layer.block) if name):
+            axes = axes.updated(override)
+    return axes
+
+
+def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
+    """The search space of `spec` over a network with this outline.
+
+    Raises:
+        SpaceError: a pattern that matches nothing, an operator or width given to a layer, layers that must share an
+            axis but were given different candidates.
+    """
+    _check_patterns(spec, outline)
+    kept = kept_float(spec, outline.layers)
+    maker = _Maker()
+    blocks = tuple(_block_place(maker, block.name, block.ops, block.widths, outline) for block in outline.blocks)
+    index = {block.name: i for i, block in enumerate(outline.blocks)}
+    bits = _BitAxes(spec, outline, kept).reads(maker)
+    layers = []
+    for layer in outline.layers:
+        quantized = layer.name not in kept and not spec.full_precision
+        weight, act = bits[layer.name] if quantized else (Read(None, (None,)), Read(None, (None,)))
+        layers.append(
+            LayerPlace(
+                layer.name,
+                layer.kind,
+                None if layer.block is None else index[layer.block],
+                layer.op,
+                quantized,
+                weight,
+                act,
+                layer.shapes,
+                layer.reads,
+            )
+        )
+    reference_kept = kept_float(spec, outline.reference)
+    default = {layer.name: layer.name not in reference_kept for layer in outline.reference}
+    axes, blocks, places = maker.finish(blocks, tuple(layers))
+    return SearchSpace(spec, outline, axes, blocks, places, default)
+
+
+def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline]) -> frozenset[str]:
+    """Names of the layers that `keep_float` names."""
+    kept = set()
+    for pattern in spec.keep_float:
+        if pattern in _WORDS:
+            kept.add(layers[0 if pattern == "first" else -1].name)
+        else:
+            kept |= {x.name for x in layers if fnmatchcase(x.name, pattern) or fnmatchcase(x.block or "", pattern)}
+    return frozenset(kept)
+
+
+def _check_patterns(spec: SpaceSpec, outline: Outline) -> None:
+    blocks = [block.name for block in outline.blocks]
+    names = list(dict.fromkeys([*blocks, *(x.name for x in outline.layers), *(x.name for x in outline.reference)]))
+    for place, pattern in (
+        *(("overrides", p) for p in spec.overrides),
+        *(("keep_float", p) for p in spec.keep_float if p not in _WORDS),
+        *(("groups", p) for group in spec.groups for p in group),
+    ):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise SpaceError(
+                f"{spec.name}: {place}: {pattern!r} matches no choice block or layer{near(pattern, names)}"
+            )
+    for pattern, override in spec.overrides.items():
+        if (override.op or override.width) and not any(fnmatchcase(name, pattern) for name in blocks):
+            raise SpaceError(
+                f"{spec.name}: overrides[{pattern!r}]: operators and widths belong to choice blocks"
+                f"{near(pattern, blocks)}"
+            )
+
+
+@dataclass
+class _Maker:
+    """Collects axes in the order in which the network meets them."""
+
+    axes: list[Axis] = field(default_factory=list)
+
+    def read(self, name: str, kind: str, candidates: tuple[Any, ...]) -> Read:
+        """A read of a new axis, or a constant where there is one candidate."""
+        if len(candidates) == 1:
+            return Read(None, candidates)
+        self.axes.append(Axis(name, kind, candidates))
+        return Read(len(self.axes) - 1, candidates)
+
+    def finish(
+        self, blocks: tuple[BlockPlace, ...], layers: tuple[LayerPlace, ...]
+    ) -> tuple[tuple[Axis, ...], tuple[BlockPlace, ...], tuple[LayerPlace, ...]]:
+        """Axes in order of the blocks, each with the conditions under which some place reads it."""
+        uses: dict[int, list[Use]] = {i: [] for i in range(len(self.axes))}
+        for block in blocks:
+            if block.op.axis is not None:
+                uses[block.op.axis].append(())
+        for layer in layers:
+            place = None if layer.block is None else blocks[layer.block]
+            condition: Use = ()
+            if place is not None and place.op.axis is not None and layer.op is not None:
+                condition = ((place.op.axis, frozenset({layer.op})),)
+            reads = [layer.weight, layer.act]
+            if place is not None and len(layer.shapes) > 1:
+                reads.append(place.width)
+            for read in reads:
+                if read.axis is not None:
+                    uses[read.axis].append(condition)
+        return self._in_order(uses, blocks, layers)
+
+    def _in_order(
+        self, uses: dict[int, list[Use]], blocks: tuple[BlockPlace, ...], layers: tuple[LayerPlace, ...]
+    ) -> tuple[tuple[Axis, ...], tuple[BlockPlace, ...], tuple[LayerPlace, ...]]:
+        order: list[int] = []
+        for block_index, block in enumerate(blocks):
+            reads = [block.op, block.width]
+            for layer in layers:
+                if layer.block == block_index:
+                    reads += [layer.weight, layer.act]
+            order += [r.axis for r in reads if r.axis is not None]
+        order += [r.axis for layer in layers for r in (layer.weight, layer.act) if r.axis is not None]
+        # An axis that no layer reads (widths of a space whose operators have none) decides nothing and is dropped.
+        order = [a for a in dict.fromkeys(order) if uses[a]]
+        new = {old: i for i, old in enumerate(order)}
+
+        def renumber(read: Read) -> Read:
+            if read.axis is None:
+                return read
+            return Read(new[read.axis], read.values) if read.axis in new else Read(None, read.values[:1])
+
+        def conditions(old: int) -> tuple[Use, ...]:
+            found = _merge(tuple((new[a], allowed) for a, allowed in use) for use in uses[old])
+            return ((),) if () in found else found
+
+        axes = tuple(Axis(self.axes[o].name, self.axes[o].kind, self.axes[o].candidates, conditions(o)) for o in order)
+        blocks = tuple(BlockPlace(b.name, renumber(b.op), renumber(b.width)) for b in blocks)
+        places = tuple(
+            LayerPlace(
+                x.name, x.kind, x.block, x.op, x.quantized, renumber(x.weight), renumber(x.act), x.shapes, x.reads
+            )
+            for x in layers
+        )
+        return axes, blocks, places
+
+
+def _merge(uses: Iterable[Use]) -> tuple[Use, ...]:
+    """Uses of the same single axis as one use that allows the union of candidates."""
+    single: dict[int, frozenset[int]] = {}
+    other: list[Use] = []
+    for use in uses:
+        if len(use) == 1:
+            single[use[0][0]] = single.get(use[0][0], frozenset()) | use[0][1]
+        else:
+            other.append(use)
+    return (*dict.fromkeys(other), *(((axis, allowed),) for axis, allowed in sorted(single.items())))
+
+
+def _block_place(
+    maker: _Maker, name: str, ops: tuple[str, ...], widths: tuple[float, ...], outline: Outline
+) -> BlockPlace:
+    varies = any(len(layer.shapes) > 1 for layer in outline.layers if layer.block == name)
+    op = maker.read(f"{name}.op", "op", ops)
+    width = maker.read(f"{name}.width", "width", widths) if varies else Read(None, widths[:1])
+    return BlockPlace(name, op, width)
+
+
+class _BitAxes:
+    """Which layers share a bits axis: those of a block, those that read one tensor, those that a group names."""
+
+    def __init__(self, spec: SpaceSpec, outline: Outline, kept: frozenset[str]) -> None:
+        self.spec = spec
+        self.layers = [x for x in outline.layers if x.name not in kept] if not spec.full_precision else []
+        self.given = {x.name: _layer_axes(spec, x) for x in self.layers}
+        for name, axes in self.given.items():
+            if axes.bits is None and axes.weight_bits is None:
+                raise SpaceError(
+                    f"{spec.name}: layer {name!r} is given no bits; "
+                    "give axes.bits, an override, or name it in keep_float"
+                )
+
+    def reads(self, maker: _Maker) -> dict[str, tuple[Read, Read]]:
+        """Per layer name, the reads of its weight bits and its activation bits."""
+        weight_key, act_key = self._keys("weight"), self._keys("act")
+        made: dict[tuple[str, str], Read] = {}
+        result: dict[str, tuple[Read, Read]] = {}
+        for layer in self.layers:
+            axes = self.given[layer.name]
+            if axes.bits is not None:
+                key = act_key[layer.name]
+                pairs = self._once(maker, made, key, "bits", axes.bits)
+                weight = Read(pairs.axis, tuple(pair[0] for pair in pairs.values))
+                act = Read(pairs.axis, tuple(pair[1] for pair in pairs.values))
+            else:
+                weight = self._once(maker, made, weight_key[layer.name], "weight_bits", axes.weight_bits)
+                act = self._once(maker, made, act_key[layer.name], "act_bits", axes.act_bits)
+            result[layer.name] = (weight, act)
+        return result
+
+    def _once(
+        self, maker: _Maker, made: dict[tuple[str, str], Read], key: str, kind: str, candidates: tuple[Any, ...] | None
+    ) -> Read:
+        if (key, kind) not in made:
+            assert candidates is not None
+            made[key, kind] = maker.read(f"{key}.{kind}", kind, candidates)
+        return made[key, kind]
+
+    def _keys(self, kind: str) -> dict[str, str]:
+        """Per layer, the name of the axis that it reads: a block's or a layer's name."""
+        names = [x.name for x in self.layers]
+        union = _Union(names)
+        blocks: dict[tuple[str, AxesSpec], str] = {}
+        for layer in self.layers:
+            axes = self.given[layer.name]
+            # Layers of a block share their bits unless an override sets some apart.
+            if self.spec.bits_per == "block" and layer.block is not None:
+                bits_only = axes.model_copy(update={"op": None, "width": None})
+                union.join(blocks.setdefault((layer.block, bits_only), layer.name), layer.name)
+            shares_quantizer = kind == "act" or axes.bits is not None
+            if shares_quantizer and layer.reads != layer.name and layer.reads in self.given:
+                self._must_agree(layer.name, layer.reads, "read the same tensor and share one activation quantizer")
+                union.join(layer.reads, layer.name)
+        for group in self.spec.groups:
+            members = [
+                x.name
+                for x in self.layers
+                if any(fnmatchcase(x.name, p) or fnmatchcase(x.block or "", p) for p in group)
+            ]
+            for other in members[1:]:
+                self._must_agree(members[0], other, "are in one group")
+                union.join(members[0], other)
+        by_block = {x.name: x.block for x in self.layers}
+        keys = {}
+        for name in names:
+            whole = self.spec.bits_per == "block" and all(by_block[n] == by_block[name] for n in union.members(name))
+            lone_set = len({union.find(n) for n in names if by_block[n] == by_block[name]}) == 1
+            root = union.find(name)
+            keys[name] = str(by_block[root]) if whole and lone_set and by_block[root] else root
+        return keys
+
+    def _must_agree(self, first: str, second: str, why: str) -> None:
+        a, b = self.given[first], self.given[second]
+        if (a.bits, a.weight_bits, a.act_bits) != (b.bits, b.weight_bits, b.act_bits):
+            raise SpaceError(
+                f"{self.spec.name}: layers {first!r} and {second!r} {why}, so they need the same bits candidates; "
+                "override both alike"
+            )
+
+
+class _Union:
+    """Disjoint sets of names; a set is represented by its first member in order of execution."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.order = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        self.parent = {name: name for name in self.order}
+
+    def find(self, name: str) -> str:
+        while self.parent[name] != name:
+            name = self.parent[name]
+        return name
+
+    def join(self, a: str, b: str) -> None:
+        first, second = sorted((self.find(a), self.find(b)), key=self.order.__getitem__)
+        self.parent[second] = first
+
+    def members(self, name: str) -> list[str]:
+        root = self.find(name)
+        return [n for n in self.parent if self.find(n) == root]

@@ -1,0 +1,161 @@
+"""What a person writes: the YAML of a search space, validated before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from spos_quant.config import RetrainConfig, SearchConfig, Strict, TrainConfig, describe, read_yaml, validate
+from spos_quant.errors import ConfigError, SpaceError
+
+Bits = int | None
+"""A bit-width of 1 to 8, or None for float."""
+
+
+def _read_bits(value: object) -> Bits:
+    if value is None or value == "float":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8:
+        raise ValueError(f"expected a bit-width of 1 to 8, or float, got {describe(value)}")
+    return value
+
+
+def _read_width(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 16:
+        raise ValueError(f"expected a width factor above 0 and up to 16, got {describe(value)}")
+    return float(value)
+
+
+BitWidth = Annotated[Bits, BeforeValidator(_read_bits)]
+Width = Annotated[float, BeforeValidator(_read_width)]
+
+
+class AxesSpec(Strict):
+    """Candidates of a choice block; a key left out takes the space's, or the backbone's own."""
+
+    op: tuple[str, ...] | None = None
+    """Operators, by registered name."""
+    width: tuple[Width, ...] | None = None
+    """Factors on the block's inner channels."""
+    bits: tuple[tuple[BitWidth, BitWidth], ...] | None = None
+    """Pairs of weight bits and bits of the layer's input; `float` for either."""
+    weight_bits: tuple[BitWidth, ...] | None = None
+    """Weight bits as an axis of their own, together with `act_bits`."""
+    act_bits: tuple[BitWidth, ...] | None = None
+    """Activation bits as an axis of their own, together with `weight_bits`."""
+
+    @field_validator("op", "width", "bits", "weight_bits", "act_bits")
+    @classmethod
+    def _not_empty_not_twice(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is None:
+            return value
+        if not value:
+            raise ValueError("an axis needs at least one candidate")
+        if len(set(value)) < len(value):
+            raise ValueError("a candidate appears twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_give_bits(self) -> AxesSpec:
+        if self.bits is not None and (self.weight_bits is not None or self.act_bits is not None):
+            raise ValueError("give either `bits` (pairs) or `weight_bits` and `act_bits`, not both")
+        if (self.weight_bits is None) != (self.act_bits is None):
+            raise ValueError("`weight_bits` and `act_bits` go together")
+        return self
+
+    def updated(self, other: AxesSpec) -> AxesSpec:
+        """These axes with what `other` gives put in their place."""
+        given = {key: value for key, value in other if value is not None}
+        if "bits" in given:
+            given |= {"weight_bits": None, "act_bits": None}
+        elif "weight_bits" in given:
+            given["bits"] = None
+        return self.model_copy(update=given)
+
+
+class SpaceSpec(Strict):
+    """A search space as written: see the built-in ones in `search_spaces/`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """A word for run directories and reports."""
+    backbone: str
+    """A registered backbone."""
+    weights: str | None = None
+    """A file of float weights (safetensors, or a state dict that loads without running code) to start from."""
+    input: tuple[int, int, int]
+    """Channels, height and width of an image."""
+    classes: int = Field(ge=2)
+    """Number of classes."""
+    axes: AxesSpec = AxesSpec()
+    """Candidates of every choice block."""
+    bits_per: str = Field(default="block", pattern=r"^(block|layer)$")
+    """`block`: the layers of a block share their bits; `layer`: each layer has its own."""
+    keep_float: tuple[str, ...] = ("first", "last")
+    """Module or block names, globs, or `first` / `last` in order of execution: never quantized, never searched."""
+    overrides: dict[str, AxesSpec] = Field(default_factory=dict)
+    """Candidates by block name, module name or glob; the last match wins, one candidate locks."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Lists of module or block names whose layers read one bits axis."""
+    residual_bits: None = None
+    """Reserved for quantized residual additions; only null is read."""
+    quantizer: str = "gaussian+pact"
+    """Registered weight quantizer and activation quantizer, joined by `+`."""
+    data: str | None = None
+    """The data set where none is given on the command line; never code."""
+    train: TrainConfig = TrainConfig()
+    """How the supernet is trained."""
+    retrain: RetrainConfig = RetrainConfig()
+    """How the found subnet is retrained."""
+    search: SearchConfig = SearchConfig()
+    """How the supernet is searched."""
+
+    @field_validator("input")
+    @classmethod
+    def _positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if min(value) < 1 or max(value) > 4096:
+            raise ValueError("expected channels, height and width between 1 and 4096")
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _data_is_no_code(cls, value: str | None) -> str | None:
+        head, colon, tail = (value or "").partition(":")
+        if colon and "." in head and re.fullmatch(r"\w+", tail):
+            raise ValueError("a search space may not name code; give package.module:function as --data")
+        return value
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether the space offers no bits at all, so that it searches float networks."""
+        offered = [self.axes, *self.overrides.values()]
+        return all(_float_only(axes) for axes in offered)
+
+    def structure(self) -> dict[str, Any]:
+        """What decides the axes and the network: everything but data, recipes and weights, for comparing spaces."""
+        return self.model_dump(mode="json", exclude={"data", "train", "retrain", "search", "weights"})
+
+
+def _float_only(axes: AxesSpec) -> bool:
+    pairs = axes.bits or ()
+    return not any(b is not None for pair in (*pairs, axes.weight_bits or (), axes.act_bits or ()) for b in pair)
+
+
+def parse_spec(raw: Mapping[str, Any], where: str) -> SpaceSpec:
+    """A validated search space from a mapping; `where` names its source in messages.
+
+    Raises:
+        SpaceError: unknown key, wrong type or an impossible value, with its place.
+    """
+    try:
+        return validate(SpaceSpec, raw, where)
+    except ConfigError as error:
+        raise SpaceError(str(error)) from None
+
+
+def read_spec(path: Path) -> SpaceSpec:
+    """The search space that a YAML file holds. Raises `ConfigError` or `SpaceError` with the place of what is wrong."""
+    return parse_spec(read_yaml(path), path.name)
