@@ -1,6 +1,6 @@
 """Pictures and labels, in numpy alone: named data sets and their three splits, one augmentation, one preprocessing.
 
-`load_data` turns what a person typed (`digits`, `cifar10:ROOT`, `imagefolder:ROOT`, `fake` or `package.module:function`)
+`load_data` turns what a person typed (`digits`, `cifar10:ROOT`, `imagefolder:ROOT`, `fake`, `package.module:function`)
 into a `DataSet`: the splits `train`, `search-val` and `test`, which share no picture, the `Augmentation` that training
 and the recalibration of batch-norm statistics both use, and the `Preprocessing` that goes with a network wherever it is
 exported to. `batch` makes the arrays of a step from them; its randomness is a function of the seed, the epoch and the

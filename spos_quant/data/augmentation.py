@@ -19,9 +19,9 @@ _CROP_ATTEMPTS = 10
 class Augmentation:
     """What is done at random to a picture's uint8 pixels, before they are normalised.
 
-    Without `scale`, the picture at the network's size gets a black border of `pad` pixels, out of which a window of the
-    network's size is cut. With `scale`, a window of a random area and shape is cut out of the full picture and stretched
-    to the network's size. Either may then be mirrored and its colours changed.
+    Without `scale`, the picture at the network's size gets a black border of `pad` pixels, and a window of the network's
+    size is cut out of that. With `scale`, a window of a random area and shape is cut out of the full picture and
+    stretched to the network's size. Either may then be mirrored and its colours changed.
 
     Attributes:
         size: The network's height and width in pixels.
@@ -142,4 +142,7 @@ def _recolour(pixels: Pixels, factors: Floats) -> Pixels:
 
 def _luma(values: Floats) -> Floats:
     """The brightness of [H, W, C] as an eye sees it: [H, W, 1]."""
-    return values if values.shape[2] == 1 else (values @ _LUMA)[:, :, None]
+    if values.shape[2] == 1:
+        return values
+    brightness: Floats = values @ _LUMA
+    return brightness[:, :, None]

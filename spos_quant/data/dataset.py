@@ -18,6 +18,9 @@ SPLITS = ("train", "search-val", "test")
 HELD_OUT = 0.2
 """The share of the training pictures that search-val gets where nobody says otherwise."""
 
+# Sets these draws apart from those of batches, which start from the same seed.
+_HOLD_OUT_STREAM = 2
+
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
@@ -115,7 +118,8 @@ def hold_out(labels: Labels, *, seed: int, fraction: float = HELD_OUT) -> tuple[
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"the share of pictures to hold out must be above 0 and below 1, got {fraction}")
-    turn = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+    sequence = np.random.SeedSequence([seed, len(labels)], spawn_key=(_HOLD_OUT_STREAM,))
+    turn = np.random.default_rng(sequence).permutation(len(labels))
     # Sorting the permuted labels stably groups the classes and keeps the permutation within each.
     grouped = turn[np.argsort(labels[turn], kind="stable")]
     held: list[Labels] = []

@@ -168,10 +168,8 @@ def preprocess_files(paths: Iterable[str | os.PathLike[str]], preprocessing: Pre
 
 def _shorter_side(picture: Image.Image, length: int) -> Image.Image:
     width, height = picture.size
-    if width <= height:
-        size = (length, length * height // width)
-    else:
-        size = (length * width // height, length)
+    shorter = min(width, height)
+    size = (length * width // shorter, length * height // shorter)
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
 
 

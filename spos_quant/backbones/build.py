@@ -1,0 +1,130 @@
+"""Search spaces by name or file, and the supernets of spaces. Torch is loaded only where a network must be built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from spos_quant.errors import SpaceError, near
+from spos_quant.run_dir import write_text
+from spos_quant.space.outline import FORMAT, Outline
+from spos_quant.space.resolve import resolve
+from spos_quant.space.search_space import SearchSpace
+from spos_quant.space.spec import SpaceSpec, parse_spec, read_spec
+
+if TYPE_CHECKING:
+    from spos_quant.supernet.supernet import Supernet
+
+
+def _spaces() -> Any:
+    return files("search_spaces")
+
+
+@cache
+def builtin_spaces() -> tuple[str, ...]:
+    """Names of the built-in search spaces."""
+    return tuple(sorted(item.name[:-5] for item in _spaces().iterdir() if item.name.endswith(".yaml")))
+
+
+def load_spec(name: str | Path) -> SpaceSpec:
+    """What a built-in search space or a YAML file says.
+
+    Raises:
+        SpaceError: neither a built-in space nor a file, or a file that is no search space.
+    """
+    text = str(name)
+    if text in builtin_spaces():
+        raw = yaml.safe_load((_spaces() / f"{text}.yaml").read_text("utf-8"))
+        return parse_spec(raw, f"{text}.yaml")
+    path = Path(text)
+    if path.is_file():
+        return read_spec(path)
+    what = "is a directory, not a YAML file" if path.is_dir() else "is neither a built-in search space nor a YAML file"
+    raise SpaceError(f"{text!r} {what}{near(text, builtin_spaces())}")
+
+
+def load_space(name: str | Path) -> SearchSpace:
+    """The search space of a built-in name or a YAML file; needs no torch where its outline is stored or cached.
+
+    Raises:
+        SpaceError: no such space, or one that cannot be built.
+        ConfigError: an unknown backbone or operator.
+    """
+    return space_of(load_spec(name))
+
+
+def space_of(spec: SpaceSpec) -> SearchSpace:
+    """The search space of a validated specification."""
+    return resolve(spec, outline_of(spec))
+
+
+def structure_hash(spec: SpaceSpec) -> str:
+    """Identifies what an outline depends on: the structure of the space and the format of outlines."""
+    text = json.dumps([FORMAT, spec.structure()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def outline_of(spec: SpaceSpec) -> Outline:
+    """The outline of a space: stored with the built-in ones, else cached, else measured on the meta device."""
+    stored = _spaces() / "tables" / f"{spec.name}.json"
+    cached = cache_dir() / "outlines" / f"{structure_hash(spec)}.json"
+    for source in (stored, cached):
+        try:
+            raw = json.loads(source.read_text("utf-8"))
+            if raw["structure"] == structure_hash(spec):
+                return Outline.from_json(raw)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # absent, damaged or of another version: measured anew
+    outline = measure(spec)
+    with suppress(OSError):  # a read-only home costs time, not correctness
+        write_text(cached, outline_json(spec, outline))
+    return outline
+
+
+def outline_json(spec: SpaceSpec, outline: Outline) -> str:
+    """The text of a stored outline."""
+    return json.dumps({"structure": structure_hash(spec), **outline.to_json()}, separators=(",", ":")) + "\n"
+
+
+def cache_dir() -> Path:
+    """Where outlines of other spaces are kept: `$XDG_CACHE_HOME/spos_quant`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spos_quant"
+
+
+def measure(spec: SpaceSpec) -> Outline:
+    """The outline read from the network itself. Imports torch."""
+    from spos_quant.backbones.registry import backbones
+    from spos_quant.supernet.outline import measure_outline
+
+    return measure_outline(spec, backbones[spec.backbone])
+
+
+def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
+    """The supernet of a search space with fresh weights, or those of the space's `weights` file.
+
+    Raises:
+        ModelError: a weights file that cannot be read or does not fit.
+    """
+    import torch
+
+    from spos_quant.backbones.registry import backbones
+    from spos_quant.supernet.outline import build_body
+    from spos_quant.supernet.supernet import Supernet
+    from spos_quant.supernet.weights import load_float_weights
+
+    # Construction draws random numbers; the user's generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        body, _ = build_body(space.spec, backbones[space.spec.backbone], device="cpu")
+    supernet = Supernet(space, body)
+    supernet.reset_parameters(seed)
+    if space.spec.weights is not None:
+        load_float_weights(supernet, Path(space.spec.weights))
+    return supernet

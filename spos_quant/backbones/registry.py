@@ -1,0 +1,12 @@
+"""The registry of backbones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spos_quant.registry import Registry
+
+if TYPE_CHECKING:
+    from spos_quant.supernet.network import Backbone
+
+backbones: Registry[Backbone] = Registry("backbone", home=("spos_quant.backbones.resnet",))

@@ -1,0 +1,120 @@
+"""Residual networks (He et al., arXiv 1512.03385): ImageNet, CIFAR, and a small one for 8x8 digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spos_quant.backbones.registry import backbones
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.network import Backbone, BlockBuilder
+from spos_quant.supernet.operators import conv
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks `layer1`, `layer2`, ..., global pooling, classifier.
+
+    Args:
+        stem: `(kernel, stride, max pooling)`.
+        head: Name of the classifier, as in published weights.
+    """
+
+    def __init__(
+        self,
+        spec: SpaceSpec,
+        builder: BlockBuilder,
+        *,
+        depths: Sequence[int],
+        channels: Sequence[int],
+        stem: tuple[int, int, bool],
+        projection: bool,
+        head: str,
+    ) -> None:
+        super().__init__()
+        kernel, stride, pool = stem
+        self.conv1 = conv(spec.input[0], channels[0], kernel, stride, signed=True)
+        self.bn1 = SwitchBatchNorm2d(channels[0])
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
+        inputs = channels[0]
+        self.stages = tuple(f"layer{i}" for i in range(1, len(depths) + 1))
+        for stage, (name, depth, outputs) in enumerate(zip(self.stages, depths, channels, strict=True)):
+            blocks = []
+            for i in range(depth):
+                step = 2 if stage > 0 and i == 0 else 1
+                shortcut = _shortcut(inputs, outputs, step, projection)
+                blocks.append(
+                    builder.block(f"{name}.{i}", inputs, outputs, step, own_op="conv3x3", downsample=shortcut)
+                )
+                inputs = outputs
+            self.add_module(name, nn.Sequential(*blocks))
+        self.head = head
+        self.add_module(head, SwitchLayer(nn.Linear(inputs, spec.classes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        for name in self.stages:
+            x = self._modules[name](x)  # type: ignore[misc]
+        logits: Tensor = self._modules[self.head](x.mean((2, 3)))  # type: ignore[misc]
+        return logits
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A of the paper: every second pixel, new channels zero, half of them in front; no parameters."""
+
+    def __init__(self, added: int, stride: int) -> None:
+        super().__init__()
+        self.added, self.stride = added, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, C, H, W]` to `[n, C + added, H / stride, W / stride]`."""
+        front = self.added // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.added - front))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, projection: bool) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    if projection:
+        return nn.Sequential(conv(inputs, outputs, 1, stride), SwitchBatchNorm2d(outputs))
+    return ZeroPadShortcut(outputs - inputs, stride)
+
+
+def _imagenet(depths: Sequence[int]) -> Backbone:
+    def make(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+        return ResNet(
+            spec, builder, depths=depths, channels=(64, 128, 256, 512), stem=(7, 2, True), projection=True, head="fc"
+        )
+
+    return make
+
+
+def _cifar(depth: int) -> Backbone:
+    def make(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+        blocks = (depth - 2) // 6
+        return ResNet(
+            spec,
+            builder,
+            depths=(blocks,) * 3,
+            channels=(16, 32, 64),
+            stem=(3, 1, False),
+            projection=False,
+            head="linear",
+        )
+
+    return make
+
+
+for _depth, _stages in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
+    backbones.register(f"resnet{_depth}")(_imagenet(_stages))
+for _depth in (20, 32, 56):
+    backbones.register(f"resnet{_depth}")(_cifar(_depth))
+
+
+@backbones.register("digits-resnet")
+def digits_resnet(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+    """Two stages of two blocks for 8x8 images: small enough to search in a minute, deep enough to have choices."""
+    return ResNet(spec, builder, depths=(2, 2), channels=(16, 32), stem=(3, 1, False), projection=True, head="fc")

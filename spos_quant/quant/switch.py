@@ -1,0 +1,185 @@
+"""Switchable layers: one float weight, sliced to the active channels, then quantized to the active bits.
+
+A switchable layer holds one quantizer per bit-width over one shared weight (decision record 0003), so the memory of a
+supernet does not grow with the number of candidates. `static()` gives the plain layer of the active path, which
+computes the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from brevitas.proxy.parameter_quant import WeightQuantProxyFromInjector
+from brevitas.proxy.runtime_quant import ActQuantProxyFromInjector
+from torch import Tensor, nn
+
+from spos_quant.errors import ModelError
+from spos_quant.quant.kinds import kind_of
+from spos_quant.quant.quantizers import quantizer_pair
+
+Bits = int | None
+
+
+class InputQuantizer(nn.Module):
+    """Quantizes one tensor to any of several bit-widths, each with its own learned clip.
+
+    It belongs to the layers that read the tensor; layers that read the same tensor share one.
+    """
+
+    def __init__(self, bits: Iterable[int], *, signed: bool, quantizer: str) -> None:
+        super().__init__()
+        self.signed = signed
+        self.quantizer = quantizer
+        _, act = quantizer_pair(quantizer)
+        self.by_bits = nn.ModuleDict(
+            {str(b): ActQuantProxyFromInjector(_Owner(), act(b, signed)) for b in sorted(set(bits))}
+        )
+
+    def forward(self, x: Tensor, bits: int) -> Tensor:
+        """`x` with its values rounded to the levels of `bits`."""
+        value: Tensor = self.by_bits[str(bits)](x).value
+        return value
+
+    def clip(self, bits: int) -> nn.Parameter:
+        """The learned clip of one bit-width, a scalar."""
+        (parameter,) = self.by_bits[str(bits)].parameters()
+        return parameter
+
+
+class _Owner(nn.Module):
+    """Brevitas asks a quantizer for the module that it belongs to; an input quantizer needs nothing of it."""
+
+
+class SwitchLayer(nn.Module):
+    """A convolution or linear layer whose channels and bits can be switched.
+
+    Args:
+        layer: The float layer at its largest width; its parameters are taken over.
+        signed: Whether its input may be negative.
+    """
+
+    output_channel_dim = 0  # what Brevitas reads of the owner of a weight
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, *, signed: bool = False) -> None:
+        super().__init__()
+        self.kind = kind_of(layer)
+        self.signed = signed
+        self.weight = layer.weight
+        self.bias = layer.bias
+        # The settings stay readable without registering a second module with the same weight.
+        self.settings = {name: getattr(layer, name) for name in self.kind.settings}
+        self.groups: int = getattr(layer, "groups", 1)
+        self.out_channels = self.weight.shape[0]
+        self.in_channels = self.weight.shape[1] * self.groups
+        self.weight_quant = nn.ModuleDict()
+        self.input_quant: InputQuantizer | None = None
+        self.quantizer = ""
+        self.searchable = False
+        self.active_in, self.active_out = self.in_channels, self.out_channels
+        self.weight_bits: Bits = None
+        self.act_bits: Bits = None
+
+    def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
+        """Gives the layer its quantizers: one per weight bit-width, and one for its input, perhaps shared.
+
+        Args:
+            weight_bits: Candidates, 1 to 8 or None for float.
+            quantizer: Registered name, such as `gaussian+pact`.
+            input_quant: Holds every candidate of the activation bits; None where all of them are float.
+        """
+        weight, _ = quantizer_pair(quantizer)
+        # The scale's shape must follow the slice, not the full weight.
+        shape = (-1, *[1] * (self.weight.dim() - 1))
+        for bits in sorted({b for b in weight_bits if b is not None}):
+            proxy = WeightQuantProxyFromInjector(self, weight(bits).let(scaling_shape=shape))
+            self.weight_quant[str(bits)] = proxy
+        self.input_quant = input_quant
+        self.quantizer = quantizer
+        self.searchable = True
+
+    def activate_channels(self, in_channels: int, out_channels: int) -> None:
+        """Uses the first so many channels; grouped convolutions keep whole groups.
+
+        Raises:
+            ModelError: more channels than the layer has, or no whole number of groups.
+        """
+        if not (0 < in_channels <= self.in_channels and 0 < out_channels <= self.out_channels):
+            raise ModelError(
+                f"a layer of {self.in_channels} -> {self.out_channels} channels cannot be cut to "
+                f"{in_channels} -> {out_channels}"
+            )
+        if self.groups > 1 and in_channels * self.out_channels != out_channels * self.in_channels:
+            raise ModelError(
+                f"{in_channels} -> {out_channels} channels cut a convolution of {self.groups} groups inside a group"
+            )
+        self.active_in, self.active_out = in_channels, out_channels
+
+    def activate_bits(self, weight_bits: Bits, act_bits: Bits) -> None:
+        """Uses these bits, None for float; they must be among the candidates given to `quantize`."""
+        self.weight_bits, self.act_bits = weight_bits, act_bits
+
+    @property
+    def active_groups(self) -> int:
+        """Groups of the active channels."""
+        return self.groups if self.groups == 1 else self.active_out * self.groups // self.out_channels
+
+    def active_weight(self) -> Tensor:
+        """The float weight of the active channels: `[out, in / groups, ...]`."""
+        return self.weight[: self.active_out, : self.active_in // self.active_groups]
+
+    def active_bias(self) -> Tensor | None:
+        """The bias of the active channels."""
+        return None if self.bias is None else self.bias[: self.active_out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer on `x` with the active channels and bits."""
+        if self.act_bits is not None:
+            assert self.input_quant is not None
+            x = self.input_quant(x, self.act_bits)
+        weight = self.active_weight()
+        if self.weight_bits is not None:
+            weight = self.weight_quant[str(self.weight_bits)](weight).value
+        return self.kind.forward(x, weight, self.active_bias(), _Settings(self.settings), self.active_groups)
+
+
+class _Settings:
+    """Attribute access to the settings of a float layer."""
+
+    def __init__(self, settings: dict[str, object]) -> None:
+        self.__dict__.update(settings)
+
+
+class SwitchBatchNorm2d(nn.Module):
+    """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.eps = 1e-5
+        self.momentum = 0.1
+        self.active = channels
+
+    def activate_channels(self, channels: int) -> None:
+        """Uses the first `channels` channels."""
+        self.active = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` of shape `[n, channels, H, W]` normalised by batch statistics in training, by running ones otherwise."""
+        c = self.active
+        return F.batch_norm(
+            x,
+            self.running_mean[:c],
+            self.running_var[:c],
+            self.weight[:c],
+            self.bias[:c],
+            self.training,
+            self.momentum,
+            self.eps,
+        )

@@ -1,0 +1,132 @@
+"""The outline of a network, read from the network itself by dry runs on the meta device."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spos_quant.errors import ModelError
+from spos_quant.quant.switch import SwitchLayer
+from spos_quant.space.outline import BlockOutline, LayerOutline, LayerShape, Outline
+from spos_quant.space.resolve import block_axes
+from spos_quant.space.spec import AxesSpec, SpaceSpec
+from spos_quant.supernet.network import Backbone, BlockBuilder, Place, named_blocks, places
+
+
+class _Seen:
+    """What one dry run saw: shapes in order of execution, and who read which tensor first."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[SwitchLayer, LayerShape] = {}
+        self.reads: dict[SwitchLayer, SwitchLayer] = {}
+        self._tensors: dict[int, tuple[Tensor, SwitchLayer]] = {}
+        self.other_macs = 0
+
+    def hook(self, layer: SwitchLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if layer in self.shapes:
+            raise ModelError("a switchable layer runs twice in one pass; give each run a layer of its own")
+        weight = layer.active_weight()
+        per_output = weight.numel() // layer.active_out
+        biases = 0 if layer.bias is None else layer.active_out
+        self.shapes[layer] = LayerShape(output[0].numel() * per_output, weight.numel(), biases, layer.active_out)
+        # Kept alive, so that no other tensor can take its identity during the run.
+        self.reads[layer] = self._tensors.setdefault(id(inputs[0]), (inputs[0], layer))[1]
+
+
+def dry_run(body: nn.Module, shape: tuple[int, int, int]) -> _Seen:
+    """One image through the active path of a body on the meta device.
+
+    Raises:
+        ModelError: the input does not fit the network.
+    """
+    seen = _Seen()
+    counter = FlopCounterMode(display=False)
+    with ExitStack() as stack:
+        for place in places(body):
+            handle = place.layer.register_forward_hook(seen.hook)
+            stack.callback(handle.remove)
+        stack.enter_context(torch.no_grad())
+        try:
+            with counter:
+                body.eval()(torch.empty(1, *shape, device="meta"))
+        except RuntimeError as error:
+            raise ModelError(f"an input of {'x'.join(map(str, shape))} does not fit the network: {error}") from None
+    # torch counts two operations a multiply-add; what its counter saw beyond our layers is not quantizable.
+    seen.other_macs = counter.get_total_flops() // 2 - sum(s.macs for s in seen.shapes.values())
+    return seen
+
+
+def build_body(spec: SpaceSpec, backbone: Backbone, device: str = "meta") -> tuple[nn.Module, BlockBuilder]:
+    """The float structure of a space: every operator at its largest width, no quantizers yet."""
+    builder = BlockBuilder(spec)
+    with torch.device(device):
+        return backbone(spec, builder), builder
+
+
+def measure_outline(spec: SpaceSpec, backbone: Backbone) -> Outline:
+    """The outline of a space: one dry run per operator and width, all blocks at once, and one of the reference."""
+    body, builder = build_body(spec, backbone)
+    blocks = named_blocks(body)
+    by_layer = {place.layer: place for place in places(body)}
+    widths = {name: block_axes(spec, name).width or (1.0,) for name in blocks}
+    runs: dict[tuple[int, int], _Seen] = {}
+    for op in range(max((len(b.op_names) for b in blocks.values()), default=1)):
+        for width in range(max(map(len, widths.values()), default=1)):
+            for name, block in blocks.items():
+                block.activate(min(op, len(block.op_names) - 1), min(width, len(widths[name]) - 1))
+            runs[op, width] = dry_run(body, spec.input)
+    reference_body, _ = build_body(spec.model_copy(update={"axes": AxesSpec(), "overrides": {}}), backbone)
+    reference = _reference(reference_body, spec)
+    return Outline(
+        tuple(BlockOutline(name, block.op_names, tuple(widths[name])) for name, block in blocks.items()),
+        _layers(by_layer, runs, {name: len(w) for name, w in widths.items()}, reference),
+        tuple(builder.own_ops[name] for name in blocks),
+        reference,
+        max(run.other_macs for run in runs.values()),
+    )
+
+
+def _reference(body: nn.Module, spec: SpaceSpec) -> tuple[LayerOutline, ...]:
+    seen = dry_run(body, spec.input)
+    by_layer = {place.layer: place for place in places(body)}
+    return tuple(
+        _outline(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,)) for x, shape in seen.shapes.items()
+    )
+
+
+def _outline(place: Place, op: int | None, reads: str, shapes: tuple[LayerShape, ...]) -> LayerOutline:
+    kind = place.layer.kind.float_class.__name__
+    return LayerOutline(place.name, kind, place.block, op, reads, shapes)
+
+
+def _layers(
+    by_layer: dict[SwitchLayer, Place],
+    runs: dict[tuple[int, int], _Seen],
+    widths: dict[str, int],
+    reference: tuple[LayerOutline, ...],
+) -> tuple[LayerOutline, ...]:
+    # The reference network meets every block; a run whose operators are skips may not.
+    position: dict[str, int] = {}
+    for layer_outline in reference:
+        position.setdefault(layer_outline.block or layer_outline.name, len(position))
+    found: list[tuple[tuple[int, int, int], LayerOutline]] = []
+    for layer, place in by_layer.items():
+        mine = {key: run for key, run in runs.items() if layer in run.shapes}
+        if not mine:
+            raise ModelError(f"layer {place.name!r} never runs")
+        (first_op, _), first = next(iter(mine.items()))
+        op = None if place.op is None else first_op
+        shapes = [runs[first_op, w].shapes[layer] for w in range(widths[place.block] if place.block else 1)]
+        turn = list(first.shapes).index(layer)
+        found.append(
+            (
+                (position[place.block or place.name], op or 0, turn),
+                _outline(
+                    place, op, by_layer[first.reads[layer]].name, tuple(shapes if len(set(shapes)) > 1 else shapes[:1])
+                ),
+            )
+        )
+    return tuple(outline for _, outline in sorted(found, key=lambda item: item[0]))

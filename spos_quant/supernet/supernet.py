@@ -1,0 +1,139 @@
+"""`Supernet`: all candidates of a search space with shared weights; one path is active at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.rows import architecture_rows, summary
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.table import CostTable
+from spos_quant.quant.static import StaticMaker
+from spos_quant.quant.switch import InputQuantizer, SwitchLayer
+from spos_quant.space.search_space import Architecture, Read, SearchSpace
+from spos_quant.supernet.network import named_blocks, places
+
+
+class Supernet(nn.Module):
+    """A network whose choice blocks and layers switch to any architecture of a search space.
+
+    Args:
+        space: The search space.
+        body: The network, built by the backbone for this space.
+
+    Attributes:
+        architecture: The active architecture.
+    """
+
+    def __init__(self, space: SearchSpace, body: nn.Module) -> None:
+        super().__init__()
+        self.space = space
+        self.body = body
+        self.table = CostTable(space)
+        self._layers = self._attach()
+        self._blocks = list(named_blocks(body).values())
+        self.architecture: Architecture = ()
+        self.activate((0,) * len(space.axes))
+
+    def _attach(self) -> list[tuple[SwitchLayer, Read, Read]]:
+        """Gives every quantized layer its quantizers; returns them with what they read."""
+        found = {(p.name, p.op): p.layer for p in places(self.body)}
+        spec = self.space.spec
+        inputs: dict[str, InputQuantizer] = {}
+        attached = []
+        for place in self.space.layers:
+            block = None if place.block is None else self.space.blocks[place.block]
+            op = None if place.op is None or block is None else block.op.values[place.op]
+            layer = found[place.name, op]
+            if not place.quantized:
+                continue
+            bits = [b for b in place.act.values if b is not None]
+            # Only a shortcut's tensor is shared: each operator's own layers follow one another.
+            key = place.reads if place.reads != place.name else f"{place.name} {op or ''}".strip()
+            if bits and key not in inputs:
+                inputs[key] = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
+            layer.quantize(place.weight.values, spec.quantizer, inputs.get(key))
+            attached.append((layer, place.weight, place.act))
+        return attached
+
+    def activate(self, architecture: Architecture) -> None:
+        """Makes this architecture the active path.
+
+        Raises:
+            SpaceError: it is none of this space.
+        """
+        self.architecture = self.space.canonical(architecture)
+        for block, place in zip(self._blocks, self.space.blocks, strict=True):
+            block.activate(place.op.index(self.architecture), place.width.index(self.architecture))
+        for layer, weight, act in self._layers:
+            layer.activate_bits(weight.value(self.architecture), act.value(self.architecture))
+
+    def activate_float(self) -> None:
+        """Switches every quantizer off on the active path, operators and widths unchanged."""
+        for layer, _, _ in self._layers:
+            layer.activate_bits(None, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, C, H, W]` along the active path."""
+        logits: Tensor = self.body(x)
+        return logits
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The plain static model of an architecture, weights copied: Brevitas layers, bit-exact to the path.
+
+        The active path of the supernet stays as it was.
+        """
+        before = self.architecture
+        self.activate(architecture)
+        try:
+            return StaticMaker().module(self.body).train(self.training)
+        finally:
+            self.activate(before)
+
+    def cost(self, architecture: Architecture) -> dict[str, Any]:
+        """What `spos-quant cost --json` prints of an architecture."""
+        architecture = self.space.canonical(architecture)
+        return summary(
+            architecture_rows(self.space, architecture),
+            space=self.space.name,
+            architecture=self.space.encode(architecture),
+            full_precision=self.space.spec.full_precision,
+            other_macs=self.space.outline.other_macs,
+        )
+
+    def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
+        """`n` architectures uniform over those within the budgets, such as `bitops_budget="6.3Gi"`.
+
+        Raises:
+            BudgetError: a budget that cannot be read or kept.
+            TypeError: a keyword that does not end in `_budget`.
+        """
+        for name in budgets:
+            if not name.endswith("_budget"):
+                raise TypeError(f"sample() got an unexpected keyword {name!r}; budgets end in _budget")
+        parsed = [parse_budget(text, name.removesuffix("_budget"), self.table) for name, text in budgets.items()]
+        return FeasibleSampler(self.table, parsed).sample(rng, n)
+
+    def input_quantizers(self) -> dict[InputQuantizer, list[SwitchLayer]]:
+        """Every input quantizer with the layers that read through it."""
+        found: dict[InputQuantizer, list[SwitchLayer]] = {}
+        for layer, _, _ in self._layers:
+            if layer.input_quant is not None:
+                found.setdefault(layer.input_quant, []).append(layer)
+        return found
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int) -> None:
+        """Draws all weights anew from a seed: He normal for layers, ones and zeros for BatchNorm."""
+        generator = torch.Generator().manual_seed(seed)
+        for place in places(self.body):
+            fan_in = place.layer.weight[0].numel()
+            gain = 1.0 if place.layer.weight.dim() == 2 else 2.0
+            drawn = torch.randn(place.layer.weight.shape, generator=generator)
+            place.layer.weight.copy_(drawn * (gain / fan_in) ** 0.5)
+            if place.layer.bias is not None:
+                place.layer.bias.zero_()

@@ -1,0 +1,130 @@
+"""Weights in and out: by name, by `copy_`, from files that load without running code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from spos_quant.errors import ModelError, near
+from spos_quant.run_dir import write_bytes
+from spos_quant.supernet.network import named_blocks, plain_name
+from spos_quant.supernet.supernet import Supernet
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers, each shared one once, under its first name."""
+    yield from module.named_parameters()
+    persistent = set(module.state_dict(keep_vars=True))
+    for name, buffer in module.named_buffers():
+        if name in persistent:
+            yield name, buffer
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Writes all tensors of a module as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(module)}
+    write_bytes(path, save(tensors))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a PyTorch file read with `weights_only`.
+
+    Raises:
+        ModelError: missing, truncated, of another kind, or a file that asks for code to be run (it is not).
+    """
+    if not path.is_file():
+        raise ModelError(f"weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ModelError(f"weights file {path} is damaged or no safetensors file: {error}") from None
+    except Exception as error:  # noqa: BLE001 - torch.load raises whatever the damaged bytes lead to
+        raise ModelError(
+            f"weights file {path} cannot be read without running code ({type(error).__name__}); "
+            "expected safetensors, or a state dict saved with torch.save"
+        ) from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"weights file {path} holds no state dict (a mapping of names to tensors)")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copies tensors into a module of the same structure.
+
+    Raises:
+        ModelError: a name that misses or is unknown, or another shape.
+    """
+    own = dict(named_tensors(module))
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or unknown:
+        name = (missing or unknown)[0]
+        raise ModelError(
+            f"{where} does not fit this model: {len(missing)} tensors miss, {len(unknown)} are unknown, first {name!r}"
+            f"{near(name, tensors if missing else own)}"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise ModelError(
+                f"{where}: {name!r} has shape {tuple(tensors[name].shape)}, this model needs {tuple(tensor.shape)}"
+            )
+        tensor.copy_(tensors[name])
+
+
+@torch.no_grad()
+def load_float_weights(supernet: Supernet, path: Path) -> None:
+    """Starts a supernet from the float weights of its backbone, under plain names; wider layers keep their surplus.
+
+    Operators other than the backbone's own have no float counterpart and keep their fresh weights.
+
+    Raises:
+        ModelError: a weight of the backbone that the file misses, or of another shape.
+    """
+    tensors = read_weights(path)
+    own_ops = dict(zip(named_blocks(supernet.body), supernet.space.outline.reference_ops, strict=True))
+    used = set()
+    for name, tensor in named_tensors(supernet.body):
+        if ".scaling_impl." in name or _other_operator(name, own_ops):
+            continue
+        plain = plain_name(name)
+        if plain not in tensors:
+            raise ModelError(f"{path} misses {plain!r}{near(plain, tensors)}")
+        copy_overlap(tensor, tensors[plain], f"{path}: {plain!r}")
+        used.add(plain)
+    extra = [name for name in tensors if name not in used and not name.endswith("num_batches_tracked")]
+    if extra:
+        raise ModelError(f"{path} holds {len(extra)} tensors that the backbone has not, first {extra[0]!r}")
+
+
+def _other_operator(name: str, own_ops: Mapping[str, str]) -> bool:
+    block, found, tail = name.partition(".candidates.")
+    return bool(found) and tail.partition(".")[0] != own_ops[block]
+
+
+@torch.no_grad()
+def inherit(target: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
+    """Copies what two supernets of one backbone share, by name and by leading channels; returns the names not found."""
+    missing = set()
+    for name, tensor in named_tensors(target):
+        if name in tensors and tensors[name].dim() == tensor.dim():
+            copy_overlap(tensor, tensors[name], name)
+        else:
+            missing.add(name)
+    return missing
+
+
+def copy_overlap(target: Tensor, source: Tensor, what: str) -> None:
+    """Copies the leading part that both tensors have. Raises `ModelError` where they differ in dimensions."""
+    if target.dim() != source.dim():
+        raise ModelError(f"{what}: has {source.dim()} dimensions, this model needs {target.dim()}")
+    part = tuple(slice(0, min(a, b)) for a, b in zip(target.shape, source.shape, strict=True))
+    target[part].copy_(source[part])
