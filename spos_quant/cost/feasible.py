@@ -195,3 +195,27 @@ def _pick(weights: Counts, rng: np.random.Generator, rows: IntArray | None = Non
     last = weights.shape[1] - 1 - np.argmax(weights[:, ::-1] > 0, axis=1)
     result: IntArray = np.minimum(picked, last[rows]).astype(np.int64)
     return result
+
+
+def extreme(table: CostTable, metric: str, *, dearest: bool) -> tuple[int, ...]:
+    """The cheapest or the dearest architecture of a space in a metric; of several the first in order of candidates."""
+    priced = price(table, metric)
+    assert priced is not None
+    decided = [0] * len(table.space.axes)
+    _walk(priced, decided, dearest)
+    return tuple(decided)
+
+
+def _walk(p: Priced, decided: list[int], dearest: bool) -> None:
+    if isinstance(p.node, Product):
+        for child in p.children:
+            _walk(child, decided, dearest)
+        return
+    if isinstance(p.node, Leaf):
+        k = int(p.extra.argmax() if dearest else p.extra.argmin())
+        decided[p.node.axis] = int(p.candidates[k])
+        return
+    ends = [child.high if dearest else -child.low for child in p.children]
+    k = ends.index(max(ends))
+    decided[p.node.axis] = int(p.candidates[k])
+    _walk(p.children[k], decided, dearest)

@@ -19,8 +19,8 @@ _CROP_ATTEMPTS = 10
 class Augmentation:
     """What is done at random to a picture's uint8 pixels, before they are normalised.
 
-    Without `scale`, the picture at the network's size gets a black border of `pad` pixels, and a window of the network's
-    size is cut out of that. With `scale`, a window of a random area and shape is cut out of the full picture and
+    Without `scale`, the picture at the network's size gets a black border of `pad` pixels, and a window of that same
+    size is cut out of the whole. With `scale`, a window of a random area and shape is cut out of the full picture and
     stretched to the network's size. Either may then be mirrored and its colours changed.
 
     Attributes:
@@ -137,7 +137,8 @@ def _recolour(pixels: Pixels, factors: Floats) -> Pixels:
     if pixels.shape[2] == 3:
         grey = _luma(values)
         values = grey + (values - grey) * saturation
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+    rounded: Floats = np.rint(values)
+    return rounded.clip(0, 255).astype(np.uint8)
 
 
 def _luma(values: Floats) -> Floats:

@@ -142,22 +142,19 @@ def _unpack(archive: Path, folder: Path) -> None:
     _check_md5(archive, f"remove it and fetch {URL} again")
     try:
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as scratch:
-            made = Path(scratch) / FOLDER
-            made.mkdir()
             with tarfile.open(archive, "r:gz") as tar:
                 for name in (*_TRAIN, *_TEST):
                     source = tar.extractfile(f"{FOLDER}/{name}")
                     if source is None:
                         raise DataError(f"data set 'cifar10': {FOLDER}/{name} in {archive} is not a file")
-                    with source, (made / name).open("wb") as file:
+                    with source, Path(scratch, name).open("wb") as file:
                         shutil.copyfileobj(source, file, _CHUNK_BYTES)
-            if folder.is_dir() and not _is_complete(folder):
-                shutil.rmtree(folder)
-            made.replace(folder)
+            # Each file appears whole or not at all, so that processes unpacking at once do not disturb each other.
+            folder.mkdir(exist_ok=True)
+            for name in (*_TRAIN, *_TEST):
+                Path(scratch, name).replace(folder / name)
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-        # Another process may have unpacked it meanwhile.
-        if not _is_complete(folder):
-            raise DataError(f"data set 'cifar10': cannot unpack {archive} beside itself: {error}") from error
+        raise DataError(f"data set 'cifar10': cannot unpack {archive} beside itself: {error}") from error
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> ArraySplit:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from spos_quant.data.arrays import Labels, Pixels, Shape
+from spos_quant.data.arrays import Floats, Labels, Pixels, Shape
 from spos_quant.data.augmentation import Augmentation
 from spos_quant.data.dataset import DataSet
 from spos_quant.data.loading import datasets
@@ -22,7 +22,7 @@ _TEST_PER_CLASS, _TEST_MOST = 20, 500
 # Side of the coarse grid that a picture is stretched from: it makes the classes' patterns smooth.
 _GRID = 4
 # Share of the class's pattern in a picture; the rest is a smooth pattern of the picture's own.
-_CLASS_SHARE = 0.6
+_CLASS_SHARE = 0.5
 # Up to so much, pictures are drawn once and kept.
 _MEMORY_BYTES = 1 << 25
 # Greatest change of a single pixel, of 255.
@@ -42,7 +42,7 @@ class FakeSplit:
         size: Height and width in pixels.
     """
 
-    patterns: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+    patterns: Floats
     labels: Labels
     numbers: Labels
     size: tuple[int, int]
@@ -102,7 +102,8 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
     everything: Split = FakeSplit(patterns, numbers % classes, numbers, size)
     if len(numbers) * channels * height * width <= _MEMORY_BYTES:
         # Drawing a small picture takes longer than all that is done to it afterwards.
-        everything = ArraySplit(np.stack([everything.image(number) for number in numbers]), everything.labels)
+        images = np.stack([everything.image(number) for number in range(len(numbers))])
+        everything = ArraySplit(images, everything.labels)
     return DataSet.holding_out(
         name="fake",
         classes=tuple(f"class {number}" for number in range(classes)),

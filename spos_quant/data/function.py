@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, invalidate_caches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spos_quant.data.arrays import Shape
 from spos_quant.data.augmentation import Augmentation
@@ -18,6 +20,7 @@ from spos_quant.data.split import ArraySplit
 from spos_quant.errors import ConfigError, DataError, near
 
 _KEYS = ("train", "test", "search-val", "classes", "mean", "std", "flip", "pad")
+_COUNTED_AT_ONCE = 1024
 _EXPECTED = (
     "a DataSet, or a mapping with 'train' and 'test', each a pair of images (uint8 [N, height, width, channels] "
     "or [N, height, width]) and labels (whole numbers [N])"
@@ -131,7 +134,7 @@ def _part(value: object, key: str, input: Shape) -> ArraySplit:
     return ArraySplit(images, labels.astype(np.int64))
 
 
-def _array(value: object, what: str) -> np.ndarray:
+def _array(value: object, what: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(value)
     except Exception as error:
@@ -148,8 +151,11 @@ def _class_names(value: object, classes: int) -> tuple[str, ...]:
 
 def _preprocessing(values: Mapping[object, object], train: ArraySplit, input: Shape) -> Preprocessing:
     channels = input[0]
-    # Per channel, by way of a count of the 256 values: float copies of all pictures would not fit beside them.
-    counts = np.stack([np.bincount(train.images[..., c].ravel(), minlength=256) for c in range(channels)])
+    # By way of a count of the 256 values: copies of all pictures as floats would take many times their memory.
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for start in range(0, len(train), _COUNTED_AT_ONCE):
+        part = train.images[start : start + _COUNTED_AT_ONCE]
+        counts += [np.bincount(part[..., channel].ravel(), minlength=256) for channel in range(channels)]
     levels = np.arange(256) / 255
     mean = counts @ levels / counts.sum(axis=1)
     std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(axis=1) - mean**2, 0))

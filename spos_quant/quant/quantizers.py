@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from brevitas.core.stats import MeanSigmaStd
 from brevitas.inject.enum import QuantType, RestrictValueType, ScalingImplType, ScalingPerOutputType, StatsOp
 from brevitas.quant.base import IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, UintQuant
 from brevitas.quant.scaled_int import Int8WeightPerChannelFloat
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
+from torch import Tensor
 
 from spos_quant.errors import ConfigError
 from spos_quant.registry import Registry
@@ -33,6 +35,15 @@ act_quantizers: Registry[Callable[[int, bool], Injector]] = Registry(
 # deviations [Max1960]. Brevitas builds the largest level as mean|w| + sigma * std|w|, which for a Gaussian is
 # (0.798 + 0.603 sigma) standard deviations; these sigmas give those steps.
 _GAUSSIAN_SIGMA = {2: 0.706, 3: 1.914, 4: 2.78}
+
+
+class _MeanSigmaStd(MeanSigmaStd):  # type: ignore[misc]
+    """mean|w| + sigma * std|w| per channel; a channel of a single weight has no deviation (Brevitas says NaN)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[C]` largest levels of `[C, n]` weights."""
+        largest: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
+        return largest
 
 
 class _Binary(WeightQuantSolver):  # type: ignore[misc]
@@ -87,7 +98,7 @@ def gaussian(bits: int) -> Injector:
         return _let(
             Int8WeightPerChannelFloat,
             bit_width=bits,
-            scaling_stats_op=StatsOp.MEAN_SIGMA_STD,
+            scaling_stats_impl=_MeanSigmaStd,
             sigma=_GAUSSIAN_SIGMA[bits],
         )
     return absmax(bits)

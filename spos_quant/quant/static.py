@@ -22,10 +22,17 @@ class StaticMaker:
     """
 
     def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
         self._inputs: dict[tuple[int, int], Any] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
-        """The plain counterpart of `module`; modules without anything to switch are copied, children included."""
+        """The plain counterpart of `module`, which shares nothing with it."""
+        if id(module) not in self._made:
+            self._made[id(module)] = self._make(module)
+        made: nn.Module = self._made[id(module)]
+        return made
+
+    def _make(self, module: nn.Module) -> nn.Module:
         if isinstance(module, SwitchLayer):
             return self.layer(module)
         if isinstance(module, SwitchBatchNorm2d):
@@ -34,11 +41,10 @@ class StaticMaker:
         if own is not None:
             plain: nn.Module = own(self)
             return plain
-        if not module._modules:
-            return copy.deepcopy(module)
-        shell = copy.copy(module)
-        shell._modules = {n: None if m is None else self.module(m) for n, m in module._modules.items()}
-        return shell
+        for child in module.children():
+            self.module(child)
+        # Counterparts made so far stand in for their originals; parameters, buffers and attributes are copied.
+        return copy.deepcopy(module, self._made)
 
     def layer(self, layer: SwitchLayer) -> nn.Module:
         """A plain torch layer where the space keeps it float, else a Brevitas layer."""
@@ -53,7 +59,7 @@ class StaticMaker:
                 act = quantizer_pair(layer.quantizer)[1](layer.act_bits, layer.signed)
             settings |= {"weight_quant": weight, "input_quant": act}
         made = (layer.kind.brevitas_class if layer.searchable else layer.kind.float_class)(**settings)
-        made.to(layer.weight.device)
+        made.to(layer.weight.device, layer.weight.dtype)
         with torch.no_grad():
             made.weight.copy_(layer.active_weight())  # type: ignore[operator]
             bias = layer.active_bias()
@@ -67,19 +73,19 @@ class StaticMaker:
         """Copies the clip of the active bits; layers that shared a quantizer go on sharing one."""
         assert layer.input_quant is not None
         assert layer.act_bits is not None
-        key = (id(layer.input_quant), layer.act_bits)
-        if key in self._inputs:
-            made.input_quant = self._inputs[key]
-            made.input_quant.add_tracked_module(made)
-            return
-        (clip,) = made.input_quant.parameters()
-        clip.copy_(layer.input_quant.clip(layer.act_bits))
-        self._inputs[key] = made.input_quant
+        shared = self._inputs.setdefault((id(layer.input_quant), layer.act_bits), made.input_quant)
+        if shared is not made.input_quant:
+            made.input_quant = shared
+            shared.add_tracked_module(made)  # Brevitas makes the parameters of the quantizer anew here
+        clip = layer.input_quant.clip(layer.act_bits)
+        (copied,) = shared.to(clip.device, clip.dtype).parameters()
+        copied.copy_(clip)
 
 
 def static_batch_norm(norm: SwitchBatchNorm2d) -> nn.BatchNorm2d:
     """The ordinary BatchNorm of the active channels."""
-    made = nn.BatchNorm2d(norm.active, eps=norm.eps, momentum=norm.momentum).to(norm.weight.device)
+    made = nn.BatchNorm2d(norm.active, eps=norm.eps, momentum=norm.momentum)
+    made.to(norm.weight.device, norm.weight.dtype)
     with torch.no_grad():
         for name in ("weight", "bias", "running_mean", "running_var"):
             getattr(made, name).copy_(getattr(norm, name)[: norm.active])

@@ -58,6 +58,9 @@ class SwitchLayer(nn.Module):
     Args:
         layer: The float layer at its largest width; its parameters are taken over.
         signed: Whether its input may be negative.
+
+    Raises:
+        ModelError: a layer that cannot be quantized, or pads with something else than zeros.
     """
 
     output_channel_dim = 0  # what Brevitas reads of the owner of a weight
@@ -65,6 +68,9 @@ class SwitchLayer(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear, *, signed: bool = False) -> None:
         super().__init__()
         self.kind = kind_of(layer)
+        padding = getattr(layer, "padding_mode", "zeros")
+        if padding != "zeros":
+            raise ModelError(f"a convolution that pads with {padding!r} cannot be switched; expected zeros")
         self.signed = signed
         self.weight = layer.weight
         self.bias = layer.bias
@@ -110,7 +116,8 @@ class SwitchLayer(nn.Module):
                 f"a layer of {self.in_channels} -> {self.out_channels} channels cannot be cut to "
                 f"{in_channels} -> {out_channels}"
             )
-        if self.groups > 1 and in_channels * self.out_channels != out_channels * self.in_channels:
+        same_share = in_channels * self.out_channels == out_channels * self.in_channels
+        if self.groups > 1 and not (same_share and out_channels * self.groups % self.out_channels == 0):
             raise ModelError(
                 f"{in_channels} -> {out_channels} channels cut a convolution of {self.groups} groups inside a group"
             )

@@ -60,8 +60,8 @@ OperatorMaker = Callable[[int, int, int, Sequence[float]], Operator]
 class ChoiceBlock(nn.Module):
     """A residual choice block: `activation(operator(x) + downsample(x))`.
 
-    The shortcut runs first, so that a convolution there owns the quantizer of the tensor that it shares with whichever
-    operator is active.
+    The shortcut is registered and runs first, so that a convolution there owns the quantizer of the tensor that it
+    shares with whichever operator is active.
 
     Args:
         candidates: Operators by registered name.
@@ -70,8 +70,8 @@ class ChoiceBlock(nn.Module):
 
     def __init__(self, candidates: Mapping[str, Operator], downsample: nn.Module | None) -> None:
         super().__init__()
-        self.candidates = nn.ModuleDict(candidates)
         self.downsample = downsample
+        self.candidates = nn.ModuleDict(candidates)
         self.op_names = tuple(candidates)
         self.active = self.op_names[0]
 

@@ -12,10 +12,13 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.rows import architecture_rows, summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
+from spos_quant.errors import ModelError
 from spos_quant.quant.static import StaticMaker
-from spos_quant.quant.switch import InputQuantizer, SwitchLayer
+from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
 from spos_quant.supernet.network import named_blocks, places
+
+_STALE = "the network is not the one that the outline of its search space describes; make the outline anew"
 
 
 class Supernet(nn.Module):
@@ -27,6 +30,9 @@ class Supernet(nn.Module):
 
     Attributes:
         architecture: The active architecture.
+
+    Raises:
+        ModelError: the body is not the network that the space's outline describes.
     """
 
     def __init__(self, space: SearchSpace, body: nn.Module) -> None:
@@ -43,21 +49,26 @@ class Supernet(nn.Module):
         """Gives every quantized layer its quantizers; returns them with what they read."""
         found = {(p.name, p.op): p.layer for p in places(self.body)}
         spec = self.space.spec
+        shortcuts = {place.name for place in self.space.layers if place.quantized and place.op is None}
         inputs: dict[str, InputQuantizer] = {}
         attached = []
         for place in self.space.layers:
             block = None if place.block is None else self.space.blocks[place.block]
             op = None if place.op is None or block is None else block.op.values[place.op]
-            layer = found[place.name, op]
+            layer = found.pop((place.name, op), None)
+            if layer is None or layer.weight.numel() != max(shape.weights for shape in place.shapes):
+                raise ModelError(f"{_STALE}: layer {place.name!r} differs")
             if not place.quantized:
                 continue
             bits = [b for b in place.act.values if b is not None]
             # Only a shortcut's tensor is shared: each operator's own layers follow one another.
-            key = place.reads if place.reads != place.name else f"{place.name} {op or ''}".strip()
+            key = place.reads if place.reads in shortcuts else f"{place.name} {op}"
             if bits and key not in inputs:
                 inputs[key] = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
             layer.quantize(place.weight.values, spec.quantizer, inputs.get(key))
             attached.append((layer, place.weight, place.act))
+        if found:
+            raise ModelError(f"{_STALE}: layer {next(iter(found))[0]!r} is not in it")
         return attached
 
     def activate(self, architecture: Architecture) -> None:
@@ -88,11 +99,16 @@ class Supernet(nn.Module):
         The active path of the supernet stays as it was.
         """
         before = self.architecture
+        bits = [(layer.weight_bits, layer.act_bits) for layer, _, _ in self._layers]
         self.activate(architecture)
         try:
-            return StaticMaker().module(self.body).train(self.training)
+            # Construction draws random numbers; the user's generator must not notice.
+            with torch.random.fork_rng(devices=[]):
+                return StaticMaker().module(self.body).train(self.training)
         finally:
             self.activate(before)
+            for (layer, _, _), (weight_bits, act_bits) in zip(self._layers, bits, strict=True):
+                layer.activate_bits(weight_bits, act_bits)  # perhaps float
 
     def cost(self, architecture: Architecture) -> dict[str, Any]:
         """What `spos-quant cost --json` prints of an architecture."""
@@ -137,3 +153,8 @@ class Supernet(nn.Module):
             place.layer.weight.copy_(drawn * (gain / fan_in) ** 0.5)
             if place.layer.bias is not None:
                 place.layer.bias.zero_()
+        for norm in self.body.modules():
+            if isinstance(norm, SwitchBatchNorm2d):
+                for ones, zeros in ((norm.weight, norm.bias), (norm.running_var, norm.running_mean)):
+                    ones.fill_(1.0)
+                    zeros.zero_()

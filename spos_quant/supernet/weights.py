@@ -77,6 +77,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
             raise ModelError(
                 f"{where}: {name!r} has shape {tuple(tensors[name].shape)}, this model needs {tuple(tensor.shape)}"
             )
+    for name, tensor in own.items():
         tensor.copy_(tensors[name])
 
 
@@ -90,7 +91,15 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
         ModelError: a weight of the backbone that the file misses, or of another shape.
     """
     tensors = read_weights(path)
-    own_ops = dict(zip(named_blocks(supernet.body), supernet.space.outline.reference_ops, strict=True))
+    blocks = named_blocks(supernet.body)
+    own_ops = dict(zip(blocks, supernet.space.outline.reference_ops, strict=True))
+    for layer in supernet.space.outline.reference:
+        weight, shape = tensors.get(f"{layer.name}.weight"), layer.shapes[0]
+        if weight is not None and (weight.numel(), *weight.shape[:1]) != (shape.weights, shape.out_channels):
+            raise ModelError(
+                f"{path}: {layer.name + '.weight'!r} has shape {tuple(weight.shape)}, the backbone has "
+                f"{shape.weights} weights for {shape.out_channels} channels there"
+            )
     used = set()
     for name, tensor in named_tensors(supernet.body):
         if ".scaling_impl." in name or _other_operator(name, own_ops):
@@ -100,7 +109,9 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
             raise ModelError(f"{path} misses {plain!r}{near(plain, tensors)}")
         copy_overlap(tensor, tensors[plain], f"{path}: {plain!r}")
         used.add(plain)
-    extra = [name for name in tensors if name not in used and not name.endswith("num_batches_tracked")]
+    without_own_op = tuple(f"{name}." for name, block in blocks.items() if own_ops[name] not in block.op_names)
+    unused = (name for name in tensors if name not in used and not name.startswith(without_own_op))
+    extra = [name for name in unused if not name.endswith("num_batches_tracked")]
     if extra:
         raise ModelError(f"{path} holds {len(extra)} tensors that the backbone has not, first {extra[0]!r}")
 
@@ -115,7 +126,7 @@ def inherit(target: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
     """Copies what two supernets of one backbone share, by name and by leading channels; returns the names not found."""
     missing = set()
     for name, tensor in named_tensors(target):
-        if name in tensors and tensors[name].dim() == tensor.dim():
+        if name in tensors and _same_kernel(tensor, tensors[name]):
             copy_overlap(tensor, tensors[name], name)
         else:
             missing.add(name)
@@ -123,8 +134,13 @@ def inherit(target: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def copy_overlap(target: Tensor, source: Tensor, what: str) -> None:
-    """Copies the leading part that both tensors have. Raises `ModelError` where they differ in dimensions."""
-    if target.dim() != source.dim():
-        raise ModelError(f"{what}: has {source.dim()} dimensions, this model needs {target.dim()}")
+    """Copies the leading channels that both tensors have. Raises `ModelError` where they differ in more than those."""
+    if not _same_kernel(target, source):
+        raise ModelError(f"{what} has shape {tuple(source.shape)}, this model needs {tuple(target.shape)}")
     part = tuple(slice(0, min(a, b)) for a, b in zip(target.shape, source.shape, strict=True))
     target[part].copy_(source[part])
+
+
+def _same_kernel(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors differ at most in their channels, the first two dimensions."""
+    return a.dim() == b.dim() and a.shape[2:] == b.shape[2:]

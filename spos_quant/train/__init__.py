@@ -1,0 +1,1 @@
+"""One training loop for supernets and subnets, clip calibration, BatchNorm recalibration and scoring."""

@@ -1,0 +1,102 @@
+"""`sq.export_onnx`: a model as a file that answers as the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spos_quant.errors import ExportError
+from spos_quant.export.onnx_file import finish
+from spos_quant.export.runtime import OnnxModel, compare
+from spos_quant.quant.onnx import export_float, export_qcdq
+from spos_quant.quant.static import is_quant_layer, read_bits
+from spos_quant.registry import Registry
+
+LEAST_AGREEMENT = 0.99
+"""Below this share of equal labels a file is refused: rounding at a tie may flip a label, a wrong file flips many."""
+
+Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, Any]], None]
+"""`(model, example, path, metadata)`, writes the file or raises `ExportError`."""
+
+exporters: Registry[Writer] = Registry("export format", home=("spos_quant.export.api",))
+
+
+@exporters.register("onnx")
+def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Float operators, for full-precision models."""
+    for name, layer in model.named_modules():
+        if read_bits(layer) != (None, None):
+            raise ExportError(f"layer {name!r} is quantized; `onnx` holds float models only: use onnx-qcdq")
+    export_float(model, example, path)
+    finish(path, metadata)
+
+
+@exporters.register("onnx-qcdq")
+def write_onnx_qcdq(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Quantize - clip - dequantize chains on float operators: runs in any ONNX runtime."""
+    if not any(is_quant_layer(layer) for layer in model.modules()):
+        raise ExportError("the model has no quantized layer; use --format onnx")
+    binary_weights, binary_inputs = export_qcdq(model, example, path)
+    finish(path, metadata, binary_weights, binary_inputs)
+
+
+def export_onnx(
+    model: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    *,
+    format: str = "onnx-qcdq",
+    metadata: Mapping[str, Any] | None = None,
+    check: Iterable[tuple[Tensor, Any]] | None = None,
+) -> dict[str, Any]:
+    """Writes a model as ONNX and checks in onnxruntime that the file gives the model's answers.
+
+    Args:
+        model: A plain float or Brevitas model on any device; its mode is left as it was.
+        example: A batch `[n, C, H, W]`.
+        path: The file to write; it appears only when the check has passed.
+        format: `onnx` for float models, `onnx-qcdq` for quantized ones.
+        metadata: Plain values that travel in the file.
+        check: Batches of images and labels to compare answers on; the example where None.
+
+    Returns:
+        What `spos-quant export --json` prints: `path, format, bytes, max_abs_diff, agreement`.
+
+    Raises:
+        ConfigError: an unknown format.
+        ExportError: the format cannot hold the model, or the file's answers differ from the model's.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    training = model.training
+    device = next(model.parameters()).device
+    searchable = [name for name, layer in model.named_modules() if is_quant_layer(layer)]
+    writer = exporters[format]
+    try:
+        model.eval().cpu()
+        writer(model, example[:1].cpu(), draft, {**(metadata or {}), "format": format, "searchable": searchable})
+        runtime = OnnxModel(draft)
+        batches = [(example, None)] if check is None else check
+        with torch.no_grad():
+            parity = compare((model(x.cpu()).numpy(), runtime(x.cpu().numpy())) for x, _ in batches)
+        if parity.agreement < LEAST_AGREEMENT:
+            raise ExportError(
+                f"{path}: onnxruntime gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
+                f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept"
+            )
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+        model.train(training).to(device)
+    return {
+        "path": str(path),
+        "format": format,
+        "bytes": path.stat().st_size,
+        "max_abs_diff": parity.max_abs_diff,
+        "agreement": parity.agreement,
+    }

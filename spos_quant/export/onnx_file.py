@@ -1,0 +1,190 @@
+"""ONNX files: what they say of themselves, and what they cost when measured from the graph alone. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from spos_quant.cost.rows import LayerRow, summary
+from spos_quant.errors import ExportError
+from spos_quant.space.outline import LayerShape
+
+METADATA_KEY = "spos_quant"
+_KINDS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
+
+
+def finish(
+    path: Path,
+    metadata: Mapping[str, Any],
+    binary_weights: Set[str] = frozenset(),
+    binary_inputs: Set[str] = frozenset(),
+) -> None:
+    """Completes an exported file: initializers are constants, 1-bit chains say 1 bit, metadata travels inside."""
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 8)
+    _narrow_binary(graph, binary_weights, binary_inputs)
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(metadata, sort_keys=True)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a file of ours says of itself: preprocessing, class names, bit configuration.
+
+    Raises:
+        ExportError: no such file, no ONNX file, or none of ours.
+    """
+    model = _load(path)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            found: dict[str, Any] = json.loads(entry.value)
+            return found
+    raise ExportError(f"{path} was not written by spos-quant: it says nothing of preprocessing and classes")
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ExportError(f"{path} does not exist; expected an ONNX file that `spos-quant export` wrote")
+    try:
+        return onnx.load(path)
+    except Exception as error:  # noqa: BLE001 - protobuf raises several private classes
+        raise ExportError(f"{path} is no ONNX file ({type(error).__name__})") from None
+
+
+def layer_name(node_name: str) -> str:
+    """The module name in a node's scope: `/layer1/layer1.0/conv1/Conv` is `layer1.0.conv1`."""
+    name = ""
+    for part in node_name.strip("/").split("/")[:-1]:
+        name = part if not name or part.startswith(name + ".") else f"{name}.{part}"
+    return name
+
+
+def _narrow_binary(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
+    chains = _Chains(graph)
+    for node in graph.node:
+        if node.op_type not in _KINDS:
+            continue
+        name = layer_name(node.name)
+        if name in weights:
+            clip = chains.producer(chains.producer(node.input[1]).input[0])
+            for user in graph.node:
+                for i, used in enumerate(user.input):
+                    if used == clip.output[0]:
+                        user.input[i] = clip.input[0]
+            graph.node.remove(clip)
+        if name in inputs:
+            clip = chains.producer(chains.producer(node.input[0]).input[0])
+            one = numpy_helper.from_array(np.array(1, dtype=np.uint8), f"{clip.output[0]}.one")
+            if clip.input[2] != one.name:
+                graph.initializer.append(one)
+                clip.input[2] = one.name
+
+
+class _Chains:
+    """Who makes which tensor of a graph."""
+
+    def __init__(self, graph: Any) -> None:
+        self._made = {output: node for node in graph.node for output in node.output}
+        self._constants = {item.name: item for item in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                self._constants[node.output[0]] = node.attribute[0].t
+
+    def producer(self, tensor: str) -> Any:
+        node = self._made.get(tensor)
+        while node is not None and node.op_type in ("Identity", "Flatten", "Reshape"):
+            node = self._made.get(node.input[0])
+        return node
+
+    def constant(self, tensor: str) -> Any:
+        found = self._constants.get(tensor)
+        return None if found is None else numpy_helper.to_array(found)
+
+    def bits(self, tensor: str, *, weight: bool) -> int | None:
+        """Bits of a tensor that comes out of a dequantizer, read from its clip; None where it is float."""
+        node = self.producer(tensor)
+        while weight and node is not None and node.op_type == "Transpose":
+            node = self.producer(node.input[0])
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        clip = self.producer(node.input[0])
+        if clip is not None and clip.op_type == "Clip":
+            levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
+            return max(1, int(np.ceil(np.log2(levels))))
+        stored = self.constant(node.input[0])
+        if weight and stored is not None and set(np.unique(stored).tolist()) <= {-1, 1}:
+            return 1
+        return 8
+
+
+def measure_onnx(path: Path) -> dict[str, Any]:
+    """What an ONNX file costs for one image, read from its graph, with the keys of `spos-quant cost --json`.
+
+    Bits come from the clips and types of the quantize - dequantize chains, MACs from inferred shapes. Which of the
+    layers without any quantizer were searchable, the graph cannot tell; the file's metadata says it.
+
+    Raises:
+        ExportError: no ONNX file, or shapes that cannot be inferred.
+    """
+    model = onnx.shape_inference.infer_shapes(_load(path))
+    shapes = {
+        item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
+        for item in (*model.graph.value_info, *model.graph.output, *model.graph.input)
+    }
+    searchable = set()
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            searchable = set(json.loads(entry.value).get("searchable", []))
+    chains = _Chains(model.graph)
+    weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
+    rows = []
+    for node in model.graph.node:
+        if node.op_type in _KINDS:
+            rows.append(_row(node, chains, shapes, weight_shapes, searchable, path))
+    nothing_counts = not any(row.counted for row in rows)
+    return summary(rows, space=None, architecture=None, full_precision=nothing_counts)
+
+
+def _row(
+    node: Any,
+    chains: _Chains,
+    shapes: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    searchable: set[str],
+    path: Path,
+) -> LayerRow:
+    name = layer_name(node.name)
+    weight_shape = _weight_shape(node.input[1], chains, constants)
+    out = shapes.get(node.output[0])
+    if weight_shape is None or not out:
+        raise ExportError(f"{path}: shapes of node {node.name!r} cannot be inferred")
+    linear = node.op_type != "Conv"
+    weights = int(np.prod(weight_shape))
+    channels = int(out[1]) if not linear else int(out[-1])
+    positions = int(np.prod(out[2:])) if not linear else 1
+    biases = channels if len(node.input) > 2 else 0
+    bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
+    shape = LayerShape(weights * positions, weights, biases, channels)
+    return LayerRow(name, _KINDS[node.op_type], shape, *bits, bits != (None, None) or name in searchable)
+
+
+def _weight_shape(tensor: str, chains: _Chains, constants: Mapping[str, Any]) -> Any:
+    while tensor not in constants:
+        node = chains.producer(tensor)
+        if node is None:
+            return None
+        tensor = node.input[0]
+    return constants[tensor]

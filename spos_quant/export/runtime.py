@@ -1,0 +1,74 @@
+"""onnxruntime: answers of a file, and the check that they are those of the model it was made from. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spos_quant.errors import ExportError
+
+Floats = npt.NDArray[np.float32]
+
+
+class OnnxModel:
+    """An ONNX file in onnxruntime on the CPU.
+
+    Raises:
+        ExportError: onnxruntime cannot load the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+            raise ExportError(f"{path}: onnxruntime cannot load it: {str(error)[:300]}") from None
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, x: Floats) -> Floats:
+        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`."""
+        logits: Floats = self._session.run(None, {self._input: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        return logits
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a file's answers are from the model's."""
+
+    max_abs_diff: float
+    """Largest difference of a logit."""
+    agreement: float
+    """Share of images with the same label, in [0, 1]."""
+    n: int
+    """Images compared."""
+
+
+def compare(pairs: Iterable[tuple[Any, Any]]) -> Parity:
+    """The parity of logits `[n, classes]` given in pairs, model and file."""
+    largest, same, n = 0.0, 0, 0
+    for ours, theirs in pairs:
+        a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+        largest = max(largest, float(np.abs(a - b).max()))
+        same += int((a.argmax(1) == b.argmax(1)).sum())
+        n += len(a)
+    return Parity(largest, same / max(n, 1), n)
+
+
+def softmax_loss(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
+    """Summed cross-entropy in nats."""
+    z = logits.astype(np.float64)
+    z -= z.max(1, keepdims=True)
+    return float((np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels]).sum())
+
+
+def in_batches(items: int, size: int) -> Iterator[slice]:
+    """Slices that cover `items` things in order."""
+    return (slice(start, min(start + size, items)) for start in range(0, items, size))

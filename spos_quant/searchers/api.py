@@ -1,0 +1,94 @@
+"""`sq.search`: the search as a function, for people with a training loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from spos_quant.config import SearchConfig
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.errors import ConfigError
+from spos_quant.progress import progress
+from spos_quant.searchers.base import Objective, Problem, Scored, drive, front, searchers
+from spos_quant.searchers.evaluate import FunctionEvaluator
+from spos_quant.space.search_space import Architecture
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.evaluation import batch_norms
+
+_UNSET = object()
+Entry = tuple[Architecture, int, float]
+"""`(architecture, cost, score)`."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found."""
+
+    best: Architecture
+    """The best architecture within the budgets."""
+    front: list[Entry]
+    """The architectures that no other beats in both cost and score, from cheap to dear."""
+    evaluations: list[Entry]
+    """Everything evaluated, in order."""
+
+
+def search(
+    supernet: Supernet,
+    *,
+    evaluate: Callable[[nn.Module], float],
+    recalibrate: Iterable[object] | None = _UNSET,  # type: ignore[assignment]
+    seed: int = 0,
+    searcher: str = "evolution",
+    config: SearchConfig | None = None,
+    show: bool = False,
+    **budgets: str | float,
+) -> SearchResult:
+    """Searches a trained supernet under budgets.
+
+    Args:
+        supernet: Trained by activating one path per step.
+        evaluate: `f(module) -> float`, higher is better; called in evaluation mode without gradients.
+        recalibrate: Batches of training images (or pairs whose first item is images) that BatchNorm statistics are
+            recomputed from for every path. Must be given where the model has BatchNorm; None says that none is needed.
+        seed: Same seed, same result.
+        searcher: A registered searcher.
+        config: Population, generations and so on.
+        show: Shows progress on stderr.
+        **budgets: `bitops_budget`, `macs_budget`, `params_budget`, `weight_bytes_budget`, such as "6.3Gi".
+
+    Raises:
+        BudgetError: a budget that cannot be read or kept.
+        ConfigError: BatchNorm without `recalibrate`, an unknown searcher, an `evaluate` that gives no number.
+    """
+    if recalibrate is _UNSET:
+        if batch_norms(supernet):
+            raise ConfigError(
+                "the supernet has BatchNorm layers, whose statistics are wrong for a path until they are recomputed: "
+                "give recalibrate=<batches of training images>, or recalibrate=None if you know that none is needed"
+            )
+        recalibrate = None
+    unknown = [name for name in budgets if not name.endswith("_budget")]
+    if unknown:
+        raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
+    config = config or SearchConfig()
+    limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
+    problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective())
+    metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
+    total = config.population * config.generations
+    with progress("search", total, unit="architectures", show=show) as tick:
+        outcome = drive(
+            searchers[searcher](problem),
+            FunctionEvaluator(supernet, evaluate, recalibrate),
+            lambda asked: supernet.table.totals(asked, metric).tolist(),
+            on_result=lambda scored: tick(f"score {scored.score:.4f}"),
+        )
+    best = outcome.best(problem.objective)
+    supernet.activate(best.architecture)
+    return SearchResult(best.architecture, _entries(front(outcome.results)), _entries(outcome.results))
+
+
+def _entries(results: Iterable[Scored]) -> list[Entry]:
+    return [(scored.architecture, scored.cost, scored.score) for scored in results]

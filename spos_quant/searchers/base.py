@@ -1,0 +1,158 @@
+"""The contract of searchers, and the loop that drives one: ask, evaluate, tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from spos_quant.config import SearchConfig
+from spos_quant.cost.feasible import extreme
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.registry import Registry
+from spos_quant.space.search_space import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an architecture answers in the supernet; it belongs to the run, not to a budget."""
+
+    architecture: Architecture
+    score: float
+    """Higher is better: top-1 in [0, 1], or what the user's function gave."""
+    loss: float | None = None
+    """Mean cross-entropy in nats, where it is known."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation with its cost in the metric that the search minds."""
+
+    architecture: Architecture
+    score: float
+    loss: float | None
+    cost: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What makes one architecture better than another.
+
+    Without `least_score` the highest score wins; with it the cheapest architecture that reaches it. Ties break by
+    score, then loss, then lower cost, then the architecture itself, so that the order is total.
+    """
+
+    least_score: float | None = None
+
+    def rank(self, scored: Scored) -> tuple[Any, ...]:
+        """A sort key: the smallest is the best."""
+        loss = float("inf") if scored.loss is None else scored.loss
+        by_score = (-scored.score, loss, scored.cost, scored.architecture)
+        if self.least_score is None:
+            return by_score
+        if scored.score < self.least_score:
+            return (1, *by_score)
+        return (0, scored.cost, *by_score)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a searcher works on: a space, the architectures within the budgets, and an order among results."""
+
+    space: SearchSpace
+    sampler: FeasibleSampler
+    config: SearchConfig
+    seed: int
+    objective: Objective = field(default_factory=Objective)
+
+
+class Searcher(Protocol):
+    """Ask-and-tell: holds the strategy, never touches a model or data.
+
+    The proposals of a generation follow from (seed, generation) and from what was told before, so that telling the
+    logged results again restores everything.
+    """
+
+    def ask(self) -> list[Architecture]:
+        """The next generation, each architecture within the budgets and never asked before; empty ends the search."""
+
+    def tell(self, results: Sequence[Scored]) -> None:
+        """The results of the last `ask`, in the same order."""
+
+
+searchers: Registry[Callable[[Problem], Searcher]] = Registry(
+    "searcher", home=("spos_quant.searchers.evolution", "spos_quant.searchers.random")
+)
+
+Evaluator = Callable[[Sequence[Architecture]], Iterable[Evaluation]]
+"""Judges architectures and yields their evaluations in order."""
+
+
+@dataclass
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        results: Every architecture of this search with its score and cost, in the order of evaluation.
+        generations: The generation of each.
+        complete: False where a time limit ended the search early.
+    """
+
+    results: list[Scored] = field(default_factory=list)
+    generations: list[int] = field(default_factory=list)
+    complete: bool = True
+
+    def best(self, objective: Objective) -> Scored:
+        """The best result under an objective."""
+        return min(self.results, key=objective.rank)
+
+
+def drive(
+    searcher: Searcher,
+    evaluate: Evaluator,
+    cost: Callable[[Sequence[Architecture]], Sequence[int]],
+    *,
+    deadline: float | None = None,
+    on_result: Callable[[Scored], None] | None = None,
+) -> Outcome:
+    """Runs a searcher to its end.
+
+    Args:
+        searcher: Proposes.
+        evaluate: Judges a generation as a batch.
+        cost: The costs of architectures, in order.
+        deadline: A `time.monotonic()` after which no further architecture is started.
+        on_result: Called after every evaluation.
+    """
+    outcome = Outcome()
+    generation = 0
+    while asked := searcher.ask():
+        told: list[Scored] = []
+        costs = cost(asked)
+        for price, evaluation in zip(costs, evaluate(asked), strict=True):
+            told.append(Scored(evaluation.architecture, evaluation.score, evaluation.loss, int(price)))
+            outcome.results.append(told[-1])
+            outcome.generations.append(generation)
+            if on_result is not None:
+                on_result(told[-1])
+            if deadline is not None and time.monotonic() > deadline:
+                outcome.complete = False
+                return outcome
+        searcher.tell(told)
+        generation += 1
+    return outcome
+
+
+def front(results: Iterable[Scored]) -> list[Scored]:
+    """The results that no other beats in both cost and score, from cheap to dear."""
+    kept: list[Scored] = []
+    for scored in sorted(results, key=lambda s: (s.cost, *Objective().rank(s))):
+        if not kept or scored.score > kept[-1].score:
+            kept.append(scored)
+    return kept
+
+
+def dearest(sampler: FeasibleSampler, metric: str) -> Architecture:
+    """The dearest architecture of the space in a metric."""
+    return extreme(sampler.table, metric, dearest=True)

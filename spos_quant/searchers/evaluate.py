@@ -1,0 +1,88 @@
+"""Evaluators: from architectures to scores, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from spos_quant.errors import ConfigError
+from spos_quant.searchers.base import Evaluation
+from spos_quant.searchers.log import EvaluationLog
+from spos_quant.space.search_space import Architecture
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.evaluation import batch_norms, recalibrate, score
+
+
+class SupernetEvaluator:
+    """Activates an architecture, recalibrates its BatchNorm statistics and scores it on search-val.
+
+    Args:
+        supernet: Trained; its active path changes.
+        recalibration: Batches of training images under the training augmentation.
+        validation: Batches of search-val images and labels.
+    """
+
+    def __init__(
+        self, supernet: Supernet, recalibration: Iterable[object], validation: Iterable[tuple[Tensor, Tensor]]
+    ) -> None:
+        self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
+        self._norms = batch_norms(supernet)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
+        """Evaluations in order, made as they are asked for."""
+        for architecture in architectures:
+            self.supernet.activate(architecture)
+            recalibrate(self.supernet, self.recalibration, self._norms)
+            result = score(self.supernet, self.validation)
+            yield Evaluation(architecture, result.top1, result.loss)
+
+
+class FunctionEvaluator:
+    """Scores the active supernet with a function of the user's.
+
+    Args:
+        supernet: Trained; its active path changes.
+        function: Takes the module, returns a number; higher is better.
+        recalibration: Batches of images, or pairs whose first item is images; None where there is nothing to do.
+    """
+
+    def __init__(
+        self, supernet: Supernet, function: Callable[[nn.Module], float], recalibration: Iterable[object] | None
+    ) -> None:
+        self.supernet, self.function, self.recalibration = supernet, function, recalibration
+        self._norms = batch_norms(supernet)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
+        """Evaluations in order. Raises `ConfigError` where the function gives no finite number."""
+        for architecture in architectures:
+            self.supernet.activate(architecture)
+            if self.recalibration is not None:
+                recalibrate(self.supernet, self.recalibration, self._norms)
+            self.supernet.eval()
+            with torch.no_grad():
+                value = self.function(self.supernet)
+            if isinstance(value, Tensor) and value.numel() == 1:
+                value = float(value)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                raise ConfigError(f"evaluate() returned {value!r}; expected a finite number, higher is better")
+            yield Evaluation(architecture, float(value))
+
+
+class LoggedEvaluator:
+    """Looks evaluations up in a log and makes only those that it misses."""
+
+    def __init__(self, evaluator: Callable[[Sequence[Architecture]], Iterable[Evaluation]], log: EvaluationLog) -> None:
+        self.evaluator, self.log = evaluator, log
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
+        """Evaluations in order; new ones are in the log before they are yielded."""
+        missing = iter(self.evaluator([a for a in architectures if self.log.get(a) is None]))
+        for architecture in architectures:
+            known = self.log.get(architecture)
+            if known is None:
+                known = next(missing)
+                self.log.add(known)
+            yield known

@@ -1,0 +1,101 @@
+"""The evolutionary search of Single Path One-Shot NAS ([Guo2020], Algorithm 1), under budgets.
+
+Differs from the authors' code in that children are completed within the budgets by exact sampling instead of being
+drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
+mutation or a crossover is drawn anew.
+
+References:
+    [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from spos_quant.searchers.base import Problem, Scored, searchers
+from spos_quant.space.search_space import Architecture
+
+_STREAM = 5
+_TRIES = 20
+"""Draws per child before the place goes to a random architecture."""
+
+
+@searchers.register("evolution")
+class Evolution:
+    """A population of random architectures, then generations of crossovers and mutations of the best so far."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.generation = 0
+        self.results: list[Scored] = []
+        self.seen: set[Architecture] = set()
+
+    def ask(self) -> list[Architecture]:
+        """The next generation; empty after the last one, or where no feasible architecture is left."""
+        config = self.problem.config
+        if self.generation >= config.generations:
+            return []
+        rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
+        asked: list[Architecture] = []
+        if self.results:
+            parents = self._parents()
+            self._add(asked, config.crossover, lambda: self._crossover(parents, rng))
+            self._add(asked, config.mutation, lambda: self._mutate(parents, rng))
+        self._add_random(asked, config.population - len(asked), rng)
+        return asked
+
+    def tell(self, results: Sequence[Scored]) -> None:
+        """Takes the scores of the last generation."""
+        self.results += results
+        self.generation += 1
+
+    def _parents(self) -> list[Architecture]:
+        best = sorted(self.results, key=self.problem.objective.rank)
+        return [scored.architecture for scored in best[: self.problem.config.parents]]
+
+    def _add(self, asked: list[Architecture], count: int, make: Callable[[], Architecture | None]) -> None:
+        room = min(count, self.problem.config.population - len(asked))
+        for _ in range(room):
+            for _ in range(_TRIES):
+                child = make()
+                if child is not None and child not in self.seen:
+                    self.seen.add(child)
+                    asked.append(child)
+                    break
+
+    def _add_random(self, asked: list[Architecture], count: int, rng: np.random.Generator) -> None:
+        fill_with_new(self.problem, self.seen, asked, count, rng)
+
+    def _crossover(self, parents: list[Architecture], rng: np.random.Generator) -> Architecture | None:
+        """A child that takes every axis from one of two parents, uniform over all such children within the budgets."""
+        first, second = (parents[i] for i in rng.integers(len(parents), size=2))
+        allowed: dict[int, list[int]] = {}
+        for parent in (first, second):
+            for axis, matters in enumerate(self.problem.space.relevant(parent)):
+                if matters and parent[axis] not in allowed.setdefault(axis, []):
+                    allowed[axis].append(parent[axis])
+        return self.problem.sampler.complete(allowed, rng)
+
+    def _mutate(self, parents: list[Architecture], rng: np.random.Generator) -> Architecture | None:
+        """A copy of a parent with some axes drawn anew, uniform over all such copies within the budgets."""
+        parent = parents[int(rng.integers(len(parents)))]
+        drawn = rng.random(len(parent)) < self.problem.config.mutation_prob
+        kept = self.problem.space.relevant(parent)
+        allowed = {a: [parent[a]] for a in range(len(parent)) if kept[a] and not drawn[a]}
+        return self.problem.sampler.complete(allowed, rng)
+
+
+def fill_with_new(
+    problem: Problem, seen: set[Architecture], asked: list[Architecture], count: int, rng: np.random.Generator
+) -> None:
+    """Adds up to `count` random feasible architectures that were never asked; fewer where they are hard to find."""
+    for _ in range(_TRIES):
+        if count <= 0:
+            return
+        for architecture in problem.sampler.sample(rng, count):
+            if architecture not in seen:
+                seen.add(architecture)
+                asked.append(architecture)
+                count -= 1

@@ -1,0 +1,36 @@
+"""Random search: the baseline that any strategy must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spos_quant.searchers.base import Problem, Scored, searchers
+from spos_quant.searchers.evolution import fill_with_new
+from spos_quant.space.search_space import Architecture
+
+_STREAM = 6
+
+
+@searchers.register("random")
+class RandomSearch:
+    """As many architectures as the evolution would ask for, each uniform over those within the budgets."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.generation = 0
+        self.seen: set[Architecture] = set()
+
+    def ask(self) -> list[Architecture]:
+        """The next population; empty after the last one, or where no feasible architecture is left."""
+        asked: list[Architecture] = []
+        if self.generation < self.problem.config.generations:
+            rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
+            fill_with_new(self.problem, self.seen, asked, self.problem.config.population, rng)
+        return asked
+
+    def tell(self, results: Sequence[Scored]) -> None:
+        """Counts the generation; the results change nothing."""
+        del results
+        self.generation += 1

@@ -1,0 +1,88 @@
+"""Batches as tensors. Everything about a batch follows from (seed, step): nothing else has to be saved to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from spos_quant.data import DataSet, batch, order
+
+Batch = tuple[Tensor, Tensor]
+"""Images `[n, C, H, W]` float32 and labels `[n]` int64."""
+
+_RECALIBRATION_EPOCH = 1_000_000
+_KEEP_BYTES = 1 << 30
+
+
+class TrainingSteps(Dataset[Batch]):
+    """The training batch of every step of a training, by number.
+
+    An epoch visits every image at most once, in an order of its own; the last images that fill no batch are left out.
+    With several ranks each takes its share of every batch.
+    """
+
+    def __init__(self, data: DataSet, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.data = data
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.batch_size = min(batch_size, len(data.train))
+        self.per_epoch = len(data.train) // self.batch_size
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, turn = divmod(step, self.per_epoch)
+        chosen = order(len(self.data.train), self.seed, epoch)[turn * self.batch_size : (turn + 1) * self.batch_size]
+        mine = chosen[self.rank :: self.world_size]
+        x, y = batch(self.data.train, mine, self.data.preprocessing, self.data.augmentation, self.seed, epoch)
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterator[Batch]:
+    """The batches of steps `first` to `last - 1`, prepared by `workers` processes (0: in this one)."""
+    made: DataLoader[Batch] = DataLoader(steps, batch_size=None, sampler=range(first, last), num_workers=workers)
+    return iter(made)
+
+
+class FixedBatches:
+    """The same batches every time they are iterated over, kept in memory where they are small.
+
+    Args:
+        data: The data set.
+        split: `train` (augmented as in training, as recalibration needs), `search-val` or `test` (as they are).
+        images: How many; all of the split where None.
+        batch_size: Images per batch.
+        seed: Chooses the images of `train` and their augmentation.
+    """
+
+    def __init__(self, data: DataSet, split: str, *, images: int | None, batch_size: int, seed: int = 0) -> None:
+        self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
+        available = len(data.split(split))
+        self.images = available if images is None else min(images, available)
+        self._kept: list[Batch] | None = None
+
+    def __len__(self) -> int:
+        return self.images
+
+    def _make(self) -> Iterator[Batch]:
+        source = self.data.split(self.split)
+        augmented = self.split == "train"
+        chosen = order(len(source), self.seed, _RECALIBRATION_EPOCH) if augmented else range(self.images)
+        augmentation = self.data.augmentation if augmented else None
+        for start in range(0, self.images, self.batch_size):
+            part = chosen[start : min(start + self.batch_size, self.images)]
+            x, y = batch(source, part, self.data.preprocessing, augmentation, self.seed, _RECALIBRATION_EPOCH)
+            yield torch.from_numpy(x), torch.from_numpy(y)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            return iter(self._kept)
+        c, h, w = self.data.preprocessing.input
+        if self.images * c * h * w * 4 > _KEEP_BYTES:
+            return self._make()
+        self._kept = list(self._make())
+        return iter(self._kept)

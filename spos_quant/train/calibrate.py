@@ -1,0 +1,101 @@
+"""Where every activation clip starts: the threshold of least squared error, for every bit choice."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spos_quant.errors import ModelError
+from spos_quant.quant.switch import InputQuantizer
+from spos_quant.supernet.network import named_blocks
+from spos_quant.supernet.supernet import Supernet
+
+_GRID = 46
+"""Thresholds that are tried, from a tenth of the largest magnitude to all of it."""
+_VALUES = 65_536
+"""Values of a tensor that a threshold is judged on."""
+
+
+@torch.no_grad()
+def calibrate_clips(supernet: Supernet, images: Tensor, only: set[InputQuantizer] | None = None) -> None:
+    """Sets every clip from float passes of one batch: every operator at its largest width, all blocks at once.
+
+    Args:
+        supernet: Its active path is left as it was.
+        images: `[n, C, H, W]`, augmented as in training; some hundred suffice.
+        only: The quantizers to set; all where None.
+
+    Raises:
+        ModelError: an input declared never negative was.
+    """
+    before, training = supernet.architecture, supernet.training
+    owners = supernet.input_quantizers()
+    wanted = set(owners) if only is None else only
+    seen: dict[InputQuantizer, list[Tensor]] = {}
+    # BatchNorm in training mode normalises by the batch itself: running statistics need not exist yet, and stay.
+    norms = {name: buffer.clone() for name, buffer in supernet.named_buffers() if "running_" in name}
+    supernet.train()
+    with ExitStack() as stack:
+        for quantizer, layers in owners.items():
+            for layer in layers:
+                hook = _Record(quantizer, seen)
+                stack.callback(layer.register_forward_pre_hook(hook).remove)
+        for path in _covering_paths(supernet):
+            supernet.activate(path)
+            supernet.activate_float()
+            supernet(images.to(next(supernet.parameters()).device))
+    for name, buffer in supernet.named_buffers():
+        if name in norms:
+            buffer.copy_(norms[name])
+    supernet.train(training)
+    supernet.activate(before)
+    for quantizer in wanted:
+        _set_clips(quantizer, torch.cat(seen[quantizer]))
+
+
+class _Record:
+    """Keeps a sample of what a layer reads."""
+
+    def __init__(self, quantizer: InputQuantizer, seen: dict[InputQuantizer, list[Tensor]]) -> None:
+        self.quantizer, self.seen = quantizer, seen
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].detach().flatten()
+        kept = values[:: max(1, len(values) // _VALUES)]
+        peak = torch.stack((values.min(), values.max()))
+        self.seen.setdefault(self.quantizer, []).append(torch.cat((kept, peak)))
+
+
+def _covering_paths(supernet: Supernet) -> list[tuple[int, ...]]:
+    """Architectures at the largest width that together use every operator of every block."""
+    space = supernet.space
+    deepest = max((len(block.op_names) for block in named_blocks(supernet.body).values()), default=1)
+    paths = []
+    for turn in range(deepest):
+        indices = [0] * len(space.axes)
+        for i, axis in enumerate(space.axes):
+            if axis.kind == "op":
+                indices[i] = min(turn, len(axis.candidates) - 1)
+            elif axis.kind == "width":
+                indices[i] = int(np.argmax(axis.candidates))
+        paths.append(space.canonical(indices))
+    return paths
+
+
+def _set_clips(quantizer: InputQuantizer, values: Tensor) -> None:
+    if not quantizer.signed and float(values.min()) < 0:
+        raise ModelError("an activation that was declared never negative is negative; declare the layer signed")
+    peak = float(values.abs().max())
+    for bits in map(int, quantizer.by_bits):
+        clip = quantizer.clip(bits)
+        if peak == 0:
+            continue  # nothing was seen: the clip keeps its start
+        grid = torch.linspace(0.1, 1.0, _GRID, device=values.device) * peak
+        errors = []
+        for threshold in grid:
+            clip.copy_(threshold)
+            errors.append((quantizer(values, bits) - values).square().mean())
+        clip.copy_(grid[int(torch.stack(errors).argmin())])

@@ -1,0 +1,76 @@
+"""How a path or a model is judged: BatchNorm statistics recomputed for it, then accuracy and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from spos_quant.quant.switch import SwitchBatchNorm2d
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model answers on a split."""
+
+    top1: float
+    """Share of right answers, in [0, 1]."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    n: int
+    """Images."""
+
+
+def batch_norms(module: nn.Module) -> list[Any]:
+    """All BatchNorm layers of a module, switchable or plain."""
+    return [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _BatchNorm))]
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] | None = None) -> None:
+    """Recomputes BatchNorm statistics as the plain average over `batches` ([Guo2020], Sec. 3.4).
+
+    Only layers that the active path uses are touched. The module is left in evaluation mode.
+
+    Args:
+        module: A supernet with an active path, or any model.
+        batches: Images, or pairs whose first item is images; augmented as in training.
+        norms: The layers, where the caller knows them already.
+    """
+    norms = batch_norms(module) if norms is None else norms
+    before = [norm.momentum for norm in norms]
+    module.eval()
+    device = next(module.parameters()).device
+    try:
+        for norm in norms:
+            norm.train()
+        for i, item in enumerate(batches):
+            x = item[0] if isinstance(item, (tuple, list)) else item
+            assert isinstance(x, Tensor)
+            for norm in norms:
+                norm.momentum = 1.0 / (i + 1)  # a running mean with this weight is the average so far
+            module(x.to(device))
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+@torch.no_grad()
+def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Accuracy and loss of a module, left in evaluation mode, on batches of images and labels."""
+    module.eval()
+    device = next(module.parameters()).device
+    right, loss, n = 0, 0.0, 0
+    for x, y in batches:
+        logits = module(x.to(device)).float()
+        target = y.to(device)
+        right += int((logits.argmax(1) == target).sum())
+        loss += float(F.cross_entropy(logits, target, reduction="sum").double())
+        n += len(y)
+    return Score(right / max(n, 1), loss / max(n, 1), n)
