@@ -1,0 +1,37 @@
+"""spos_quant: search operator x width x bits in one supernet, retrain with quantization, export a low-bit model.
+
+Names are loaded at first use, so that `import spos_quant` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spos_quant.backbones.build import build as build
+    from spos_quant.backbones.build import load_space as load_space
+    from spos_quant.export.api import export_onnx as export_onnx
+    from spos_quant.searchers.api import search as search
+    from spos_quant.stages.models import load as load
+    from spos_quant.supernet.measure import measure as measure
+
+_WHERE = {
+    "build": "spos_quant.backbones.build",
+    "export_onnx": "spos_quant.export.api",
+    "load": "spos_quant.stages.models",
+    "load_space": "spos_quant.backbones.build",
+    "measure": "spos_quant.supernet.measure",
+    "search": "spos_quant.searchers.api",
+}
+__all__ = ["build", "export_onnx", "load", "load_space", "measure", "search"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'spos_quant' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -66,10 +66,14 @@ def _load(path: Path) -> Any:
 
 def layer_name(node_name: str) -> str:
     """The module name in a node's scope: `/layer1/layer1.0/conv1/Conv` is `layer1.0.conv1`."""
-    name = ""
+    parts: list[str] = []
     for part in node_name.strip("/").split("/")[:-1]:
-        name = part if not name or part.startswith(name + ".") else f"{name}.{part}"
-    return name
+        # An item of a container repeats the container's name.
+        if parts and part.startswith(parts[-1] + "."):
+            parts[-1] = part
+        else:
+            parts.append(part)
+    return ".".join(parts)
 
 
 def _narrow_binary(graph: Any, weights: Set[str], inputs: Set[str]) -> None:

@@ -64,6 +64,11 @@ class BitConfig(Strict):
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Information only; neither dates nor durations."""
 
+    @property
+    def is_float(self) -> bool:
+        """Whether no layer is quantized."""
+        return all(bits.weight_bits is None and bits.act_bits is None for bits in self.layers.values())
+
     def to_json(self) -> dict[str, Any]:
         """Plain values in a fixed order, without the keys that say nothing."""
         raw = self.model_dump(mode="json")

@@ -243,7 +243,7 @@ class _BitAxes:
                 union.join(blocks.setdefault((layer.block, bits_only), layer.name), layer.name)
             shares_quantizer = kind == "act" or axes.bits is not None
             if shares_quantizer and layer.reads != layer.name and layer.reads in self.given:
-                self._must_agree(layer.name, layer.reads, "read the same tensor and share one activation quantizer")
+                self._must_agree(kind, layer.name, layer.reads, "read the same tensor and share a quantizer")
                 union.join(layer.reads, layer.name)
         for group in self.spec.groups:
             members = [
@@ -252,7 +252,7 @@ class _BitAxes:
                 if any(fnmatchcase(x.name, p) or fnmatchcase(x.block or "", p) for p in group)
             ]
             for other in members[1:]:
-                self._must_agree(members[0], other, "are in one group")
+                self._must_agree(kind, members[0], other, "are in one group")
                 union.join(members[0], other)
         by_block = {x.name: x.block for x in self.layers}
         keys = {}
@@ -263,9 +263,10 @@ class _BitAxes:
             keys[name] = str(by_block[root]) if whole and lone_set and by_block[root] else root
         return keys
 
-    def _must_agree(self, first: str, second: str, why: str) -> None:
+    def _must_agree(self, kind: str, first: str, second: str, why: str) -> None:
         a, b = self.given[first], self.given[second]
-        if (a.bits, a.weight_bits, a.act_bits) != (b.bits, b.weight_bits, b.act_bits):
+        own = f"{kind}_bits"
+        if (a.bits, getattr(a, own)) != (b.bits, getattr(b, own)):
             raise SpaceError(
                 f"{self.spec.name}: layers {first!r} and {second!r} {why}, so they need the same bits candidates; "
                 "override both alike"

@@ -1,0 +1,1 @@
+"""What a command does inside a run directory: one module per stage, each leaving its artifact."""

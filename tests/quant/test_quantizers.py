@@ -97,8 +97,8 @@ def test_activation_levels_and_gradients(clip: float, signed: bool, bits: int) -
     quantizer = InputQuantizer([bits], signed=signed, quantizer="gaussian+pact")
     with torch.no_grad():
         quantizer.clip(bits).fill_(clip)
-    values = torch.randn(4000) * clip * 0.8
-    g = torch.randn(4000)
+    values = torch.linspace(-1.5, 1.5, 2001)[torch.randperm(2001)] * clip
+    g = torch.randn(2001)
 
     x = values.clone().requires_grad_()
     ours = quantizer(x, bits)
@@ -114,3 +114,107 @@ def test_activation_levels_and_gradients(clip: float, signed: bool, bits: int) -
         torch.testing.assert_close(ours.detach().abs().unique(), levels, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(x.grad, x_by_hand.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(quantizer.clip(bits).grad, threshold.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("bits", "step"), [(2, 1.224), (3, 0.651), (4, 0.353)])
+def test_gaussian_step_is_the_one_of_least_squared_error(bits: int, step: float) -> None:
+    """Max 1960 gives the step in standard deviations; moving it either way, or taking absmax, costs error."""
+    layer = switchable((8, 4096, 1, 1), bits, "gaussian")
+    coarse = switchable((8, 4096, 1, 1), bits, "absmax")
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(8, 4096, 1, 1) * torch.tensor([0.01, 3.0] * 4).view(8, 1, 1, 1))
+        coarse.weight.copy_(layer.weight)
+        ours, w = quantized(layer, bits).flatten(1), layer.weight.flatten(1)
+        # Every other level is a multiple of the step, the smallest positive one.
+        found = torch.stack([row[row > 0].min() for row in ours]) / w.std(1)
+        torch.testing.assert_close(found, torch.full((8,), step), rtol=0.03, atol=0)
+
+        def error(scale: float) -> float:
+            s, top = w.std(1, keepdim=True) * step * scale, 2 ** (bits - 1) - 1
+            relative = (((w / s).round().clamp(-top, top) * s - w).square().mean(1) / w.var(1)).mean()
+            return float(relative)
+
+        own = float(((ours - w).square().mean(1) / w.var(1)).mean())
+        worse = float(((quantized(coarse, bits).flatten(1) - w).square().mean(1) / w.var(1)).mean())
+    assert own < error(0.9)
+    assert own < error(1.1)
+    assert own < 0.9 * worse
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(3, 1), (4, 1, 1, 1), (3, 5), (2, 3, 3, 3)])
+@pytest.mark.parametrize("case", ["zero", "constant", "one channel zero", "tiny", "huge", "random"])
+def test_weight_gradients_are_finite(case: str, shape: tuple[int, ...], name: str, bits: int) -> None:
+    """Also where the deviation, the maximum or a whole channel is zero, or a channel has a single weight."""
+    layer = switchable(shape, bits, name)
+    w = torch.randn(shape)
+    if case == "one channel zero":
+        w[0] = 0
+    scale = {"zero": 0.0, "tiny": 1e-12, "huge": 1e12}.get(case, 1.0)
+    values = torch.full(shape, -0.3) if case == "constant" else w * scale
+    with torch.no_grad():
+        layer.weight.copy_(values)
+    ours = quantized(layer, bits)
+    (ours * torch.randn(shape)).sum().backward()
+    assert ours.isfinite().all()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+    assert torch.equal(layer.weight, values), "the float weight was changed in place"
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_single_weight_per_channel_is_its_own_largest_level(bits: int) -> None:
+    layer = switchable((4, 1, 1, 1), bits, "gaussian")
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -2.0, 0.01, 7.0]).view(4, 1, 1, 1))
+    torch.testing.assert_close(quantized(layer, bits), layer.weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e30])
+def test_activation_gradients_are_finite(value: float, signed: bool, bits: int) -> None:
+    quantizer = InputQuantizer([bits], signed=signed, quantizer="absmax+pact")
+    x = torch.full((2, 3), value, requires_grad=True)
+    before = x.detach().clone()
+    y = quantizer(x, bits)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    clip = quantizer.clip(bits)
+    assert clip.grad is not None
+    assert clip.grad.isfinite()
+    assert torch.equal(x, before)
+
+
+def test_saturated_values_move_the_clip_alone() -> None:
+    """PACT: above the clip the whole gradient goes to it, below zero none does."""
+    quantizer = InputQuantizer([4], signed=False, quantizer="gaussian+pact")
+    x = torch.tensor([100.0, 50.0, -3.0], requires_grad=True)
+    (quantizer(x, 4) * torch.tensor([2.0, 5.0, 11.0])).sum().backward()
+    assert quantizer.clip(4).grad is not None
+    assert float(quantizer.clip(4).grad) == pytest.approx(7.0)
+    assert torch.equal(x.grad, torch.zeros(3))
+
+
+def test_pair_of_names() -> None:
+    weight, act = quantizer_pair("absmax+pact")
+    assert weight is weight_quantizers["absmax"]
+    assert act is act_quantizers["pact"]
+    assert weight is not weight_quantizers["gaussian"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gaussian", "WEIGHTS\\+ACTIVATIONS"),
+        ("gausian+pact", "unknown weight quantizer 'gausian'; did you mean 'gaussian'"),
+        ("gaussian+pakt", "unknown activation quantizer 'pakt'; did you mean 'pact'"),
+        ("gaussian+", "unknown activation quantizer ''"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        quantizer_pair(name)

@@ -1,0 +1,64 @@
+"""The command line. `main` turns what goes wrong into a message and an exit status; commands load what they need."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from spos_quant.errors import SposQuantError
+
+USER_ERROR, OWN_FAULT, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 our own fault, 2 the user's, 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command and returns its exit status."""
+    import click
+    import typer
+
+    from spos_quant.cli.commands import app
+
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="spos-quant", standalone_mode=False)
+        return int(status or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.ClickException as error:
+        error.show(sys.stderr)
+        return USER_ERROR
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        from spos_quant.stages.run import resume_command
+
+        _say(f"interrupted; go on with: {resume_command(arguments)}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, which is no fault; nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - whatever went wrong ends in a message, not in a traceback
+        if "-v" in arguments or "--verbose" in arguments:
+            traceback.print_exc()
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Says what went wrong and returns the exit status."""
+    if isinstance(error, SposQuantError):
+        _say(f"error: {error}")
+        return USER_ERROR
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}; check the path, its permissions and free space")
+        return USER_ERROR
+    _say(f"internal error: {type(error).__name__}: {error}\nThis is a fault of spos-quant; -v shows where.")
+    return OWN_FAULT
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

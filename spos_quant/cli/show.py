@@ -1,0 +1,94 @@
+"""Results on stdout: a table for people, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spos_quant.cost.budget import human
+
+
+def emit(value: Any) -> None:
+    """One JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def say(text: str) -> None:
+    """A line of the result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def remark(text: str) -> None:
+    """A remark on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """A table on stdout, numbers to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE, title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    # Piped output keeps its columns; a terminal wraps at its own width.
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=width, highlight=False).print(made)
+
+
+def count(value: int | None) -> str:
+    """A count for people; a dash where there is none."""
+    return "-" if value is None else human(value)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def layers(cost: Mapping[str, Any]) -> None:
+    """The cost of an architecture, layer by layer."""
+    rows = [
+        (
+            row["name"] if row["counted"] else f"{row['name']} (not counted)",
+            row["kind"],
+            "float" if row["weight_bits"] is None else str(row["weight_bits"]),
+            "float" if row["act_bits"] is None else str(row["act_bits"]),
+            f"{row['macs']:,}",
+            f"{row['bitops']:,}",
+        )
+        for row in cost["layers"]
+    ]
+    table(("layer", "kind", "w bits", "a bits", "MACs", "BitOps"), rows)
+    bitops = cost["bitops"]
+    if bitops is not None:
+        say(f"BitOps        {bitops:,} = {human(bitops)} = {bitops / 2**30:.2f} Gi ({cost['formula']})")
+    say(f"BitOps total  {cost['bitops_total']:,} (layers kept float as 32 x 32)")
+    say(f"MACs          {cost['macs']:,} ({cost['float_macs']:,} in layers kept float)")
+    say(f"parameters    {cost['params']:,}")
+    say(f"weight bytes  {cost['weight_bytes']:,}")
+
+
+def models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The models of a run side by side."""
+    table(
+        ("model", "search-val", "test", "BitOps", "MACs", "weight bytes", "ONNX bytes", "agreement"),
+        [
+            (
+                f"{row['model']} ({row['key']})" if row["model"] == "searched" else row["model"],
+                percent(row["search_val_top1"]),
+                percent(row["test_top1"]),
+                count(row["bitops"]),
+                count(row["macs"]),
+                f"{row['weight_bytes']:,}",
+                "-" if row["file_bytes"] is None else f"{row['file_bytes']:,}",
+                percent(row["agreement"]),
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,52 @@
+"""A search space with nothing left to choose: the network that a bit configuration describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spos_quant.space.bit_config import BitConfig
+from spos_quant.space.search_space import SearchSpace
+from spos_quant.space.spec import SpaceSpec, parse_spec
+
+
+def locked_spec(space: SearchSpace, config: BitConfig) -> SpaceSpec:
+    """The space with one candidate per axis, those of `config`, whether or not the space offers them.
+
+    Layers that the space keeps float and that `config` quantizes lose that protection; float layers elsewhere stay
+    searchable with one float candidate, so that they go on counting towards BitOps.
+
+    Raises:
+        SpaceError: the configuration names blocks or layers that the network does not have.
+    """
+    space.check_names(config)
+    overrides: dict[str, dict[str, Any]] = {}
+    own = dict(zip((b.name for b in space.outline.blocks), space.outline.reference_ops, strict=True))
+    for block, own_op in own.items():
+        choice = config.blocks.get(block)
+        overrides[block] = {
+            "op": [choice.op if choice else own_op],
+            "width": [choice.width if choice else 1.0],
+        }
+    kept = []
+    for name, bits in config.layers.items():
+        if (bits.weight_bits, bits.act_bits) == (None, None) and not _searchable(space, name):
+            kept.append(name)
+        else:
+            # As two axes, since layers that read one tensor share activation bits but not weight bits.
+            overrides.setdefault(name, {}).update(weight_bits=[bits.weight_bits], act_bits=[bits.act_bits])
+    raw = space.spec.model_dump(mode="json")
+    raw |= {
+        "axes": {"weight_bits": [None], "act_bits": [None]},
+        "bits_per": "layer",
+        "keep_float": kept,
+        "overrides": overrides,
+        "groups": [],
+        "quantizer": config.quantizer or space.spec.quantizer,
+    }
+    return parse_spec(raw, f"{space.name} locked")
+
+
+def _searchable(space: SearchSpace, name: str) -> bool:
+    if space.spec.full_precision:
+        return False
+    return any(x.quantized for x in space.layers if x.name == name) or space.default_bits.get(name, False)

@@ -1,0 +1,90 @@
+"""`spos-quant cost` and `spos-quant spaces`: what architectures cost; no torch where the outline is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spos_quant.backbones.build import builtin_spaces, load_space
+from spos_quant.cost.budget import cost_range
+from spos_quant.cost.metrics import metrics
+from spos_quant.cost.rows import architecture_rows, config_rows, summary
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
+from spos_quant.space.search_space import SearchSpace
+
+
+def space_cost(space: SearchSpace) -> dict[str, Any]:
+    """`space, size, cheapest, dearest`: the last two map every metric to the least and the most it can be."""
+    table = CostTable(space)
+    ends = {name: cost_range(table, name) for name in metrics}
+    cheapest: dict[str, int | None] = {name: low for name, (low, _) in ends.items()}
+    dearest: dict[str, int | None] = {name: high for name, (_, high) in ends.items()}
+    if space.spec.full_precision:
+        cheapest["bitops"] = dearest["bitops"] = None
+    return {"space": space.name, "size": space.size, "cheapest": cheapest, "dearest": dearest}
+
+
+def architecture_cost(
+    space: SearchSpace, *, uniform: str | None = None, bits: str | None = None, arch: str | None = None
+) -> dict[str, Any]:
+    """What one architecture or bit configuration costs, with its layers.
+
+    Raises:
+        ConfigError: more than one was given, or a text that names none.
+    """
+    if sum(given is not None for given in (uniform, bits, arch)) != 1:
+        raise ConfigError("give one of --uniform, --bits and --arch")
+    if arch is not None:
+        architecture = space.decode(arch)
+        return _summary(space, architecture_rows(space, architecture), space.encode(architecture))
+    config = _config(space, uniform, bits)
+    return _summary(space, config_rows(space, config), _encoded(space, config))
+
+
+def _config(space: SearchSpace, uniform: str | None, bits: str | None) -> BitConfig:
+    text = uniform if uniform is not None else bits
+    assert text is not None
+    pair = parse_uniform(text)
+    if pair is not None:
+        return space.uniform_config(*pair)
+    if uniform is not None:
+        raise ConfigError(f"--uniform {uniform!r}: expected bits such as w4a4, or `float`")
+    return read_bit_config(Path(text))
+
+
+def _encoded(space: SearchSpace, config: BitConfig) -> str | None:
+    try:
+        return space.encode(space.architecture(config))
+    except SpaceError:
+        return None  # analytic: no candidate of this space
+
+
+def _summary(space: SearchSpace, rows: Any, architecture: str | None) -> dict[str, Any]:
+    full_precision = space.spec.full_precision and not any(r.weight_bits or r.act_bits for r in rows)
+    return summary(
+        rows,
+        space=space.name,
+        architecture=architecture,
+        full_precision=full_precision,
+        other_macs=space.outline.other_macs,
+    )
+
+
+def all_spaces() -> list[dict[str, Any]]:
+    """`name, backbone, size, cheapest, dearest` of the built-in search spaces."""
+    found = []
+    for name in builtin_spaces():
+        space = load_space(name)
+        cost = space_cost(space)
+        found.append(
+            {
+                "name": name,
+                "backbone": space.spec.backbone,
+                "size": space.size,
+                "cheapest": cost["cheapest"],
+                "dearest": cost["dearest"],
+            }
+        )
+    return found

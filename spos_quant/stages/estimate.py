@@ -1,0 +1,94 @@
+"""`--dry-run`: what a command would do and about how long, from a few measured steps; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from spos_quant.backbones.build import build
+from spos_quant.config import TrainConfig
+from spos_quant.cost.budget import cost_range
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.stages.models import recalibration_batches, scoring_batches
+from spos_quant.stages.run import Run
+from spos_quant.stages.search import Request, metric_of
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.evaluation import recalibrate, score
+from spos_quant.train.loop import Training, fit, make_fabric, uniform_path
+
+_STEPS = 4
+
+
+def estimate(run: Run, requests: list[Request]) -> dict[str, Any]:
+    """`space, size, metric, range, budgets` and, per stage, units of work and seconds.
+
+    Seconds come from a few training steps and two evaluations on this machine's CPU, before anything is written.
+    """
+    metric = metric_of(run, requests[0].budgets if requests else ())
+    supernet = build(run.space, seed=run.seed)
+    steps = TrainingSteps(run.data, run.spec.train.batch_size, run.seed)
+    retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
+    per_step = _seconds_per_step(run, supernet)
+    stages = [_stage("train", run.spec.train, steps, per_step)]
+    if requests:
+        search = run.spec.search
+        evaluations = search.population * search.generations * len(requests)
+        seconds = evaluations * _seconds_per_evaluation(run, supernet)
+        stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
+        stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_step))
+    return {
+        "space": run.space.name,
+        "size": run.space.size,
+        "metric": metric,
+        "range": list(cost_range(run.table, metric)),
+        "budgets": [
+            {"key": request.key, "share": FeasibleSampler(run.table, request.budgets).share} for request in requests
+        ],
+        "stages": stages,
+    }
+
+
+def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:
+    count = config.epochs * steps.per_epoch
+    return {"stage": name, "units": count, "unit": "steps", "seconds": count * per_step}
+
+
+def _seconds_per_step(run: Run, supernet: Supernet) -> float:
+    config = run.spec.train.model_copy(update={"epochs": 1, "devices": 1})
+    times: list[float] = []
+    choose = uniform_path(run.seed)
+
+    class _Enough(Exception):
+        """Ends the training after a few steps."""
+
+    def before_step(model: Any, step: int) -> None:
+        times.append(time.perf_counter())
+        if len(times) > _STEPS:
+            raise _Enough
+        choose(model, step)
+
+    with suppress(_Enough):
+        fit(
+            make_fabric(config, "cpu"),
+            supernet,
+            Training(run.data, config, run.seed, "", False),
+            before_step=before_step,
+        )
+    gaps = np.diff(times)
+    return float(np.median(gaps)) if len(gaps) else 0.0
+
+
+def _seconds_per_evaluation(run: Run, supernet: Supernet) -> float:
+    recalibration, validation = recalibration_batches(run), scoring_batches(run, "search-val")
+    times = []
+    for seed in range(3):
+        supernet.activate(run.space.sample(np.random.default_rng(seed)))
+        start = time.perf_counter()
+        recalibrate(supernet, recalibration)
+        score(supernet, validation)
+        times.append(time.perf_counter() - start)
+    return min(times)

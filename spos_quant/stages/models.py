@@ -1,0 +1,94 @@
+"""Models of a run: the supernet, and the plain model of any bit configuration. Loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from spos_quant.backbones.build import build, space_of
+from spos_quant.quant.switch import InputQuantizer
+from spos_quant.space.bit_config import BitConfig, read_bit_config
+from spos_quant.space.locked import locked_spec
+from spos_quant.stages.run import Result, Run, open_existing
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.supernet.weights import inherit, load_weights, named_tensors, read_weights
+from spos_quant.train.batches import FixedBatches
+from spos_quant.train.calibrate import calibrate_clips
+
+CALIBRATION_IMAGES = 256
+
+
+def load_supernet(run: Run) -> Supernet:
+    """The trained supernet of a run."""
+    supernet = build(run.space, seed=run.seed)
+    load_weights(supernet, read_weights(run.supernet_path), str(run.supernet_path))
+    return supernet
+
+
+def calibrate(run: Run, supernet: Supernet, only: set[InputQuantizer] | None = None) -> None:
+    """Starts activation clips from training images of the run."""
+    if supernet.input_quantizers():
+        images, _ = next(iter(calibration_batches(run)))
+        calibrate_clips(supernet, images, only)
+
+
+def calibration_batches(run: Run) -> FixedBatches:
+    """One batch of training images under the training augmentation."""
+    return FixedBatches(run.data, "train", images=CALIBRATION_IMAGES, batch_size=CALIBRATION_IMAGES, seed=run.seed)
+
+
+def recalibration_batches(run: Run) -> FixedBatches:
+    """The training images that BatchNorm statistics are recomputed from."""
+    search = run.spec.search
+    return FixedBatches(
+        run.data, "train", images=search.recalibration_images, batch_size=search.batch_size, seed=run.seed
+    )
+
+
+def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedBatches:
+    """The images of a split that score candidates, or all of them."""
+    search = run.spec.search
+    images = None if all_images else search.max_images
+    return FixedBatches(run.data, split, images=images, batch_size=search.batch_size)
+
+
+def make_model(run: Run, config: BitConfig, *, inherited: bool) -> nn.Module:
+    """The plain model of a bit configuration before retraining.
+
+    Args:
+        run: Its supernet gives the weights where `inherited`; whatever it does not have starts fresh.
+        config: Any configuration of the run's network, candidate of the space or not.
+        inherited: False starts from fresh weights, or those of the space's `weights` file.
+    """
+    network = build(space_of(locked_spec(run.space, config)), seed=run.seed)
+    missing = {name for name, _ in named_tensors(network)}
+    if inherited:
+        missing = inherit(network, read_weights(run.supernet_path))
+    clips = {id(tensor) for name, tensor in named_tensors(network) if name in missing}
+    fresh = {q for q in network.input_quantizers() if any(id(p) in clips for p in q.parameters())}
+    if fresh:
+        calibrate(run, network, fresh)
+    return network.subnet(())
+
+
+def load_model(result: Result) -> nn.Module:
+    """The retrained plain model of a result, in evaluation mode."""
+    result.need_model()
+    config = read_bit_config(result.bits_path)
+    model = build(space_of(locked_spec(result.run.space, config))).subnet(())
+    load_weights(model, read_weights(result.model_path), str(result.model_path))
+    return model.eval()
+
+
+def load(run: str | Path, result: str | None = None) -> nn.Module:
+    """The retrained Brevitas model of a run directory, in evaluation mode.
+
+    Args:
+        run: A run directory.
+        result: Which result, where the run has several.
+
+    Raises:
+        RunError: no such run or result, or one that is not retrained yet.
+    """
+    return load_model(open_existing(str(run)).pick(result))

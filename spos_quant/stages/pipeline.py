@@ -1,0 +1,80 @@
+"""`spos-quant run`: all stages, with the baselines that a search must be held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spos_quant.cost.budget import Budget
+from spos_quant.cost.rows import config_rows, total
+from spos_quant.space.bit_config import read_bit_config
+from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
+from spos_quant.stages.report import write_report
+from spos_quant.stages.retrain import FLOAT_KEY, given_result, retrain_result
+from spos_quant.stages.run import Result, Run
+from spos_quant.stages.search import Request, metric_of, offered_pairs, search_run
+from spos_quant.stages.train import train_supernet
+
+_USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))
+
+
+def run_all(run: Run, request: Request, *, device: str, show: bool) -> dict[str, Any]:
+    """Trains, searches, retrains winner and baselines, evaluates, exports and reports; finished stages are skipped.
+
+    Returns:
+        `run, results, rows, report`: the searches' summaries, and one row per model for the table.
+    """
+    steps = [train_supernet(run, device=device, show=show)]
+    (found,) = search_run(run, [request], device=device, show=show)
+    winner = run.result(found["key"])
+    models = [given_result(run, "float"), *_uniform_baselines(run, winner, request.budgets), winner]
+    for result in models:
+        steps.append(retrain_result(result, device=device, show=show))
+        for split in ("search-val", "test"):
+            evaluate_result(result, split)
+        form = natural_format(result)
+        if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
+            export_result(result, form)
+    report = write_report(run)
+    return {
+        "run": str(run.path),
+        "results": [found],
+        "rows": [table_row(result) for result in models],
+        "report": report["path"],
+        "skipped": [str(step.get("key", "supernet")) for step in steps if step["skipped"]],
+    }
+
+
+def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) -> list[Result]:
+    """The cheapest uniform configuration that costs as much as the winner or more; else the dearest one."""
+    if run.spec.full_precision:
+        return []
+    metric = metric_of(run, budgets)
+
+    def cost(config: Any) -> int:
+        return total(config_rows(run.space, config), metric)
+
+    target = cost(read_bit_config(winner.bits_path))
+    pairs = sorted({*offered_pairs(run), *_USUAL})
+    priced = sorted((cost(run.space.uniform_config(*pair)), pair) for pair in pairs)
+    _, (weight_bits, act_bits) = next((p for p in priced if p[0] >= target), priced[-1])
+    return [given_result(run, f"w{weight_bits}a{act_bits}")]
+
+
+def table_row(result: Result) -> dict[str, Any]:
+    """One line of the table: what a model is, costs and answers, measured from the retrained model itself."""
+    metrics = result.metrics()
+    cost = measured(result)
+    files = exports(result)
+    name = "searched" if result.searched else "float" if result.key == FLOAT_KEY else result.key.removeprefix("bits-")
+    return {
+        "model": name,
+        "key": result.key,
+        "bitops": cost["bitops"],
+        "macs": cost["macs"],
+        "weight_bytes": cost["weight_bytes"],
+        "search_val_top1": metrics["search_val"]["top1"],
+        "test_top1": metrics["test"]["top1"] if "test" in metrics else None,
+        "file_bytes": files[0]["bytes"] if files else None,
+        "agreement": files[0]["agreement"] if files else None,
+    }

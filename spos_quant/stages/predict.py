@@ -1,0 +1,69 @@
+"""`spos-quant predict`: answers of an exported file from onnxruntime alone; neither torch nor Brevitas is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spos_quant.data import Preprocessing, batch, load_data, preprocess_files
+from spos_quant.errors import DataError, ExportError
+from spos_quant.export.onnx_file import read_metadata
+from spos_quant.export.runtime import OnnxModel, in_batches, softmax_loss
+
+_BATCH = 256
+
+
+def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, Any]:
+    """`top1, loss, n, split` of a file on a data set, preprocessed as the file says."""
+    preprocessing, classes = _said(path)
+    data = load_data(source, input=preprocessing.input, classes=len(classes), seed=seed)
+    if tuple(data.classes) != tuple(classes):
+        raise DataError(f"{source} has the classes {_few(data.classes)}, the model was trained on {_few(classes)}")
+    part = data.split(split)
+    model = OnnxModel(path)
+    right, loss = 0, 0.0
+    for chosen in in_batches(len(part), _BATCH):
+        x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, seed, 0)
+        logits = model(x)
+        right += int((logits.argmax(1) == y).sum())
+        loss += softmax_loss(logits, y)
+    n = len(part)
+    return {"top1": right / n, "loss": loss / n, "n": n, "split": split}
+
+
+def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
+    """`predictions`: per image `image, class, probability`, the most likely class first in `top`."""
+    preprocessing, classes = _said(path)
+    model = OnnxModel(path)
+    predictions = []
+    for chosen in in_batches(len(images), _BATCH):
+        part = images[chosen]
+        logits = model(preprocess_files(part, preprocessing)).astype(np.float64)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        odds /= odds.sum(1, keepdims=True)
+        for image, p in zip(part, odds, strict=True):
+            best = np.argsort(-p)[:5].tolist()
+            predictions.append(
+                {
+                    "image": str(image),
+                    "class": classes[best[0]],
+                    "probability": float(p[best[0]]),
+                    "top": [{"class": classes[i], "probability": float(p[i])} for i in best],
+                }
+            )
+    return {"predictions": predictions}
+
+
+def _said(path: Path) -> tuple[Preprocessing, list[str]]:
+    metadata = read_metadata(path)
+    if not {"preprocessing", "classes"} <= metadata.keys():
+        raise ExportError(f"{path} says nothing of preprocessing and classes; export it with `spos-quant export`")
+    return Preprocessing.from_dict(metadata["preprocessing"]), list(metadata["classes"])
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown}, ... ({len(names)})" if len(names) > 5 else shown

@@ -1,0 +1,149 @@
+"""Stage: everything a run knows, as one page, as JSON and as CSV."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spos_quant.cost.rows import config_rows, summary
+from spos_quant.report import evaluations_csv, render
+from spos_quant.run_dir import read_json, write_json, write_text
+from spos_quant.searchers.base import Scored, front
+from spos_quant.space.bit_config import read_bit_config
+from spos_quant.stages.evaluate import exports
+from spos_quant.stages.retrain import FLOAT_KEY
+from spos_quant.stages.run import Result, Run
+from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
+
+FORMAT = "spos-quant/report/1"
+
+
+def write_report(run: Run) -> dict[str, Any]:
+    """Writes `report.html`, `report.json` and `evaluations.csv`; returns their paths and a short summary."""
+    data = gather(run)
+    paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv")}
+    write_text(paths["report.html"], render(data))
+    write_json(paths["report.json"], data)
+    write_text(paths["evaluations.csv"], evaluations_csv(data))
+    return {
+        "path": str(paths["report.html"]),
+        "json": str(paths["report.json"]),
+        "csv": str(paths["evaluations.csv"]),
+        "evaluations": len(data["evaluations"]),
+        "results": [result["key"] for result in data["results"]],
+    }
+
+
+def gather(run: Run) -> dict[str, Any]:
+    """What the page shows, as plain values."""
+    metric = metric_of(run)
+    evaluations = list(evaluations_of(run))
+    scored = _scored(run, evaluations, metric)
+    asked = asked_by(run)
+    index = {s.architecture: i for i, s in enumerate(scored)}
+    training = run.path / "training.json"
+    space = run.space
+    return {
+        "format": FORMAT,
+        "space": {
+            "name": space.name,
+            "backbone": run.spec.backbone,
+            "size": space.size,
+            "input": list(run.spec.input),
+            "classes": run.spec.classes,
+        },
+        "metric": metric,
+        "budgets": _budgets(run),
+        "evaluations": [_evaluation(run, s, asked) for s in scored],
+        "front": [index[s.architecture] for s in front(scored)],
+        "baselines": _baselines(run, scored),
+        "results": [_result(run, result) for result in run.results()],
+        "history": read_json(training) if training.exists() else [],
+        "config": run.spec.model_dump(mode="json") | {"data": run.data_source, "seed": run.seed},
+        "environment": read_json(run.path / "environment.json"),
+        "commands": _commands(run),
+    }
+
+
+def _scored(run: Run, evaluations: list[Any], metric: str) -> list[Scored]:
+    if not evaluations:
+        return []
+    costs = run.table.totals([e.architecture for e in evaluations], metric).tolist()
+    return [Scored(e.architecture, e.score, e.loss, cost) for e, cost in zip(evaluations, costs, strict=True)]
+
+
+def _evaluation(run: Run, scored: Scored, asked: dict[str, Any]) -> dict[str, Any]:
+    text = run.space.encode(scored.architecture)
+    searches = [key for key, log in asked.items() if text in log["architectures"]]
+    generations = [asked[key]["generations"][asked[key]["architectures"].index(text)] for key in searches]
+    return {
+        "architecture": text,
+        "describe": run.space.describe(scored.architecture),
+        "generation": min(generations) if generations else None,
+        "cost": scored.cost,
+        "score": scored.score,
+        "loss": scored.loss,
+        "searches": searches,
+    }
+
+
+def _budgets(run: Run) -> list[dict[str, Any]]:
+    found = []
+    for result in run.results():
+        if result.searched:
+            budget = read_json(result.search_path)["budget"] or {}
+            found += [
+                {"key": result.key, "metric": metric, "limit": limit, "text": f"{limit:,}"}
+                for metric, limit in budget.items()
+            ]
+    return found
+
+
+def _baselines(run: Run, scored: list[Scored]) -> list[dict[str, Any]]:
+    by_architecture = {s.architecture: s for s in scored}
+    return [
+        {"name": name, "cost": by_architecture[a].cost, "score": by_architecture[a].score}
+        for name, a in uniform_architectures(run).items()
+        if a in by_architecture
+    ]
+
+
+def _result(run: Run, result: Result) -> dict[str, Any]:
+    config = read_bit_config(result.bits_path)
+    search = read_json(result.search_path) if result.searched else {}
+    uniform = (
+        result.key.startswith("bits-w") and len({(b.weight_bits, b.act_bits) for b in config.layers.values()}) <= 2
+    )
+    kind = "searched" if result.searched else "float" if result.key == FLOAT_KEY else "uniform" if uniform else "given"
+    cost = summary(
+        config_rows(run.space, config),
+        space=run.space.name,
+        architecture=None,
+        full_precision=run.spec.full_precision,
+        other_macs=run.space.outline.other_macs,
+    )
+    metrics = result.metrics()
+    return {
+        "key": result.key,
+        "kind": kind,
+        "budget": search.get("budget"),
+        "cost": {k: cost[k] for k in ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")},
+        "layers": cost["layers"],
+        "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
+        "supernet_top1": search.get("score"),
+        "search_val": metrics.get("search_val"),
+        "test": metrics.get("test"),
+        "history": metrics.get("history", []),
+        "export": exports(result),
+    }
+
+
+def _commands(run: Run) -> list[dict[str, str]]:
+    path = run.path
+    return [
+        {"what": "Search again under another budget", "command": f"spos-quant search {path} --bitops-budget 35%"},
+        {"what": "Retrain a uniform baseline", "command": f"spos-quant retrain {path} --bits w4a4"},
+        {"what": "Accuracy on the test split", "command": f"spos-quant evaluate {path}"},
+        {"what": "Write the ONNX file", "command": f"spos-quant export {path} --format onnx-qcdq"},
+        {"what": "Measure every file from outside", "command": f"spos-quant verify {path}"},
+        {"what": "Make this page again", "command": f"spos-quant report {path}"},
+    ]

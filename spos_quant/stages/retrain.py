@@ -1,0 +1,92 @@
+"""Stage: a bit configuration becomes a trained low-bit model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from spos_quant.cost.rows import config_rows, summary
+from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.run_dir import write_json
+from spos_quant.space.bit_config import parse_uniform, read_bit_config
+from spos_quant.stages.models import load_model, make_model, recalibration_batches, scoring_batches
+from spos_quant.stages.ranks import in_ranks
+from spos_quant.stages.run import Result, Run
+from spos_quant.supernet.weights import save_weights
+from spos_quant.train.evaluation import recalibrate, score
+from spos_quant.train.loop import Training, fit, make_fabric
+
+FLOAT_KEY = "bits-float"
+
+
+def given_result(run: Run, bits: str) -> Result:
+    """The result of a configuration that a person gave: `w4a4`, `float`, or a file. Written where it is new.
+
+    Raises:
+        SpaceError: neither, or a configuration that does not fit the network.
+    """
+    uniform = parse_uniform(bits)
+    if uniform is not None:
+        config = run.space.uniform_config(*uniform)
+        result = run.result(f"bits-{bits.lower()}")
+    else:
+        path = Path(bits)
+        if not path.is_file():
+            raise SpaceError(f"{bits!r} is neither a bit configuration file nor uniform bits such as w4a4, or `float`")
+        config = read_bit_config(path)
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", path.name.removesuffix(".json").removesuffix(".bits"))
+        result = run.result(f"bits-{name}")
+    rows = config_rows(run.space, config)
+    cost = summary(rows, space=run.space.name, architecture=None, full_precision=run.spec.full_precision)
+    written = config.model_copy(update={"cost": {k: cost[k] for k in ("formula", "bitops", "macs")}}).to_json()
+    if result.bits_path.exists() and read_bit_config(result.bits_path).layers != config.layers:
+        raise ConfigError(f"{result.path} holds another configuration of that name; rename {bits}")
+    if not result.bits_path.exists():
+        write_json(result.bits_path, written)
+    return result
+
+
+def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
+    """Retrains a result unless it is; returns `key`, `model`, `search_val` and `skipped`."""
+    skipped = result.model_path.exists()
+    if not skipped and not in_ranks(result.run, result.key, result.run.spec.retrain, device):
+        retrain_here(result, device=device, show=show)
+    metrics = result.metrics()
+    return {
+        "key": result.key,
+        "model": str(result.model_path),
+        "search_val": metrics["search_val"],
+        "skipped": skipped,
+    }
+
+
+def retrain_here(result: Result, *, device: str, show: bool) -> None:
+    """Quantization-aware training in this process, one rank of several or the only one."""
+    run = result.run
+    settings = run.spec.retrain
+    config = read_bit_config(result.bits_path)
+    fabric = make_fabric(settings, device)
+    model = make_model(run, config, inherited=settings.init == "inherit")
+    training = Training(run.data, settings, run.seed, f"retrain {result.key}", show)
+    records = fit(fabric, model, training, teacher=_teacher(run, result, settings.distill))
+    if fabric.global_rank == 0:
+        # The statistics of the last steps lag behind the last weights; the same recalibration as in the search.
+        recalibrate(model, recalibration_batches(run))
+        search_val = score(model, scoring_batches(run, "search-val", all_images=True))
+        result.update_metrics(history=records, search_val=vars(search_val))
+        save_weights(model, result.model_path)
+    fabric.barrier()
+
+
+def _teacher(run: Run, result: Result, share: float) -> nn.Module | None:
+    if not share or result.key == FLOAT_KEY:
+        return None
+    teacher = run.result(FLOAT_KEY)
+    if not teacher.model_path.exists():
+        raise ConfigError(
+            f"retrain.distill needs the float model; make it with: spos-quant retrain {run.path} --bits float"
+        )
+    return load_model(teacher)

@@ -1,0 +1,337 @@
+"""`Run`: a run directory, its configuration, and where its artifacts lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel
+
+from spos_quant.backbones.build import load_spec, space_of
+from spos_quant.config import RetrainConfig, SearchConfig, TrainConfig, assign, read_yaml
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import ConfigError, RunError, near
+from spos_quant.run_dir import read_json, write_json, write_text
+from spos_quant.space.search_space import SearchSpace
+from spos_quant.space.spec import SpaceSpec, parse_spec
+
+if TYPE_CHECKING:
+    from spos_quant.data import DataSet
+
+FORMAT = 1
+SECTIONS: dict[str, type[BaseModel]] = {"train": TrainConfig, "retrain": RetrainConfig, "search": SearchConfig}
+_FREE = "search"
+"""The section that may change between commands: evaluations remember what they were made with."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What makes a run, as far as a person gave it; None and empty take the run's or the space's value."""
+
+    out: Path | None = None
+    data: str | None = None
+    seed: int | None = None
+    assignments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Its configuration never changes once it is written, except `search`."""
+
+    path: Path
+    spec: SpaceSpec
+    data_source: str
+    seed: int
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return space_of(self.spec)
+
+    @cached_property
+    def table(self) -> CostTable:
+        """Costs of the search space."""
+        return CostTable(self.space)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """The data set, loaded at first use."""
+        from spos_quant.data import load_data
+
+        return load_data(self.data_source, input=self.spec.input, classes=self.spec.classes, seed=self.seed)
+
+    @property
+    def supernet_path(self) -> Path:
+        """Weights of the trained supernet."""
+        return self.path / "supernet.safetensors"
+
+    @property
+    def log_path(self) -> Path:
+        """Every evaluation of the run."""
+        return self.path / "evaluations.sqlite"
+
+    def result(self, key: str) -> Result:
+        """Where a result lies, existing or not."""
+        return Result(self, key)
+
+    def results(self) -> list[Result]:
+        """The results of this run that have a bit configuration."""
+        folders = sorted((self.path / "results").glob("*/"))
+        found = [Result(self, folder.name) for folder in folders]
+        return [result for result in found if result.bits_path.exists()]
+
+    def pick(self, key: str | None) -> Result:
+        """The result that a person means: the one named, the only one, or the only searched one.
+
+        Raises:
+            RunError: no result, an unknown name, or several to choose from.
+        """
+        results = self.results()
+        keys = [result.key for result in results]
+        if key is not None:
+            if key not in keys:
+                raise RunError(f"{self.path} has no result {key!r}{near(key, keys)}")
+            return self.result(key)
+        if not results:
+            raise RunError(
+                f"{self.path} has no result yet; make one with: spos-quant search {self.path} --bitops-budget B"
+            )
+        searched = [result for result in results if result.searched]
+        for group in (results, searched):
+            if len(group) == 1:
+                return group[0]
+        raise RunError(f"{self.path} has several results; name one with --result: {', '.join(keys)}")
+
+    def write_config(self, assigned: Mapping[str, Any]) -> None:
+        """Writes `config.yaml` and, once, `environment.json`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        config = {
+            "format": FORMAT,
+            "data": self.data_source,
+            "seed": self.seed,
+            "set": {section: dict(values) for section, values in assigned.items()},
+            "space": self.spec.model_dump(mode="json"),
+        }
+        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        if not (self.path / "environment.json").exists():
+            write_json(self.path / "environment.json", environment())
+
+
+@dataclass(frozen=True)
+class Result:
+    """One bit configuration of a run and everything made of it: `results/KEY/`."""
+
+    run: Run
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.run.path / "results" / self.key
+
+    @property
+    def bits_path(self) -> Path:
+        """Its bit configuration."""
+        return self.path / f"{self.run.spec.name}.bits.json"
+
+    @property
+    def model_path(self) -> Path:
+        """Weights of the retrained model."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics_path(self) -> Path:
+        """What is known of the retrained model."""
+        return self.path / "metrics.json"
+
+    @property
+    def search_path(self) -> Path:
+        """What the search says of it; absent for configurations that were given."""
+        return self.path / "search.json"
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search found it."""
+        return self.search_path.exists()
+
+    def metrics(self) -> dict[str, Any]:
+        """What is known of the retrained model; empty before retraining."""
+        found: dict[str, Any] = read_json(self.metrics_path) if self.metrics_path.exists() else {}
+        return found
+
+    def update_metrics(self, **values: Any) -> dict[str, Any]:
+        """Adds to what is known of the retrained model."""
+        known = {**self.metrics(), **values}
+        write_json(self.metrics_path, known)
+        return known
+
+    def need_model(self) -> None:
+        """Raises `RunError` where the model was not retrained yet."""
+        if not self.model_path.exists():
+            raise RunError(
+                f"{self.path} is not retrained yet; do it with: spos-quant retrain {self.run.path} --result {self.key}"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run and the settings that must still be written; None where its directory says them already."""
+
+    run: Run
+    assigned: Mapping[str, Any] | None
+
+    def write(self) -> None:
+        """Makes the run directory, or updates what is free to change."""
+        if self.assigned is not None:
+            self.run.write_config(self.assigned)
+
+
+def plan_run(target: str, options: Options) -> Plan:
+    """The run that SPACE or RUN and the options mean; nothing is written yet.
+
+    An existing directory wins over a space of the same name.
+
+    Raises:
+        RunError: a directory without a run, or a run of other settings (the message shows the difference).
+        ConfigError, SpaceError, DataError: an option, a space or a data set that is wrong.
+    """
+    path = Path(target)
+    if path.is_dir():
+        if options.out is not None and options.out.resolve() != path.resolve():
+            raise ConfigError(f"{target} is a run directory itself; leave --out away, or name a search space")
+        return _existing(path, None, options)
+    spec = load_spec(target)
+    out = options.out or Path("runs") / spec.name
+    if (out / "config.yaml").exists():
+        return _existing(out, spec, options)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} holds something else than a run (no config.yaml); choose another --out")
+    return _new(out, spec, options)
+
+
+def open_existing(target: str, options: Options | None = None) -> Run:
+    """The run in a directory. Raises `RunError` where there is none."""
+    if not Path(target).is_dir():
+        raise RunError(f"run directory {target} does not exist; make one with: spos-quant train SPACE --out {target}")
+    plan = _existing(Path(target), None, options or Options())
+    plan.write()
+    return plan.run
+
+
+def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
+    assigned = _assigned(options)
+    spec = _apply(spec, assigned)
+    source = options.data or spec.data
+    if source is None:
+        raise ConfigError(
+            f"space {spec.name!r} names no data set; give --data digits, cifar10[:ROOT], imagefolder:ROOT, fake or "
+            "package.module:function"
+        )
+    run = Run(out, spec, absolute_source(source), 0 if options.seed is None else options.seed)
+    _ = run.space, run.data  # what can be wrong is wrong now, before anything is written
+    return Plan(run, assigned)
+
+
+def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
+    if not (path / "config.yaml").exists():
+        raise RunError(f"{path} is no run directory (no config.yaml); give a search space, or the directory of a run")
+    raw = read_yaml(path / "config.yaml")
+    if raw.get("format") != FORMAT or not {"data", "seed", "space", "set"} <= raw.keys():
+        raise RunError(f"{path}/config.yaml is of format {raw.get('format')!r}; this version reads format {FORMAT}")
+    spec = parse_spec(raw["space"], f"{path}/config.yaml")
+    run = Run(path, spec, str(raw["data"]), int(raw["seed"]))
+    assigned = {section: dict(values) for section, values in raw["set"].items()}
+    given = _assigned(options)
+    wanted = _apply(spec if written is None else _apply(written, assigned), given)
+    changes = _differences(run, wanted, options)
+    if changes:
+        raise RunError(
+            f"{path} is a run of other settings: {'; '.join(changes)}. "
+            "Leave those options away, or choose another --out"
+        )
+    if wanted.search == spec.search:
+        return Plan(run, None)
+    run = Run(path, spec.model_copy(update={"search": wanted.search}), run.data_source, run.seed)
+    assigned.setdefault(_FREE, {}).update(given.get(_FREE, {}))
+    return Plan(run, assigned)
+
+
+def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
+    found = []
+    for label, ours, theirs in (
+        ("data", run.data_source, absolute_source(options.data) if options.data else None),
+        ("seed", run.seed, options.seed),
+    ):
+        if theirs is not None and theirs != ours:
+            found.append(f"{label} is {ours!r} there, {theirs!r} was asked for")
+    ours_flat, wanted_flat = _flat(run.spec.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    for key in sorted(ours_flat.keys() | wanted_flat.keys()):
+        a, b = ours_flat.get(key), wanted_flat.get(key)
+        if a != b and not key.startswith(f"{_FREE}.") and key not in ("data", "name"):
+            found.append(f"{key} is {json.dumps(a)} there, {json.dumps(b)} was asked for")
+    return found[:6]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.rstrip("."): tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
+
+
+def _assigned(options: Options) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for assignment in options.assignments:
+        assign(tree, assignment, SECTIONS)
+    return tree
+
+
+def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:
+    if not assigned:
+        return spec
+    raw = spec.model_dump(mode="json")
+    for section, values in assigned.items():
+        raw[section] = {**raw[section], **values}
+    return parse_spec(raw, "--set")
+
+
+def absolute_source(source: str) -> str:
+    """A data source whose folder, if it names one, can be found from any directory."""
+    name, colon, root = source.partition(":")
+    if colon and name in ("imagefolder", "cifar10"):
+        return f"{name}:{Path(root).expanduser().resolve()}"
+    return source
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on beside its configuration."""
+    packages: dict[str, str | None] = {}
+    for name in ("spos-quant", "torch", "torchvision", "brevitas", "numpy", "onnx", "onnxruntime", "lightning-fabric"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """The command that goes on where an interrupted one stopped: itself."""
+    import shlex
+
+    return shlex.join(["spos-quant", *arguments])

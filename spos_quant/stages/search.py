@@ -1,0 +1,215 @@
+"""Stage: the trained supernet is searched under budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spos_quant.cost.budget import Budget, budgets_json, budgets_key
+from spos_quant.cost.rows import architecture_rows, total
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.errors import ConfigError
+from spos_quant.progress import progress
+from spos_quant.run_dir import read_json, write_json
+from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
+from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator
+from spos_quant.searchers.log import EvaluationLog
+from spos_quant.space.search_space import Architecture
+from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
+from spos_quant.stages.run import Run
+from spos_quant.train.loop import make_fabric
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search is asked for."""
+
+    budgets: tuple[Budget, ...] = ()
+    searcher: str = "evolution"
+    max_drop: float | None = None
+    """Instead of a budget: how much accuracy may be given up for the cheapest architecture."""
+    timeout: float | None = None
+    """Seconds after which no further architecture is started."""
+
+    @property
+    def key(self) -> str:
+        """The name of its result."""
+        name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
+        return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
+
+
+def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
+    """The metric that breaks ties and that reports show: the budget's, else BitOps, else MACs in full precision."""
+    if budgets:
+        return budgets[0].metric
+    return "macs" if run.spec.full_precision else "bitops"
+
+
+def search_run(run: Run, requests: list[Request], *, device: str, show: bool) -> list[dict[str, Any]]:
+    """Searches once per request from one supernet; finished results are returned as they are.
+
+    Returns:
+        Per request `key, budget, bits (path), bitops, score, evaluations, complete, skipped`.
+    """
+    for request in requests:
+        if request.searcher not in searchers:
+            searchers[request.searcher]  # raises with the near match
+        FeasibleSampler(run.table, request.budgets)
+    found = []
+    session: _Session | None = None
+    for request in requests:
+        result = run.result(request.key)
+        done = read_json(result.search_path) if result.search_path.exists() else None
+        if done and done["complete"] and done["settings"] == _settings(run, request):
+            found.append({**done, "bits": str(result.bits_path), "skipped": True})
+            continue
+        session = session or _Session(run, device)
+        found.append({**session.search(request, show), "skipped": False})
+    return found
+
+
+def _settings(run: Run, request: Request) -> dict[str, Any]:
+    return {"search": run.spec.search.model_dump(mode="json"), "searcher": request.searcher, "seed": run.seed}
+
+
+def evaluator_settings(run: Run) -> str:
+    """Identifies what a score depends on beside the architecture: supernet, images, batches."""
+    digest = hashlib.sha256(run.supernet_path.read_bytes()).hexdigest()
+    search = run.spec.search
+    parts = [digest, run.data_source, run.seed, search.recalibration_images, search.batch_size, search.max_images]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class _Session:
+    """A loaded supernet and its evaluator, for as many searches as were asked for."""
+
+    def __init__(self, run: Run, device: str) -> None:
+        self.run = run
+        self.supernet = load_supernet(run)
+        self.supernet.to(make_fabric(run.spec.train.model_copy(update={"devices": 1}), device).device)
+        evaluator = SupernetEvaluator(self.supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
+        self.log = EvaluationLog(run.log_path, run.space, evaluator_settings(run))
+        self.evaluate = LoggedEvaluator(evaluator, self.log)
+
+    def search(self, request: Request, show: bool) -> dict[str, Any]:
+        run, search = self.run, self.run.spec.search
+        sampler = FeasibleSampler(run.table, request.budgets)
+        metric = metric_of(run, request.budgets)
+        objective = self._objective(request, sampler, metric)
+        problem = Problem(run.space, sampler, search, run.seed, objective)
+        self._baselines()
+        deadline = None if request.timeout is None else time.monotonic() + request.timeout
+        best = 0.0
+        with progress(
+            f"search {request.key}", search.population * search.generations, unit="architectures", show=show
+        ) as tick:
+
+            def on_result(scored: Scored) -> None:
+                nonlocal best
+                best = max(best, scored.score)
+                tick(f"best top-1 {best:.4f}")
+
+            outcome = drive(
+                searchers[request.searcher](problem),
+                self.evaluate,
+                lambda asked: run.table.totals(asked, metric).tolist(),
+                deadline=deadline,
+                on_result=on_result,
+            )
+        return self._write(request, outcome, outcome.best(objective))
+
+    def _objective(self, request: Request, sampler: FeasibleSampler, metric: str) -> Objective:
+        if request.max_drop is None:
+            return Objective()
+        (reference,) = self.evaluate([dearest(sampler, metric)])
+        return Objective(least_score=reference.score - request.max_drop)
+
+    def _baselines(self) -> None:
+        """Scores the uniform architectures of the space too, for the report; they enter no search."""
+        list(self.evaluate(list(uniform_architectures(self.run).values())))
+
+    def _write(self, request: Request, outcome: Outcome, best: Scored) -> dict[str, Any]:
+        run = self.run
+        result = run.result(request.key)
+        rows = architecture_rows(run.space, best.architecture)
+        bitops = None if run.spec.full_precision else total(rows, "bitops")
+        cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
+        provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
+        write_json(
+            result.bits_path, run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json()
+        )
+        asked = [run.space.encode(scored.architecture) for scored in outcome.results]
+        summary = {
+            "key": request.key,
+            "budget": budgets_json(list(request.budgets)) or None,
+            "max_accuracy_drop": request.max_drop,
+            "bits": str(result.bits_path),
+            "architecture": run.space.encode(best.architecture),
+            "bitops": bitops,
+            "score": best.score,
+            "loss": best.loss,
+            "evaluations": len(asked),
+            "complete": outcome.complete,
+            "settings": _settings(run, request),
+        }
+        write_json(result.path / "asked.json", {"architectures": asked, "generations": outcome.generations})
+        write_json(result.search_path, summary)
+        return summary
+
+
+def uniform_architectures(run: Run) -> dict[str, Architecture]:
+    """The uniform bit configurations that are architectures of the space, by name."""
+    found = {}
+    for pair in offered_pairs(run):
+        try:
+            found[f"w{pair[0]}a{pair[1]}"] = run.space.uniform(*pair)
+        except ValueError:
+            continue  # the backbone's own operator, width 1.0 or this pair is no candidate somewhere
+    return found
+
+
+def offered_pairs(run: Run) -> list[tuple[int, int]]:
+    """Every pair of weight and activation bits that some layer of the space may have."""
+    pairs = set()
+    for place in run.space.layers:
+        if place.weight.axis is not None and place.weight.axis == place.act.axis:
+            pairs |= set(zip(place.weight.values, place.act.values, strict=True))
+        else:
+            pairs |= {(w, a) for w in place.weight.values for a in place.act.values}
+    return sorted((w, a) for w, a in pairs if w is not None and a is not None)
+
+
+def parse_timeout(text: str) -> float:
+    """`90`, `90s`, `30m` or `2h` in seconds. Raises `ConfigError`."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 1)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"--timeout {text!r}: expected a time such as 90s, 30m or 2h")
+    return seconds
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("spos-quant")
+
+
+def asked_by(run: Run) -> dict[str, Any]:
+    """Per result of a search, what it asked for: `{"architectures": [...], "generations": [...]}`."""
+    return {r.key: read_json(r.path / "asked.json") for r in run.results() if (r.path / "asked.json").exists()}
+
+
+def evaluations_of(run: Run) -> Any:
+    """The evaluations of the run's supernet, in order; empty where it was not searched."""
+    if not run.log_path.exists() or not run.supernet_path.exists():
+        return []
+    with EvaluationLog(Path(run.log_path), run.space, evaluator_settings(run)) as log:
+        return list(log)
