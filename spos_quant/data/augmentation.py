@@ -84,7 +84,7 @@ class Augmentation:
         else:
             top, left, height, width = self._window(raw_image.shape[0], raw_image.shape[1], self.scale, rng)
             pixels = _resize(raw_image[top : top + height, left : left + width], self.size)
-        if self.flip and mirror < 0.8:
+        if self.flip and mirror < 0.5:
             pixels = pixels[:, ::-1]
         if self.jitter:
             pixels = _recolour(pixels, rng.uniform(1 - self.jitter, 1 + self.jitter, 3).astype(np.float32))

@@ -15,7 +15,7 @@ from spos_quant.supernet.supernet import Supernet
 
 _GRID = 46
 """Thresholds that are tried, from a tenth of the largest magnitude to all of it."""
-_VALUES = 65_536
+_VALUES = 16_384
 """Values of a tensor that a threshold is judged on."""
 
 

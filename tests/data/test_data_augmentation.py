@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
 from spos_quant.data import Augmentation
+from spos_quant.data.augmentation import _recolour
 from spos_quant.errors import ConfigError
 
 
@@ -132,6 +134,21 @@ def test_jitter_of_a_plain_grey_picture_changes_brightness_only():
         values.append(int(out.mean()))
     assert 59 <= min(values) < 65
     assert 135 < max(values) <= 141
+
+
+@pytest.mark.parametrize("factors", [(1.3, 1, 1), (1, 0.6, 1), (1, 1.3, 1), (1, 1, 0), (1, 1, 1.3), (0.8, 1.2, 0.7)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_change_as_pil_changes_them(factors, channels):
+    # Values far from 0 and 255, because PIL clips after each step.
+    raw = np.random.default_rng(0).integers(90, 150, (9, 9, channels), dtype=np.uint8)
+    image = Image.fromarray(raw if channels == 3 else raw[:, :, 0])
+    image = ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(factors[0])).enhance(factors[1])
+    if channels == 3:
+        image = ImageEnhance.Color(image).enhance(factors[2])
+    out = _recolour(raw, np.array(factors, np.float32))
+    expected = np.asarray(image, dtype=int).reshape(out.shape)
+    # PIL rounds down after each step.
+    assert np.abs(out.astype(int) - expected).max() <= 3
 
 
 def test_jitter_of_one_channel_keeps_the_order_of_values():
