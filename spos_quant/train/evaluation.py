@@ -31,6 +31,12 @@ def batch_norms(module: nn.Module) -> list[Any]:
     return [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _BatchNorm))]
 
 
+def to_evaluation(module: nn.Module) -> None:
+    """Evaluation mode; free where the module is in it already, since a supernet has thousands of submodules."""
+    if module.training:
+        module.eval()
+
+
 @torch.no_grad()
 def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] | None = None) -> None:
     """Recomputes BatchNorm statistics as the plain average over `batches` ([Guo2020], Sec. 3.4).
@@ -44,11 +50,11 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
     """
     norms = batch_norms(module) if norms is None else norms
     before = [norm.momentum for norm in norms]
-    module.eval()
+    to_evaluation(module)
     device = next(module.parameters()).device
     try:
         for norm in norms:
-            norm.train()
+            norm.training = True
         for i, item in enumerate(batches):
             x = item[0] if isinstance(item, (tuple, list)) else item
             assert isinstance(x, Tensor)
@@ -58,13 +64,13 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.eval()
+            norm.training = False
 
 
 @torch.no_grad()
 def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Accuracy and loss of a module, left in evaluation mode, on batches of images and labels."""
-    module.eval()
+    to_evaluation(module)
     device = next(module.parameters()).device
     right, loss, n = 0, 0.0, 0
     for x, y in batches:

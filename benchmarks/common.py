@@ -1,0 +1,22 @@
+"""What every benchmark script writes: its figures with the environment, under `benchmarks/results/`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from spos_quant.stages.run import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, figures: dict[str, Any]) -> Path:
+    """Writes `figures` and the environment that they were measured in; returns the path."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    path = RESULTS / f"{name}.json"
+    RESULTS.mkdir(exist_ok=True)
+    value = {"benchmark": name, "environment": environment() | {"commit": commit.stdout.strip()}, **figures}
+    path.write_text(json.dumps(value, indent=1) + "\n")
+    return path
