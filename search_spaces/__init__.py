@@ -1,0 +1,1 @@
+"""The built-in search spaces: YAML files, and under `tables/` their stored outlines."""

@@ -125,7 +125,8 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
         owner = _owner(model, first["loc"][:-1])
         return f"{path}: unknown key{near(first['loc'][-1], owner.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[:1].lower()}{message[1:]}, got {describe(first['input'])}"
+    got = "" if ", got " in message else f", got {describe(first['input'])}"
+    return f"{path}: {message[:1].lower()}{message[1:]}{got}"
 
 
 def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from spos_quant.errors import SposQuantError
 
@@ -19,20 +20,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs a command and returns its exit status."""
-    import click
     import typer
 
     from spos_quant.cli.commands import app
 
+    # Newer versions of typer carry click inside: its base class of usage errors is found either way.
+    usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="spos-quant", standalone_mode=False)
         return int(status or 0)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.ClickException as error:
+    except usage_error as error:
         error.show(sys.stderr)
         return USER_ERROR
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         from spos_quant.stages.run import resume_command
 
         _say(f"interrupted; go on with: {resume_command(arguments)}")

@@ -67,7 +67,7 @@ def layers(cost: Mapping[str, Any]) -> None:
     table(("layer", "kind", "w bits", "a bits", "MACs", "BitOps"), rows)
     bitops = cost["bitops"]
     if bitops is not None:
-        say(f"BitOps        {bitops:,} = {human(bitops)} = {bitops / 2**30:.2f} Gi ({cost['formula']})")
+        say(f"BitOps        {bitops:,} = {human(bitops)} = {bitops / 2**30:.4g} Gi ({cost['formula']})")
     say(f"BitOps total  {cost['bitops_total']:,} (layers kept float as 32 x 32)")
     say(f"MACs          {cost['macs']:,} ({cost['float_macs']:,} in layers kept float)")
     say(f"parameters    {cost['params']:,}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel
 
-from spos_quant.backbones.build import load_spec, space_of
+from spos_quant.backbones.build import build, load_spec, space_of
 from spos_quant.config import RetrainConfig, SearchConfig, TrainConfig, assign, read_yaml
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, RunError, near
@@ -236,7 +236,9 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
             "package.module:function"
         )
     run = Run(out, spec, absolute_source(source), 0 if options.seed is None else options.seed)
-    _ = run.space, run.data  # what can be wrong is wrong now, before anything is written
+    # What can be wrong is wrong now, before anything is written: data, quantizers, weights.
+    _ = run.data
+    build(run.space)
     return Plan(run, assigned)
 
 

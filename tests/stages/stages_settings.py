@@ -1,0 +1,8 @@
+"""The tiny setting of the main job that the tests of stages share."""
+
+TINY = [
+    *("--set", "train.epochs=3", "--set", "retrain.epochs=3", "--set", "search.population=6"),
+    *("--set", "search.generations=2", "--set", "search.crossover=2", "--set", "search.mutation=2"),
+    *("--set", "search.recalibration_images=128"),
+]
+BUDGET = "2.2M"
