@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import gcd, log10
-from typing import Any
-
+from math import exp, gcd, inf, log
 import numpy as np
 import numpy.typing as npt
 
@@ -21,9 +19,11 @@ from spos_quant.cost.table import CostTable
 from spos_quant.space.tree import Choice, IntArray, Leaf, Node, Product
 
 MAX_UNITS = 16_384
+_CHUNK = 2**20
+"""Elements of the largest matrix of a draw."""
 Allowed = Mapping[int, Sequence[int]]
 """Axis -> the candidates it may take; axes that are not named may take all."""
-Counts = npt.NDArray[Any]
+Counts = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -41,92 +41,144 @@ class Priced:
 
 def price(table: CostTable, metric: str, allowed: Allowed | None = None) -> Priced | None:
     """The decision tree with its costs in one metric, restricted to `allowed`; None where nothing is left."""
-    return _price(table, metric, table.tree, allowed or {})
+    return _Pricer(table, metric, allowed or {}).price(table.tree)
 
 
-def _price(table: CostTable, metric: str, node: Node, allowed: Allowed) -> Priced | None:
-    if isinstance(node, Product):
-        return _price_product(table, metric, node, allowed)
-    candidates = np.asarray(allowed.get(node.axis, range(len(table.space.axes[node.axis].candidates))), dtype=np.int64)
-    if isinstance(node, Leaf):
-        costs = table.leaf_costs(node.terms, metric, dict(node.decided), node.axis)[candidates]
-        if not len(costs):
+class _Pricer:
+    """Prices every node of a tree once, however often the tree leads to it."""
+
+    def __init__(self, table: CostTable, metric: str, allowed: Allowed) -> None:
+        self.table = table
+        self.metric = metric
+        self.allowed = {axis: np.unique(np.asarray(some, dtype=np.int64)) for axis, some in allowed.items()}
+        self._priced: dict[int, Priced | None] = {}
+
+    def price(self, node: Node) -> Priced | None:
+        """A node and all below it; None where nothing is allowed there."""
+        if id(node) not in self._priced:
+            make = self._product if isinstance(node, Product) else self._leaf if isinstance(node, Leaf) else self._choice
+            self._priced[id(node)] = make(node)  # type: ignore[operator]
+        return self._priced[id(node)]
+
+    def _candidates(self, node: Leaf | Choice) -> IntArray:
+        candidates = self.allowed.get(node.axis)
+        return np.arange(len(self.table.space.axes[node.axis].candidates)) if candidates is None else candidates
+
+    def _leaf(self, node: Leaf) -> Priced | None:
+        candidates = self._candidates(node)
+        if not len(candidates):
             return None
+        costs = self.table.leaf_costs(node.terms, self.metric, dict(node.decided), node.axis)[candidates]
         low = int(costs.min())
         return Priced(node, low, int(costs.max()), [], candidates, costs - low)
-    priced = [(c, _price(table, metric, node.children[c], allowed)) for c in candidates]
-    kept = [(c, child) for c, child in priced if child is not None]
-    if not kept:
-        return None
-    low = min(child.low for _, child in kept)
-    extra = np.array([child.low - low for _, child in kept], dtype=np.int64)
-    picked = np.array([c for c, _ in kept], dtype=np.int64)
-    return Priced(node, low, max(c.high for _, c in kept), [c for _, c in kept], picked, extra)
 
-
-def _price_product(table: CostTable, metric: str, node: Product, allowed: Allowed) -> Priced | None:
-    fixed = sum(table.term_value(t, metric, dict(node.decided)) for t in node.terms)
-    children = []
-    for part in node.children:
-        child = _price(table, metric, part, allowed)
-        if child is None:
+    def _choice(self, node: Choice) -> Priced | None:
+        priced = [(c, self.price(node.children[c])) for c in self._candidates(node).tolist()]
+        kept = [(c, child) for c, child in priced if child is not None]
+        if not kept:
             return None
-        children.append(child)
-    return Priced(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
+        low = min(child.low for _, child in kept)
+        extra = np.array([child.low - low for _, child in kept], dtype=np.int64)
+        picked = np.array([c for c, _ in kept], dtype=np.int64)
+        return Priced(node, low, max(c.high for _, c in kept), [c for _, c in kept], picked, extra)
+
+    def _product(self, node: Product) -> Priced | None:
+        fixed = sum(self.table.term_value(t, self.metric, dict(node.decided)) for t in node.terms)
+        children = []
+        for part in node.children:
+            child = self.price(part)
+            if child is None:
+                return None
+            children.append(child)
+        return Priced(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
 
 
-def _divisor(priced: Priced) -> int:
+def _divisor(priced: Priced, known: dict[int, int]) -> int:
     """Greatest common divisor of every cost difference below a node; 0 where nothing differs."""
-    inner = [_divisor(child) for child in priced.children]
-    return gcd(*(int(e) for e in priced.extra), *inner)
+    if id(priced) not in known:
+        inner = [_divisor(child, known) for child in priced.children]
+        known[id(priced)] = gcd(*priced.extra.tolist(), *inner)
+    return known[id(priced)]
 
 
 class Counted:
     """How many ways down every node cost `u` units above its cheapest, for `u` up to a limit.
 
-    Counts are scaled to the size of the node, so that they are probabilities under uniform sampling; beyond 10^250
-    architectures extended precision keeps the rare ones from vanishing.
+    Every node's counts are scaled to at most 1 and the logarithm of the scale is kept beside them: counts outgrow any
+    float, while what is 10^300 times rarer than something as cheap is never drawn.
+
+    Args:
+        priced: The root of a priced tree.
+        headroom: What may be spent above the cheapest.
+        bounded: False where that excludes nothing and no unit needs to be told from another.
+
+    Attributes:
+        unit: What one unit costs.
+        exact: Whether every cost difference is a whole number of units; otherwise each is floored to one.
+        limit: The most units above the cheapest.
     """
 
-    def __init__(self, priced: Priced, headroom: int) -> None:
-        self.unit = _divisor(priced) or 1
-        if headroom // self.unit > MAX_UNITS:
-            self.unit = -(-headroom // MAX_UNITS)
+    def __init__(self, priced: Priced, headroom: int, *, bounded: bool = True) -> None:
+        divisor = _divisor(priced, {}) or 1
+        self.exact = headroom // divisor <= MAX_UNITS
+        self.unit = divisor if self.exact else -(-headroom // MAX_UNITS)
+        if not bounded:
+            self.exact, self.unit = False, headroom + 1
         self.limit = headroom // self.unit
-        big = log10(max(priced.node.size, 1)) > 250
-        self.dtype: Any = np.longdouble if big else np.float64
         self.root = priced
         self._ways: dict[int, Counts] = {}
+        self._log: dict[int, float] = {}
         self._rest: dict[int, list[Counts]] = {}
         self._count(priced)
 
     @property
     def ways(self) -> Counts:
         """`[limit + 1]` share of architectures per number of units above the cheapest, up to a common factor."""
-        return self._ways[id(self.root)]
+        ways = self._ways[id(self.root)]
+        return np.pad(ways, (0, self.limit + 1 - len(ways)))
 
-    def _count(self, p: Priced) -> Counts:
+    def log_share(self, window: slice) -> float:
+        """The natural logarithm of the share of all architectures whose units are in `window`."""
+        some = float(self.ways[window].sum())
+        return log(some) + self._log[id(self.root)] - log(self.root.node.size) if some > 0 else -inf
+
+    def _count(self, p: Priced) -> None:
+        if id(p) in self._ways:
+            return
         for child in p.children:
             self._count(child)
-        ways = np.zeros(self.limit + 1, dtype=self.dtype)
-        units = p.extra // self.unit
         if isinstance(p.node, Leaf):
-            inside = units <= self.limit
-            np.add.at(ways, units[inside], self.dtype(1) / p.node.size)
+            units = p.extra // self.unit
+            ways, scale = np.bincount(units[units <= self.limit]).astype(np.float64), 0.0
         elif isinstance(p.node, Choice):
-            for shift, child in zip(units.tolist(), p.children, strict=True):
-                if shift <= self.limit:
-                    share = self.dtype(child.node.size / p.node.size)
-                    ways[shift:] += self._ways[id(child)][: self.limit + 1 - shift] * share
+            ways, scale = self._count_choice(p)
         else:
-            ways[0] = 1
-            rest = [ways]
-            for child in reversed(p.children):
-                ways = _convolve(self._ways[id(child)], ways, self.limit)
-                rest.append(ways)
-            self._rest[id(p)] = rest[::-1]
-        self._ways[id(p)] = ways
-        return ways
+            ways, scale = self._count_product(p)
+        most = ways.max()
+        self._ways[id(p)] = ways / most
+        self._log[id(p)] = scale + log(most)
+
+    def _count_choice(self, p: Priced) -> tuple[Counts, float]:
+        steps = (p.extra // self.unit).tolist()
+        reached = [(step, child) for step, child in zip(steps, p.children, strict=True) if step <= self.limit]
+        length = max(step + len(self._ways[id(child)]) for step, child in reached)
+        ways = np.zeros(min(length, self.limit + 1))
+        scale = max(self._log[id(child)] for _, child in reached)
+        for step, child in reached:
+            theirs = self._ways[id(child)][: len(ways) - step]
+            ways[step : step + len(theirs)] += theirs * exp(self._log[id(child)] - scale)
+        return ways, scale
+
+    def _count_product(self, p: Priced) -> tuple[Counts, float]:
+        ways, scale = np.ones(1), 0.0
+        rest = [ways]
+        for child in reversed(p.children):
+            ways = _convolve(self._ways[id(child)], ways, self.limit)
+            scale += self._log[id(child)] + log(ways.max())
+            ways = ways / ways.max()
+            rest.append(ways)
+        self._rest[id(p)] = rest[::-1]
+        return ways, scale
 
     def draw(self, units: IntArray, n_axes: int, rng: np.random.Generator) -> IntArray:
         """`[N, n_axes]` architectures, each uniform over those whose cost is its `units` above the cheapest."""
@@ -144,44 +196,49 @@ class Counted:
                 units = units - spent
             return
         steps = p.extra // self.unit
+        left = units[:, None] - steps[None, :]  # [N, K]
         if isinstance(p.node, Leaf):
-            weights = (steps[None, :] == units[:, None]).astype(np.float64)
+            picked = _pick((left == 0).astype(np.float64), rng)
         else:
-            left = units[:, None] - steps[None, :]  # [N, K]
-            shares = [self._ways[id(c)] * self.dtype(c.node.size / p.node.size) for c in p.children]
-            columns = [np.where(left[:, k] >= 0, share[np.maximum(left[:, k], 0)], 0) for k, share in enumerate(shares)]
-            weights = np.stack(columns, axis=1)
-        picked = _pick(weights, rng)
+            scale = max(self._log[id(child)] for child in p.children)
+            columns = [
+                _at(self._ways[id(child)], left[:, k]) * exp(self._log[id(child)] - scale)
+                for k, child in enumerate(p.children)
+            ]
+            picked = _pick(np.stack(columns, axis=1), rng)
         out[rows, p.node.axis] = p.candidates[picked]
         for k, child in enumerate(p.children):
             mine = picked == k
-            self._draw(child, rows[mine], units[mine] - steps[k], out, rng)
+            self._draw(child, rows[mine], left[mine, k], out, rng)
 
     def _split(self, ways: Counts, rest: Counts, units: IntArray, rng: np.random.Generator) -> IntArray:
         """How many of `units` the next part spends, in proportion to its ways times the ways of the rest."""
         support = np.flatnonzero(ways)
         spent = np.empty_like(units)
+        step = max(1, _CHUNK // len(support))
         # Rows with the same units share one distribution; chunks bound the memory of the others.
-        for start in range(0, len(units), 4096):
-            chunk = units[start : start + 4096]
-            distinct, inverse = np.unique(chunk, return_inverse=True)
-            left = distinct[:, None] - support[None, :]
-            weights = np.where(left >= 0, ways[support][None, :] * rest[np.maximum(left, 0)], 0)
-            spent[start : start + 4096] = support[_pick(weights, rng, inverse)]
+        for start in range(0, len(units), step):
+            distinct, inverse = np.unique(units[start : start + step], return_inverse=True)
+            weights = ways[support][None, :] * _at(rest, distinct[:, None] - support[None, :])
+            spent[start : start + step] = support[_pick(weights, rng, inverse)]
         return spent
 
 
+def _at(ways: Counts, units: IntArray) -> Counts:
+    """`ways[units]`, and 0 outside."""
+    inside = (units >= 0) & (units < len(ways))
+    return np.where(inside, ways[np.where(inside, units, 0)], 0.0)
+
+
 def _convolve(a: Counts, b: Counts, limit: int) -> Counts:
-    """The first `limit + 1` terms of a convolution; sparse operands by shifted sums, which is exact and fast."""
+    """The first `limit + 1` terms of a convolution, by shifted sums: all terms are positive, so nothing cancels."""
     sa, sb = np.flatnonzero(a), np.flatnonzero(b)
     if len(sa) > len(sb):
-        a, b, sa, sb = b, a, sb, sa
-    if len(sa) > 2048:
-        result: Counts = np.convolve(a, b)[: limit + 1]
-        return result
-    out = np.zeros(limit + 1, dtype=a.dtype)
-    for shift in sa.tolist():
-        out[shift:] += a[shift] * b[: limit + 1 - shift]
+        a, b, sa = b, a, sb
+    out = np.zeros(min(limit + 1, len(a) + len(b) - 1))
+    for shift in sa[sa < len(out)].tolist():
+        theirs = b[: len(out) - shift]
+        out[shift : shift + len(theirs)] += a[shift] * theirs
     return out
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from spos_quant.cost.budget import Budget, cost_range, human
+from spos_quant.cost.budget import Budget, cost_range, human, keeps
 from spos_quant.cost.feasible import Allowed, Counted, Priced, price
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError
@@ -17,15 +19,24 @@ from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import IntArray, Leaf, Product, sample_uniform
 
 ROUNDS = 50
+"""Draws per architecture asked for, before an integer program takes over where not one was kept."""
+PATIENCE = 1_000
+"""The same where some were kept."""
+_CUTS = 20
+"""Solutions of the integer program that may turn out to break a budget by less than the solver's tolerance."""
+_NODES = 100_000
+"""Branches after which the integer program gives up."""
+_LEAST = 16
+"""Draws at once, at least, where some may be rejected."""
 
 
 class FeasibleSampler:
     """Samples the architectures of a space that keep one or several budgets.
 
     One budget (or band): exactly uniform over the feasible architectures. Several at once: the tightest drives, draws
-    that break another are rejected, which is still uniform; only where rejection keeps nothing in `ROUNDS` rounds does
-    an integer program with a random objective (scipy's HiGHS) decide feasibility and give architectures, whose
-    distribution is then no longer uniform.
+    that break another are rejected, which is still uniform; only where rejection keeps less than one in a thousand does
+    an integer program with a random objective (scipy's HiGHS) decide feasibility and give the architectures that miss,
+    whose distribution is then no longer uniform.
 
     Args:
         table: The costs of the space.
@@ -43,37 +54,45 @@ class FeasibleSampler:
             if budget.limit < low or (budget.low or 0) > high:
                 raise BudgetError(
                     f"{budget.metric} budget {budget.text} allows no architecture of {table.space.name!r}; "
-                    f"feasible: {human(low)} to {human(high)}"
+                    f"feasible: {low:,} to {high:,}"
                 )
         self._drivers = [self._counted(budget, None) for budget in self.budgets]
-        self._order = sorted(range(len(self.budgets)), key=self._share)
-        if len(self.budgets) > 1:
+        self._order = sorted(range(len(self.budgets)), key=self._log_share)
+        if len(self.budgets) > 1 or any(budget.low is not None for budget in self.budgets):
             self._check_together()
 
-    def _counted(self, budget: Budget, allowed: Allowed | None) -> Counted | None:
+    def _headroom(self, budget: Budget, allowed: Allowed | None) -> tuple[Priced, int] | None:
+        """The priced tree and what may be spent above its cheapest; None where even that is too dear."""
         priced = price(self.table, budget.metric, allowed)
         if priced is None:
             return None
         headroom = min(budget.limit - self.table.constant(budget.metric), priced.high) - priced.low
-        return Counted(priced, headroom) if headroom >= 0 else None
+        return (priced, headroom) if headroom >= 0 else None
+
+    def _counted(self, budget: Budget, allowed: Allowed | None) -> Counted | None:
+        found = self._headroom(budget, allowed)
+        if found is None:
+            return None
+        priced, headroom = found
+        return Counted(priced, headroom, bounded=budget.low is not None or headroom < priced.high - priced.low)
 
     def _window(self, counted: Counted, budget: Budget) -> slice:
         """The units that may end inside the budget's band."""
         if budget.low is None:
             return slice(0, counted.limit + 1)
-        floor = (budget.low - self.table.constant(budget.metric) - counted.root.low) // counted.unit
-        # Every part of an architecture may have lost up to a unit by flooring.
-        return slice(max(0, floor - len(self.table.space.axes)), counted.limit + 1)
+        floor = -(-(budget.low - self.table.constant(budget.metric) - counted.root.low) // counted.unit)
+        # Every decision of an architecture may have lost up to a unit by flooring.
+        return slice(max(0, floor if counted.exact else floor - len(self.table.space.axes)), counted.limit + 1)
 
-    def _share(self, index: int) -> float:
+    def _log_share(self, index: int) -> float:
         counted = self._drivers[index]
         assert counted is not None
-        return float(counted.ways[self._window(counted, self.budgets[index])].sum())
+        return counted.log_share(self._window(counted, self.budgets[index]))
 
     @property
     def share(self) -> float:
         """The share of all architectures that the tightest budget allows (an upper bound where units are floored)."""
-        return self._share(self._order[0]) if self.budgets else 1.0
+        return exp(min(0.0, self._log_share(self._order[0]))) if self.budgets else 1.0
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Architecture]:
         """`n` feasible architectures, each uniform over all of them. Advances `rng`."""
@@ -97,24 +116,29 @@ class FeasibleSampler:
         if not self.budgets and not allowed:
             return sample_uniform(self.table.tree, n_axes, n, rng)
         budget = self.budgets[self._order[0]] if self.budgets else self._no_budget()
-        counted = self._drivers[self._order[0]] if allowed is None else self._counted(budget, allowed)
-        empty = np.zeros((0, n_axes), dtype=np.int64)
-        if counted is None:
-            return empty
+        counted = self._counted(budget, allowed) if allowed else self._drivers[self._order[0]]
+        kept = [np.zeros((0, n_axes), dtype=np.int64)]
+        if counted is None or (allowed and not self._each_reachable(allowed)):
+            return kept[0]
         window = self._window(counted, budget)
-        ways = np.asarray(counted.ways[window], dtype=np.float64)
+        ways = counted.ways[window]
         if not ways.sum() > 0:
-            return empty
-        kept, have = [empty], 0
-        for _ in range(ROUNDS):
-            units = window.start + rng.choice(len(ways), size=max(n - have, 16), p=ways / ways.sum())
+            return kept[0]
+        sure = counted.exact and len(self.budgets) == 1
+        have = tried = 0
+        while have < n and tried < (PATIENCE if have else ROUNDS) * max(n, _LEAST):
+            count = n - have if sure else max(n - have, _LEAST)
+            units = window.start + rng.choice(len(ways), size=count, p=ways / ways.sum())
             rows = counted.draw(units, n_axes, rng)
             rows = rows[self._feasible(rows)]
             kept.append(rows)
             have += len(rows)
-            if have >= n:
-                return np.concatenate(kept)[:n]
-        return self._by_program(n - have, kept, rng, allowed)
+            tried += count
+        return np.concatenate(kept)[:n] if have >= n else self._by_program(n - have, kept, rng, allowed)
+
+    def _each_reachable(self, allowed: Allowed) -> bool:
+        """Whether every budget alone leaves something, where several hold together."""
+        return len(self.budgets) < 2 or all(self._headroom(b, allowed) is not None for b in self.budgets)
 
     def _no_budget(self) -> Budget:
         return Budget("macs", cost_range(self.table, "macs")[1], "100%")
@@ -156,30 +180,38 @@ def solve(
     The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide
     theirs over candidates. Costs are linear in the flows.
     """
-    priced = {b.metric: price(table, b.metric, allowed) for b in budgets}
-    first = priced[budgets[0].metric]
-    if first is None:
+    priced = [price(table, budget.metric, allowed) for budget in budgets]
+    roots = [root for root in priced if root is not None]
+    if len(roots) < len(priced):
         return None
-    flow = _Flow(list(priced.values()))  # type: ignore[arg-type]
+    flow = _Flow(roots)
     equalities = coo_array((flow.values, (flow.rows, flow.columns)), shape=(flow.n_rows, flow.n_columns))
-    constraints = [LinearConstraint(equalities.tocsr(), flow.right, flow.right)]
+    constraints = [LinearConstraint(equalities.tocsr(), flow.right, flow.right)] if flow.n_columns else []
     for k, budget in enumerate(budgets):
         line = np.array([costs[k] for costs in flow.costs], dtype=np.float64)
-        scale = max(budget.limit, 1)
+        scale = float(max(line.max(initial=0), 1))
         spare = (budget.limit - table.constant(budget.metric) - flow.fixed[k]) / scale
         least = ((budget.low or 0) - table.constant(budget.metric) - flow.fixed[k]) / scale
         constraints.append(LinearConstraint(line[None] / scale, least, spare))
-    done = milp(
-        rng.random(flow.n_columns), constraints=constraints, integrality=np.ones(flow.n_columns), bounds=Bounds(0, 1)
-    )
-    if done.x is None:
-        return None
-    row = np.zeros(len(table.space.axes), dtype=np.int64)
-    for column, (axis, candidate) in enumerate(flow.meaning):
-        if done.x[column] > 0.5:
-            row[axis] = candidate
-    costs = {b.metric: table.total(row.tolist(), b.metric) for b in budgets}
-    return row if all((b.low or 0) <= costs[b.metric] <= b.limit for b in budgets) else None
+    goal = rng.random(flow.n_columns)
+    for _ in range(_CUTS):
+        done = milp(
+            goal,
+            constraints=constraints,
+            integrality=np.ones(flow.n_columns),
+            bounds=Bounds(0, 1),
+            options={"node_limit": _NODES},
+        )
+        if done.x is None:
+            return None
+        chosen = done.x > 0.5
+        row = flow.architecture(chosen, len(table.space.axes))
+        costs = {b.metric: table.total(row.tolist(), b.metric) for b in budgets}
+        if keeps(costs, list(budgets)):
+            return row
+        # Within the solver's tolerance but not within the budgets: exclude this one.
+        constraints.append(LinearConstraint(chosen[None].astype(np.float64), -np.inf, float(chosen.sum()) - 1))
+    return None
 
 
 class _Flow:
@@ -202,6 +234,14 @@ class _Flow:
     @property
     def n_columns(self) -> int:
         return len(self.meaning)
+
+    def architecture(self, chosen: npt.NDArray[np.bool_], n_axes: int) -> IntArray:
+        """The candidate indices of the columns that carry flow."""
+        row = np.zeros(n_axes, dtype=np.int64)
+        for column in np.flatnonzero(chosen).tolist():
+            axis, candidate = self.meaning[column]
+            row[axis] = candidate
+        return row
 
     def _own(self, nodes: list[Priced]) -> list[int]:
         """What a product costs beyond its parts, per metric."""

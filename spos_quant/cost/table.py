@@ -60,7 +60,7 @@ class CostTable:
 
     def totals(self, architectures: Sequence[Sequence[int]] | IntArray, metric: str = "bitops") -> IntArray:
         """`[N]` costs of `[N, A]` architectures, one gather per term."""
-        indices = np.asarray(architectures, dtype=np.int64).reshape(-1, len(self.space.axes))
+        indices = np.asarray(architectures, dtype=np.int64).reshape(len(architectures), len(self.space.axes))
         result = np.full(len(indices), outside_layers(metric, self.space.outline.other_macs), dtype=np.int64)
         for term, table in zip(self.terms, self.tables(metric), strict=True):
             if term.axes:

@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 Use = tuple[tuple[int, frozenset[int]], ...]
-"""A conjunction: every named axis takes one of the named candidates."""
+"""A conjunction: every named axis takes one of the named candidates. Only axes that always matter are named."""
+_TRIED = 8
+"""How many axes are weighed against each other where a tree branches."""
 
 
 @dataclass(frozen=True)
@@ -84,43 +86,81 @@ Node = Leaf | Choice | Product
 
 
 def decompose(axes: Sequence[Axis], terms: Iterable[frozenset[int]] = ()) -> Product:
-    """The decision tree of `axes`, where each of `terms` names the axes that a cost term depends on."""
-    return _product(axes, {}, dict(enumerate(terms)), frozenset(range(len(axes))))
+    """The decision tree of `axes`, where each of `terms` names the axes that a cost term depends on.
+
+    Equal parts below different decisions are one node, so that axes shared by many blocks do not multiply the tree.
+    """
+    builder = _Builder(axes, tuple(terms))
+    return builder.product({}, range(len(axes)), range(len(builder.terms)))
 
 
-def _product(
-    axes: Sequence[Axis], decided: dict[int, int], terms: dict[int, frozenset[int]], open_axes: frozenset[int]
-) -> Product:
-    open_axes = frozenset(a for a in open_axes if axes[a].relevant(decided) is not False)
-    left = {t: frozenset(a for a in needs if a in open_axes) for t, needs in terms.items()}
-    fixed = tuple(t for t, needs in left.items() if not needs)
-    children = tuple(
-        _part(axes, decided, {t: left[t] for t in left if left[t] and left[t] <= part}, part)
-        for part in _parts(axes, open_axes, left.values(), decided)
-    )
-    return Product(children, fixed, decided, prod(child.size for child in children))
+class _Builder:
+    """Makes the nodes of one tree."""
+
+    def __init__(self, axes: Sequence[Axis], terms: tuple[frozenset[int], ...]) -> None:
+        self.axes = axes
+        self.terms = terms
+        self._made: dict[tuple[Any, ...], Leaf | Choice] = {}
+
+    def product(self, decided: dict[int, int], open_axes: Iterable[int], terms: Iterable[int]) -> Product:
+        """The independent parts of `open_axes`; `terms` are those that nothing further up fixed."""
+        still = frozenset(a for a in open_axes if self.axes[a].relevant(decided) is not False)
+        needs = {t: self.terms[t] & still for t in terms}
+        parts = _parts(still, self._links(still, needs.values(), decided))
+        part_of = {a: i for i, part in enumerate(parts) for a in part}
+        theirs: list[list[int]] = [[] for _ in parts]
+        fixed = []
+        for t, left in needs.items():
+            (theirs[part_of[min(left)]] if left else fixed).append(t)
+        children = tuple(self.part(decided, part, tuple(ts)) for part, ts in zip(parts, theirs, strict=True))
+        return Product(children, tuple(fixed), decided, prod(child.size for child in children))
+
+    def part(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> Leaf | Choice:
+        """One connected part, made once for all decisions above that mean the same to it."""
+        minded = {a for t in terms for a in self.terms[t]} | {a for x in part for use in self.axes[x].uses for a, _ in use}
+        known = {a: decided[a] for a in sorted(minded) if a in decided}
+        key = (part, terms, tuple(known.items()))
+        if key not in self._made:
+            self._made[key] = self._part(known, part, terms)
+        return self._made[key]
+
+    def _part(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> Leaf | Choice:
+        if len(part) == 1:
+            (axis,) = part
+            n = len(self.axes[axis].candidates)
+            return Leaf(axis, n, terms, decided, n)
+        best = self._first(decided, part, terms)
+        children = tuple(
+            self.product({**decided, best: candidate}, sorted(part - {best}), terms)
+            for candidate in range(len(self.axes[best].candidates))
+        )
+        return Choice(best, children, sum(child.size for child in children))
+
+    def _first(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> int:
+        """The axis to decide first: of those that matter for certain, the one that leaves the smallest parts."""
+        links = self._links(part, [self.terms[t] & part for t in terms], decided)
+        degree = {a: sum(a in link for link in links) for a in part}
+        certain = [a for a in sorted(part) if self.axes[a].relevant(decided)]
+        tried = sorted(certain, key=lambda a: -degree[a])[:_TRIED]
+
+        def largest_left(axis: int) -> int:
+            return max(map(len, _parts(part - {axis}, [link - {axis} for link in links])))
+
+        return min(tried, key=largest_left)
+
+    def _links(
+        self, open_axes: frozenset[int], needs: Iterable[frozenset[int]], decided: Mapping[int, int]
+    ) -> list[frozenset[int]]:
+        """Sets of open axes that cannot be decided independently: by a cost term, or by a condition still open."""
+        conditions = (
+            frozenset({a, *(b for use in self.axes[a].uses for b, _ in use if b in open_axes)})
+            for a in sorted(open_axes)
+            if self.axes[a].relevant(decided) is None
+        )
+        return [link for link in (*conditions, *needs) if link]
 
 
-def _part(
-    axes: Sequence[Axis], decided: dict[int, int], terms: dict[int, frozenset[int]], part: frozenset[int]
-) -> Leaf | Choice:
-    if len(part) == 1:
-        (axis,) = part
-        n = len(axes[axis].candidates)
-        return Leaf(axis, n, tuple(terms), decided, n)
-    # Deciding what others depend on, then what most terms share, leaves the most independent parts.
-    depended = {a for axis in part for use in axes[axis].uses for a, _ in use if a != axis}
-    best = max(sorted(part), key=lambda a: (a in depended, sum(a in needs for needs in terms.values())))
-    children = tuple(
-        _product(axes, {**decided, best: candidate}, terms, part - {best})
-        for candidate in range(len(axes[best].candidates))
-    )
-    return Choice(best, children, sum(child.size for child in children))
-
-
-def _parts(
-    axes: Sequence[Axis], open_axes: frozenset[int], links: Iterable[frozenset[int]], decided: Mapping[int, int]
-) -> list[frozenset[int]]:
+def _parts(open_axes: frozenset[int], links: Iterable[frozenset[int]]) -> list[frozenset[int]]:
     """Connected parts of the open axes, in the order of their first axis."""
     root = {a: a for a in open_axes}
 
@@ -130,14 +170,8 @@ def _parts(
             a = root[a]
         return a
 
-    conditions = (
-        {a, *(b for use in axes[a].uses for b, _ in use if b in open_axes)}
-        for a in open_axes
-        if axes[a].relevant(decided) is None
-    )
-    for link in (*conditions, *links):
-        ordered = sorted(link)
-        for first, second in itertools.pairwise(ordered):
+    for link in links:
+        for first, second in itertools.pairwise(sorted(link)):
             root[find(second)] = find(first)
     parts: dict[int, set[int]] = {}
     for a in sorted(open_axes):
