@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spos_quant.backbones.build import build as build
     from spos_quant.backbones.build import load_space as load_space
+    from spos_quant.config import SearchConfig as SearchConfig
     from spos_quant.export.api import export_onnx as export_onnx
     from spos_quant.searchers.api import search as search
     from spos_quant.stages.models import load as load
     from spos_quant.supernet.measure import measure as measure
 
 _WHERE = {
+    "SearchConfig": "spos_quant.config",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
     "load": "spos_quant.stages.models",
@@ -24,7 +26,7 @@ _WHERE = {
     "measure": "spos_quant.supernet.measure",
     "search": "spos_quant.searchers.api",
 }
-__all__ = ["build", "export_onnx", "load", "load_space", "measure", "search"]
+__all__ = ["SearchConfig", "build", "export_onnx", "load", "load_space", "measure", "search"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,13 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spos_quant.errors import ConfigError, near
 
 M = TypeVar("M", bound=BaseModel)
-MAX_YAML_BYTES = 4_000_000
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_VALUES = 200_000
+"""Values in a YAML text, those behind aliases counted as often as they are named."""
 
 
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys and values of another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True, allow_inf_nan=False
+    )
 
 
 class TrainConfig(Strict):
@@ -102,6 +107,8 @@ def validate(model: type[M], raw: object, where: str) -> M:
         return model.model_validate(_tuples(dict(raw)))
     except ValidationError as error:
         raise ConfigError(_explain(model, error, where)) from None
+    except RecursionError:
+        raise ConfigError(f"{where}: values are nested too deeply") from None
 
 
 def describe(value: object) -> str:
@@ -124,7 +131,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         owner = _owner(model, first["loc"][:-1])
         return f"{path}: unknown key{near(first['loc'][-1], owner.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("dictionary", "mapping")
     got = "" if ", got " in message else f", got {describe(first['input'])}"
     return f"{path}: {message[:1].lower()}{message[1:]}{got}"
 
@@ -139,20 +146,52 @@ def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without objects, whose mappings may not hold a key twice."""
+    """YAML without objects, whose mappings may not hold a key twice and whose aliases may not multiply endlessly."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            self._weigh(node, {})
+        return node
+
+    def _weigh(self, node: yaml.Node, weights: dict[int, int]) -> int:
+        """How many values a node stands for; raises where a key appears twice or there are too many."""
+        if id(node) in weights:
+            if not weights[id(node)]:
+                raise _problem("an alias inside of what it names", node)
+            return weights[id(node)]
+        weights[id(node)] = 0  # open
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+            inner = [value for _, value in inner]
+        weight = 1 + sum(self._weigh(value, weights) for value in inner)
+        if weight > MAX_YAML_VALUES:
+            raise _problem(f"more than {MAX_YAML_VALUES:,} values", node)
+        weights[id(node)] = weight
+        return weight
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word or a number", key_node.start_mark
-                )
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _problem("a key must be a word or a number", key_node)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
+                raise _problem(f"key {key!r} appears twice", key_node)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads `1e-3`, without a dot, as a word.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _problem(what: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -210,18 +249,8 @@ def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[Ba
         raise ConfigError(f"--set {path}: unknown key{near(key, sections[section].model_fields)}")
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        if type(value) is int and sections[section].model_fields[key].annotation is float:
+            value = float(value)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         raise ConfigError(f"--set {path}: {text!r} is no YAML value") from None
-    if isinstance(value, int) and sections[section].model_fields[key].annotation is float:
-        value = float(value)
-    if isinstance(value, str) and sections[section].model_fields[key].annotation is float:
-        value = _scientific(value)
     tree.setdefault(section, {})[key] = value
-
-
-def _scientific(text: str) -> float | str:
-    """`1e-3` as a number: YAML 1.1 reads it as a word because it has no dot."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -60,4 +60,10 @@ class Registry(Generic[T]):
 @cache
 def _load_plugins() -> None:
     for entry in entry_points(group="spos_quant.plugins"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:
+            raise ConfigError(
+                f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; "
+                "mend or uninstall the package that brings it"
+            ) from error

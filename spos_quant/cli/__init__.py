@@ -27,8 +27,14 @@ def run(arguments: list[str]) -> int:
     # Newer versions of typer carry click inside: its base class of usage errors is found either way.
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name="spos-quant", standalone_mode=False)
-        return int(status or 0)
+        command = typer.main.get_command(app)
+        if "_SPOS_QUANT_COMPLETE" in os.environ:
+            command.main(arguments, prog_name="spos-quant")
+        # Not `main`, which has exit statuses of its own for interrupts and closed pipes.
+        with command.make_context("spos-quant", arguments) as context:
+            command.invoke(context)
+            sys.stdout.flush()
+        return 0
     except typer.Exit as error:
         return error.exit_code
     except usage_error as error:

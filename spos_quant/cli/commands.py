@@ -9,6 +9,7 @@ import typer
 
 from spos_quant.cli import options as o
 from spos_quant.cli import show
+from spos_quant.cli.opening import Opening
 from spos_quant.cost.budget import human
 from spos_quant.errors import ConfigError
 
@@ -42,7 +43,7 @@ def run(
 ) -> None:
     """The main job, all stages: train, search, retrain, evaluate, export, report."""
     budgets = o.budget_options(bitops, macs, params, weight_bytes)
-    spec = _Opening(target, out, data, seed, assignments)
+    spec = Opening(target, out, data, seed, assignments)
     requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device)
     if len(requests) > 1:
         raise ConfigError(
@@ -75,7 +76,7 @@ def train(
     verbose: o.Verbose = False,
 ) -> None:
     """Trains the supernet into a run directory."""
-    opening = _Opening(target, out, data, seed, assignments)
+    opening = Opening(target, out, data, seed, assignments)
     o.check_device(device)
     if dry_run:
         return opening.estimate([], as_json)
@@ -111,7 +112,7 @@ def search(
 ) -> None:
     """Searches under a budget, which may be repeated; trains the supernet first if the run has none."""
     budgets = o.budget_options(bitops, macs, params, weight_bytes)
-    opening = _Opening(target, out, data, seed, assignments)
+    opening = Opening(target, out, data, seed, assignments)
     requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device)
     if dry_run:
         return opening.estimate(requests, as_json)
@@ -333,59 +334,6 @@ def report(run_dir: o.RunArg, as_json: o.Json = False, verbose: o.Verbose = Fals
 
     result = write_report(open_existing(run_dir))
     return show.emit(result) if as_json else show.say(result["path"])
-
-
-class _Opening:
-    """A run that is about to be opened or made: everything is checked before anything is written."""
-
-    def __init__(
-        self, target: str, out: Path | None, data: str | None, seed: int | None, assignments: list[str] | None
-    ) -> None:
-        from spos_quant.stages.run import Options, plan_run
-
-        self.plan = plan_run(target, Options(out, data, seed, tuple(assignments or ())))
-
-    def requests(
-        self,
-        budgets: dict[str, list[str] | None],
-        *,
-        searcher: str,
-        max_drop: float | None,
-        timeout: str | None,
-        device: str,
-    ) -> list[Any]:
-        from spos_quant.cost.budget import budget_warnings
-        from spos_quant.cost.sampler import FeasibleSampler
-        from spos_quant.searchers.base import searchers
-
-        searchers[searcher]
-        table = self.plan.run.table
-        requests = o.parse_requests(table, budgets, searcher=searcher, max_drop=max_drop, timeout=timeout)
-        for request in requests:
-            FeasibleSampler(table, request.budgets)
-            for text in budget_warnings(list(request.budgets), table):
-                show.remark(f"warning: {text}")
-        o.check_device(device)
-        return requests
-
-    def open(self) -> Any:
-        self.plan.write()
-        return self.plan.run
-
-    def estimate(self, requests: list[Any], as_json: bool) -> None:
-        from spos_quant.stages.estimate import estimate
-
-        result = estimate(self.plan.run, requests)
-        if as_json:
-            return show.emit(result)
-        show.say(
-            f"{result['space']}: {result['size']:,} architectures, {human(result['range'][0])} to "
-            f"{human(result['range'][1])} {result['metric']}"
-        )
-        for budget in result["budgets"]:
-            show.say(f"budget {budget['key']}: {budget['share']:.3%} of all architectures keep it")
-        for stage in result["stages"]:
-            show.say(f"{stage['stage']}: {stage['units']:,} {stage['unit']}, about {stage['seconds']:.0f} s")
 
 
 def _need_supernet(opened: Any) -> None:

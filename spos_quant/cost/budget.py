@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from spos_quant.cost.feasible import price
@@ -19,7 +20,11 @@ _SUFFIXES = {
     **{s: 1000**i for i, s in enumerate("KMGT", 1)},
     **{f"{s}i": 1024**i for i, s in enumerate("KMGT", 1)},
 }
-_NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)")
+# A comma only between groups of three digits: `6,3G` is a mistake, not 63G.
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
+_NUMBER = re.compile(rf"((?:(?:{_WHOLE})(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,2}})?)\s*([A-Za-z%]*)")
+_LONGEST = 40
+_MOST = 2**62
 UNIFORM_METRICS = ("bitops", "bitops_total", "weight_bytes")
 BUDGETED = ("bitops", "macs", "params", "weight_bytes")
 """Metrics with a budget option."""
@@ -52,8 +57,9 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
     """The budget that `text` means for a metric of this space.
 
     Args:
-        text: A number with an optional suffix (K M G T are powers of 1000, Ki Mi Gi Ti of 1024), `w3a4` (the backbone
-            with uniform bits; bitops and weight bytes only) or `35%` (of the dearest architecture).
+        text: A number (`2.5`, `1,000`, `1e6`) with an optional suffix (K M G T are powers of 1000, Ki Mi Gi Ti of
+            1024), `w3a4` (the backbone with uniform bits; bitops and weight bytes only) or `35%` (of the dearest
+            architecture).
         metric: A registered cost metric.
         table: The costs of the space.
 
@@ -98,10 +104,10 @@ def _uniform(text: str, metric: str, table: CostTable) -> int | None:
 
 
 def _number(text: str, metric: str, table: CostTable) -> int:
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise BudgetError(f"{metric} budget {text!r} is no number above 0; expected such as 2.5M, 6.3Gi, w3a4 or 35%")
-    value, suffix = float(match[1].replace(",", "").replace("_", "")), match[2]
+    value, suffix = Fraction(match[1].replace(",", "").replace("_", "")), match[2]
     if suffix == "%":
         if not 0 < value <= 100:
             raise BudgetError(f"{metric} budget {text}: expected more than 0 % and at most 100 % of the dearest")
@@ -111,14 +117,14 @@ def _number(text: str, metric: str, table: CostTable) -> int:
             f"{metric} budget {text!r}: unknown suffix {suffix!r}; expected K M G T (powers of 1000), "
             "Ki Mi Gi Ti (powers of 1024), % or none"
         )
-    limit = int(round(value * _SUFFIXES[suffix], 6))
+    limit = min(int(value * _SUFFIXES[suffix]), _MOST)
     if limit <= 0:
         raise BudgetError(f"{metric} budget {text!r}: expected a number above 0")
     return limit
 
 
 def human(value: float) -> str:
-    """A count for people, rounded outwards by at most one part in a thousand: `2.31M`."""
+    """A count for people, rounded to four digits: `2.307M`."""
     for suffix, factor in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("K", 10**3)):
         if abs(value) >= factor:
             return f"{value / factor:.4g}{suffix}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, gcd, inf, log
+
 import numpy as np
 import numpy.typing as npt
 
@@ -56,9 +57,13 @@ class _Pricer:
     def price(self, node: Node) -> Priced | None:
         """A node and all below it; None where nothing is allowed there."""
         if id(node) not in self._priced:
-            make = self._product if isinstance(node, Product) else self._leaf if isinstance(node, Leaf) else self._choice
-            self._priced[id(node)] = make(node)  # type: ignore[operator]
+            self._priced[id(node)] = self._price(node)
         return self._priced[id(node)]
+
+    def _price(self, node: Node) -> Priced | None:
+        if isinstance(node, Product):
+            return self._product(node)
+        return self._leaf(node) if isinstance(node, Leaf) else self._choice(node)
 
     def _candidates(self, node: Leaf | Choice) -> IntArray:
         candidates = self.allowed.get(node.axis)

@@ -86,7 +86,8 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
     Operators and widths must be the space's or the backbone's own.
 
     Raises:
-        SpaceError: an unknown block or layer, an operator or width whose shapes are not known, a missing layer.
+        SpaceError: an unknown block or layer, an operator or width whose shapes are not known, a layer that misses or
+            that the operators do not have.
     """
     space.check_names(config)
     rows = []
@@ -96,17 +97,21 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
         bits = config.layers[name]
         quantized = (bits.weight_bits, bits.act_bits) != (None, None)
         rows.append(LayerRow(name, kind, shape, bits.weight_bits, bits.act_bits, counted or quantized))
+    extra = [name for name in config.layers if name not in {row.name for row in rows}]
+    if extra:
+        raise SpaceError(f"layer {extra[0]!r} of the bit configuration is not in the network that it describes")
     return rows
 
 
 def _shapes(space: SearchSpace, config: BitConfig) -> Iterator[tuple[str, str, LayerShape, bool]]:
     """Name, kind, shape and whether it is searchable, of each layer in order of execution."""
     index = {block.name: i for i, block in enumerate(space.blocks)}
+    outside = {x.name: x.quantized for x in space.layers if x.block is None}
     done: set[str] = set()
     # The backbone's own network meets every block, whatever operators the space offers there.
     for layer in space.outline.reference:
         if layer.block is None:
-            yield layer.name, layer.kind, layer.shapes[0], space.default_bits[layer.name]
+            yield layer.name, layer.kind, layer.shapes[0], outside[layer.name]
         elif layer.block not in done:
             done.add(layer.block)
             yield from _block_shapes(space, config, index[layer.block])
@@ -120,11 +125,12 @@ def _block_shapes(space: SearchSpace, config: BitConfig, index: int) -> Iterator
     if op in block.op.values and (width in block.width.values or all(len(x.shapes) == 1 for x in places)):
         for place in places:
             shape = place.shapes[block.width.values.index(width) if len(place.shapes) > 1 else 0]
-            yield place.name, place.kind, shape, place.quantized or space.default_bits.get(place.name, False)
+            yield place.name, place.kind, shape, place.quantized
     elif (op, width) == (own, 1.0):
         for layer in space.outline.reference:
             if layer.block == block.name:
-                yield layer.name, layer.kind, layer.shapes[0], space.default_bits[layer.name]
+                searchable = space.default_bits[layer.name] and not space.spec.full_precision
+                yield layer.name, layer.kind, layer.shapes[0], searchable
     else:
         raise SpaceError(
             f"block {block.name!r}: shapes of operator {op!r} at width {width} are not known in {space.name!r} "

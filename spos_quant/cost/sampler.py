@@ -185,8 +185,10 @@ def solve(
     if len(roots) < len(priced):
         return None
     flow = _Flow(roots)
+    if not flow.n_columns:
+        return np.zeros(0, dtype=np.int64) if _within(table, budgets, ()) else None
     equalities = coo_array((flow.values, (flow.rows, flow.columns)), shape=(flow.n_rows, flow.n_columns))
-    constraints = [LinearConstraint(equalities.tocsr(), flow.right, flow.right)] if flow.n_columns else []
+    constraints = [LinearConstraint(equalities.tocsr(), flow.right, flow.right)]
     for k, budget in enumerate(budgets):
         line = np.array([costs[k] for costs in flow.costs], dtype=np.float64)
         scale = float(max(line.max(initial=0), 1))
@@ -206,12 +208,15 @@ def solve(
             return None
         chosen = done.x > 0.5
         row = flow.architecture(chosen, len(table.space.axes))
-        costs = {b.metric: table.total(row.tolist(), b.metric) for b in budgets}
-        if keeps(costs, list(budgets)):
+        if _within(table, budgets, row.tolist()):
             return row
         # Within the solver's tolerance but not within the budgets: exclude this one.
         constraints.append(LinearConstraint(chosen[None].astype(np.float64), -np.inf, float(chosen.sum()) - 1))
     return None
+
+
+def _within(table: CostTable, budgets: Sequence[Budget], architecture: Sequence[int]) -> bool:
+    return keeps({b.metric: table.total(architecture, b.metric) for b in budgets}, list(budgets))
 
 
 class _Flow:

@@ -10,7 +10,7 @@
     for (const [name, figure] of Object.entries(figures)) {
       const layout = Object.assign({
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: fg },
-        margin: { t: 40, r: 20, b: 50, l: 60 }, legend: { orientation: "h", y: -0.22 }, hovermode: "closest",
+        margin: { t: 40, r: 20, b: 50, l: 60 }, legend: { orientation: "h", y: -0.22 }, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)" },
       }, figure.layout);
       for (const key of Object.keys(layout)) {
         if (/^[xy]axis/.test(key)) layout[key] = Object.assign({ gridcolor: line, zerolinecolor: line }, layout[key]);

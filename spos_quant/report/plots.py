@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import log10
 from typing import Any
 
+from spos_quant.cost.budget import human
 from spos_quant.report.text import UNITS, accuracy
 
 # Okabe and Ito's colours, told apart with every common colour blindness.
@@ -49,6 +50,7 @@ def plane(data: Mapping[str, Any]) -> Figure:
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": unit}, "type": "log" if _wide(evaluations) else "linear"},
         "yaxis": {"title": {"text": "top-1, %"}},
+        "height": 560,
         "shapes": [
             {
                 "type": "line",
@@ -66,8 +68,10 @@ def plane(data: Mapping[str, Any]) -> Figure:
                 "x": b["limit"],
                 "y": 1.0,
                 "yref": "paper",
-                "yanchor": "bottom",
-                "text": f"budget {b['text']}",
+                "text": f"budget {human(b['limit'])}",
+                "textangle": -90,
+                "xanchor": "right",
+                "yanchor": "top",
                 "showarrow": False,
             }
             for b in budgets
@@ -136,6 +140,7 @@ def layers(result: Mapping[str, Any]) -> Figure:
             "y": names,
             "x": [layer[key] or 32 for layer in counted],
             "text": [str(layer[key] or "float") for layer in counted],
+            "textangle": 0,
             "marker": {"color": colour},
             "hovertemplate": "%{y}: %{text}<extra>" + label + "</extra>",
         }
@@ -153,7 +158,7 @@ def layers(result: Mapping[str, Any]) -> Figure:
     layout = {
         "height": 180 + 34 * len(names),
         "barmode": "group",
-        "xaxis": {"domain": [0, 0.62], "title": {"text": "bits"}},
+        "xaxis": {"domain": [0, 0.62], "title": {"text": "bits"}, "dtick": 1},
         "xaxis2": {"domain": [0.68, 1], "title": {"text": "share of BitOps, %"}},
         "yaxis": {"autorange": "reversed", "automargin": True},
     }

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -47,7 +47,7 @@ class BitConfig(Strict):
     """Name and version of this format."""
     model: str
     """The network whose module names are the keys of `layers`."""
-    input: tuple[int, ...]
+    input: tuple[Annotated[int, Field(ge=1)], ...]
     """Shape of one image: channels, height, width."""
     activation_bits_at: Literal["layer input"]
     """Where `act_bits` applies."""

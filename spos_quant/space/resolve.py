@@ -90,7 +90,8 @@ def _check_patterns(spec: SpaceSpec, outline: Outline) -> None:
     ):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise SpaceError(
-                f"{spec.name}: {place}: {pattern!r} matches no choice block or layer{near(pattern, names)}"
+                f"{spec.name}: {place}: {pattern!r} matches no choice block or layer"
+                f"{near(pattern, [*names, *_WORDS] if place == 'keep_float' else names)}"
             )
     for pattern, override in spec.overrides.items():
         if (override.op or override.width) and not any(fnmatchcase(name, pattern) for name in blocks):
@@ -154,9 +155,12 @@ class _Maker:
                 return read
             return Read(new[read.axis], read.values) if read.axis in new else Read(None, read.values[:1])
 
+        def always(use: Use) -> bool:
+            return all(len(allowed) == len(self.axes[order[a]].candidates) for a, allowed in use)
+
         def conditions(old: int) -> tuple[Use, ...]:
             found = _merge(tuple((new[a], allowed) for a, allowed in use) for use in uses[old])
-            return ((),) if () in found else found
+            return ((),) if any(map(always, found)) else found
 
         axes = tuple(Axis(self.axes[o].name, self.axes[o].kind, self.axes[o].candidates, conditions(o)) for o in order)
         blocks = tuple(BlockPlace(b.name, renumber(b.op), renumber(b.width)) for b in blocks)
@@ -186,7 +190,8 @@ def _block_place(
 ) -> BlockPlace:
     varies = any(len(layer.shapes) > 1 for layer in outline.layers if layer.block == name)
     op = maker.read(f"{name}.op", "op", ops)
-    width = maker.read(f"{name}.width", "width", widths) if varies else Read(None, widths[:1])
+    unread = (1.0,) if 1.0 in widths else widths[:1]
+    width = maker.read(f"{name}.width", "width", widths) if varies else Read(None, unread)
     return BlockPlace(name, op, width)
 
 
@@ -235,16 +240,20 @@ class _BitAxes:
         names = [x.name for x in self.layers]
         union = _Union(names)
         blocks: dict[tuple[str, AxesSpec], str] = {}
+        readers: dict[tuple[str, int | None], str] = {}
         for layer in self.layers:
             axes = self.given[layer.name]
             # Layers of a block share their bits unless an override sets some apart.
             if self.spec.bits_per == "block" and layer.block is not None:
                 bits_only = axes.model_copy(update={"op": None, "width": None})
                 union.join(blocks.setdefault((layer.block, bits_only), layer.name), layer.name)
-            shares_quantizer = kind == "act" or axes.bits is not None
-            if shares_quantizer and layer.reads != layer.name and layer.reads in self.given:
-                self._must_agree(kind, layer.name, layer.reads, "read the same tensor and share a quantizer")
-                union.join(layer.reads, layer.name)
+            if kind == "act" or axes.bits is not None:
+                # Where the first reader is kept float, the next one takes its place.
+                next_reader = readers.setdefault((layer.reads, layer.op), layer.name)
+                first = layer.reads if layer.reads in self.given else next_reader
+                if first != layer.name:
+                    self._must_agree(kind, layer.name, first, "read the same tensor and share a quantizer")
+                    union.join(first, layer.name)
         for group in self.spec.groups:
             members = [
                 x.name

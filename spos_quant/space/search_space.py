@@ -179,15 +179,16 @@ class SearchSpace:
 
         Layers that the space keeps float stay float; layers that it locks to one candidate keep that.
         """
-        locked = {x.name: (x.weight.values[0], x.act.values[0]) for x in self.layers if x.quantized and _locked(x)}
+        float_all = weight_bits is None and act_bits is None
+        locked = [x for x in self.layers if x.quantized and not float_all]
+        weights = {x.name: x.weight.values[0] for x in locked if x.weight.axis is None}
+        acts = {x.name: x.act.values[0] for x in locked if x.act.axis is None}
         layers = {}
         for layer in self.outline.reference:
-            bits = locked.get(layer.name, (weight_bits, act_bits)) if self.default_bits[layer.name] else (None, None)
-            if (weight_bits, act_bits) == (None, None):
-                bits = (None, None)
+            quantized = self.default_bits[layer.name]
             layers[layer.name] = {
-                "weight_bits": bits[0],
-                "act_bits": bits[1],
+                "weight_bits": weights.get(layer.name, weight_bits) if quantized else None,
+                "act_bits": acts.get(layer.name, act_bits) if quantized else None,
                 "out_channels": layer.shapes[0].out_channels,
             }
         blocks = {
@@ -208,10 +209,11 @@ class SearchSpace:
         """
         self.check_names(config)
         found: dict[int, int] = {}
-        for block in self.blocks:
+        for block, own in zip(self.blocks, self.outline.reference_ops, strict=True):
             choice = config.blocks.get(block.name)
-            self._match(found, block.op, choice.op if choice else block.op.values[0], f"block {block.name!r}: operator")
-            self._match(found, block.width, choice.width if choice else 1.0, f"block {block.name!r}: width")
+            op, width = (choice.op, choice.width) if choice else (_only(block.op, own), _only(block.width, 1.0))
+            self._match(found, block.op, op, f"block {block.name!r}: operator")
+            self._match(found, block.width, width, f"block {block.name!r}: width")
         start = self.canonical([found.get(a, 0) for a in range(len(self.axes))])
         for layer, _ in self.active_layers(start):
             if layer.name not in config.layers:
@@ -272,8 +274,9 @@ class SearchSpace:
         }
 
 
-def _locked(layer: LayerPlace) -> bool:
-    return layer.weight.axis is None and layer.act.axis is None and len(layer.weight.values) == 1
+def _only(read: Read, default: Any) -> Any:
+    """The value of a place without a choice, else `default`."""
+    return read.values[0] if read.axis is None else default
 
 
 def as_architectures(rows: IntArray) -> list[Architecture]:

@@ -109,7 +109,7 @@ class _Builder:
         parts = _parts(still, self._links(still, needs.values(), decided))
         part_of = {a: i for i, part in enumerate(parts) for a in part}
         theirs: list[list[int]] = [[] for _ in parts]
-        fixed = []
+        fixed: list[int] = []
         for t, left in needs.items():
             (theirs[part_of[min(left)]] if left else fixed).append(t)
         children = tuple(self.part(decided, part, tuple(ts)) for part, ts in zip(parts, theirs, strict=True))
@@ -117,7 +117,7 @@ class _Builder:
 
     def part(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> Leaf | Choice:
         """One connected part, made once for all decisions above that mean the same to it."""
-        minded = {a for t in terms for a in self.terms[t]} | {a for x in part for use in self.axes[x].uses for a, _ in use}
+        minded = {a for x in part for use in self.axes[x].uses for a, _ in use}.union(*(self.terms[t] for t in terms))
         known = {a: decided[a] for a in sorted(minded) if a in decided}
         key = (part, terms, tuple(known.items()))
         if key not in self._made:

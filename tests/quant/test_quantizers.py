@@ -132,7 +132,7 @@ def test_gaussian_step_is_the_one_of_least_squared_error(bits: int, step: float)
         def error(scale: float) -> float:
             s, top = w.std(1, keepdim=True) * step * scale, 2 ** (bits - 1) - 1
             relative = (((w / s).round().clamp(-top, top) * s - w).square().mean(1) / w.var(1)).mean()
-            return float(relative)
+            return float(relative.detach())
 
         own = float(((ours - w).square().mean(1) / w.var(1)).mean())
         worse = float(((quantized(coarse, bits).flatten(1) - w).square().mean(1) / w.var(1)).mean())

@@ -174,7 +174,7 @@ def test_a_share_of_a_group_is_refused() -> None:
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv1d(2, 2, 3)])
 def test_layers_that_cannot_switch(layer: Any) -> None:
-    with pytest.raises(ModelError, match="reflect|Conv1d"):
+    with pytest.raises(ModelError, match=r"reflect|Conv1d"):
         SwitchLayer(layer)
 
 

@@ -78,8 +78,9 @@ def test_aliases_do_not_explode():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     start = time.monotonic()
-    parse_yaml("\n".join(lines), "x.yaml")  # references, not copies
-    assert time.monotonic() - start < 20
+    with pytest.raises(ConfigError, match="more than 200,000 values"):
+        parse_yaml("\n".join(lines), "x.yaml")
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

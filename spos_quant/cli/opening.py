@@ -1,0 +1,70 @@
+"""Opening or making a run from the command line: everything is checked before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spos_quant.cli import show
+from spos_quant.cli.options import check_device, parse_requests
+from spos_quant.cost.budget import human
+
+if TYPE_CHECKING:
+    from spos_quant.stages.run import Run
+    from spos_quant.stages.search import Request
+
+
+class Opening:
+    """A run that is about to be opened or made: everything is checked before anything is written."""
+
+    def __init__(
+        self, target: str, out: Path | None, data: str | None, seed: int | None, assignments: list[str] | None
+    ) -> None:
+        from spos_quant.stages.run import Options, plan_run
+
+        self.plan = plan_run(target, Options(out, data, seed, tuple(assignments or ())))
+
+    def requests(
+        self,
+        budgets: dict[str, list[str] | None],
+        *,
+        searcher: str,
+        max_drop: float | None,
+        timeout: str | None,
+        device: str,
+    ) -> list[Request]:
+        """The searches that the options ask for, each checked to be feasible."""
+        from spos_quant.cost.budget import budget_warnings
+        from spos_quant.cost.sampler import FeasibleSampler
+        from spos_quant.searchers.base import searchers
+
+        searchers[searcher]
+        table = self.plan.run.table
+        requests = parse_requests(table, budgets, searcher=searcher, max_drop=max_drop, timeout=timeout)
+        for request in requests:
+            FeasibleSampler(table, request.budgets)
+            for text in budget_warnings(list(request.budgets), table):
+                show.remark(f"warning: {text}")
+        check_device(device)
+        return requests
+
+    def open(self) -> Run:
+        """Writes what must be written and returns the run."""
+        self.plan.write()
+        return self.plan.run
+
+    def estimate(self, requests: list[Request], as_json: bool) -> None:
+        """Prints what `--dry-run` prints."""
+        from spos_quant.stages.estimate import estimate
+
+        result = estimate(self.plan.run, requests)
+        if as_json:
+            return show.emit(result)
+        show.say(
+            f"{result['space']}: {result['size']:,} architectures, {human(result['range'][0])} to "
+            f"{human(result['range'][1])} {result['metric']}"
+        )
+        for budget in result["budgets"]:
+            show.say(f"budget {budget['key']}: {budget['share']:.3%} of all architectures keep it")
+        for stage in result["stages"]:
+            show.say(f"{stage['stage']}: {stage['units']:,} {stage['unit']}, about {stage['seconds']:.0f} s")

@@ -1,0 +1,140 @@
+"""Search spaces that between them use every feature, and supernets of them in a state that hides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spos_quant.backbones.build import build, load_space, space_of
+from spos_quant.quant.static import read_bits
+from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.space.spec import parse_spec
+from spos_quant.supernet.network import places
+from spos_quant.supernet.supernet import Supernet
+
+_SPECS: dict[str, dict[str, Any]] = {
+    # Two bits axes, one per layer, float among them; first (signed input) and last layer quantized; tied layers.
+    "separate": {
+        "backbone": "digits-resnet",
+        "input": [1, 8, 8],
+        "classes": 5,
+        "axes": {
+            "op": ["conv3x3", "bottleneck", "sepconv3x3"],
+            "width": [0.5, 1.0],
+            "weight_bits": [1, 3, "float"],
+            "act_bits": [1, 2, 5, "float"],
+        },
+        "bits_per": "layer",
+        "keep_float": [],
+        "groups": [["layer1.0.conv2", "layer2.1.conv2"]],
+    },
+    # A shortcut kept float while the operators beside it have different bits of their own.
+    "float shortcut": {
+        "backbone": "digits-resnet",
+        "input": [2, 8, 8],
+        "classes": 3,
+        "axes": {"op": ["skip", "sepconv3x3", "conv5x5"], "width": [1.5, 0.25], "bits": [[2, 2], [4, 4]]},
+        "bits_per": "layer",
+        "keep_float": ["first", "*.downsample.0"],
+        "overrides": {"*.depthwise1": {"bits": [[1, 3], [8, 6], [7, "float"]]}, "layer1.1": {"op": ["conv5x5"]}},
+        "quantizer": "absmax+pact",
+    },
+    # Shortcuts without parameters, one operator, three stages.
+    "option a": {
+        "backbone": "resnet20",
+        "input": [3, 8, 8],
+        "classes": 10,
+        "axes": {"width": [0.5, 1.0, 1.5], "bits": [[1, 2], [2, 4], [5, 6]]},
+    },
+    # No bits at all.
+    "float": {
+        "backbone": "digits-resnet",
+        "input": [1, 8, 8],
+        "classes": 10,
+        "axes": {"op": ["conv3x3", "skip"], "width": [0.5, 1.0]},
+    },
+}
+NAMES = ("digits-mixed", *_SPECS)
+
+
+@cache
+def space(name: str) -> SearchSpace:
+    if name not in _SPECS:
+        return load_space(name)
+    return space_of(parse_spec({"name": name.replace(" ", "-"), **_SPECS[name]}, name))
+
+
+def supernet(name: str, seed: int = 0) -> Supernet:
+    """With BatchNorm statistics, affine parameters and clips that all differ from their initial values."""
+    made = build(space(name), seed=seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for key, tensor in (*made.named_parameters(), *made.named_buffers()):
+            if "scaling_impl" in key:
+                tensor.copy_(torch.rand((), generator=generator) + 0.4)
+            elif tensor.dim() == 1:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return made
+
+
+def images(made: Supernet | SearchSpace, n: int = 4, seed: int = 0) -> Tensor:
+    spec = (made.space if isinstance(made, Supernet) else made).spec
+    return torch.randn(n, *spec.input, generator=torch.Generator().manual_seed(seed))
+
+
+def every_candidate(of: SearchSpace) -> list[Architecture]:
+    """Under every operator, every width and every pair of weight and activation bits, in all blocks at once.
+
+    `check_coverage` says what that is, and that nothing is missing.
+    """
+    sizes: dict[str, int] = {"op": 1, "width": 1, "bits": 1, "weight_bits": 1, "act_bits": 1}
+    for axis in of.axes:
+        sizes[axis.kind] = max(sizes[axis.kind], len(axis.candidates))
+    found = []
+    for op in range(sizes["op"]):
+        for turn in range(max(sizes["width"], sizes["bits"], sizes["weight_bits"] * sizes["act_bits"])):
+            picked = {"op": op, "act_bits": turn // sizes["weight_bits"]}
+            found.append(of.canonical([picked.get(axis.kind, turn) % len(axis.candidates) for axis in of.axes]))
+    return list(dict.fromkeys(found))
+
+
+def check_coverage(of: SearchSpace, architectures: list[Architecture]) -> None:
+    seen: set[tuple[object, ...]] = set()
+    for a in architectures:
+        seen |= {(axis.name, a[i]) for i, axis in enumerate(of.axes) if of.relevant(a)[i]}
+        for layer, shape in of.active_layers(a):
+            seen.add((layer.name, layer.op, shape))
+            seen.add((layer.name, layer.op, layer.weight.value(a), layer.act.value(a)))
+    wanted: set[tuple[object, ...]] = {(x.name, i) for x in of.axes for i in range(len(x.candidates))}
+    for layer in of.layers:
+        wanted |= {(layer.name, layer.op, shape) for shape in layer.shapes}
+        if layer.weight.axis == layer.act.axis:
+            pairs = set(zip(layer.weight.values, layer.act.values, strict=True))
+        else:
+            pairs = {(w, a) for w in layer.weight.values for a in layer.act.values}
+        wanted |= {(layer.name, layer.op, *pair) for pair in pairs}
+    assert wanted <= seen, sorted(map(str, wanted - seen))
+
+
+def matching(made: Supernet, subnet: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    """Every parameter of a subnet beside the supernet's that it is a slice of (the subnet's is the smaller)."""
+    body = dict(made.body.named_parameters(remove_duplicate=False))
+    ops = {block.name: block.op.value(made.architecture) for block in made.space.blocks}
+    layers = {(p.name, p.op): p.layer for p in places(made.body)}
+    for name, parameter in subnet.named_parameters(remove_duplicate=False):
+        block = next((b for b in ops if name.startswith(f"{b}.")), None)
+        rest = name.removeprefix(f"{block}.")
+        op = None if block is None or rest.startswith("downsample.") else ops[block]
+        if ".input_quant." in name:
+            layer = name.partition(".input_quant.")[0]
+            bits = read_bits(subnet.get_submodule(layer))[1]
+            assert bits is not None
+            quantizer = layers[layer, op].input_quant
+            assert quantizer is not None
+            yield name, parameter, quantizer.clip(bits)
+        else:
+            yield name, parameter, body[name if op is None else f"{block}.candidates.{op}.{rest}"]

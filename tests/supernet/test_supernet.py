@@ -1,0 +1,351 @@
+"""The supernet's law: a subnet computes what its path computes, to the last bit, forward and backward."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from supernet_cases import NAMES, check_coverage, every_candidate, images, matching, space, supernet
+from torch import Tensor, nn
+
+from spos_quant.backbones.build import build, space_of
+from spos_quant.errors import BudgetError, ModelError, SpaceError
+from spos_quant.quant.static import is_quant_layer, read_bits, read_signed
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.space.search_space import Architecture
+from spos_quant.space.spec import parse_spec
+from spos_quant.supernet.network import places
+from spos_quant.supernet.supernet import Supernet
+
+
+@cache
+def shared(name: str) -> Supernet:
+    """One supernet per space for tests that leave it as it was."""
+    return supernet(name)
+
+
+def scramble(made: Supernet, a: Architecture) -> None:
+    """Leaves another path active, so that nothing may come from what was active before."""
+    made.activate([len(axis.candidates) - 1 - i for axis, i in zip(made.space.axes, a, strict=True)])
+
+
+def step(module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+    module.zero_grad()
+    y: Tensor = module(x)
+    (y * g).sum().backward()
+    return y.detach()
+
+
+def check_path(made: Supernet, a: Architecture, x: Tensor, *, training: bool) -> None:
+    """Forward, gradients of all parameters and BatchNorm statistics of a path and of its subnet."""
+    made.train(training)
+    scramble(made, a)
+    subnet = made.subnet(a)
+    assert subnet.training is training
+    assert not any(isinstance(m, (SwitchLayer, SwitchBatchNorm2d)) for m in subnet.modules())
+    made.activate(a)
+    before = {name: buffer.clone() for name, buffer in made.named_buffers()}
+    g = torch.randn(len(x), made.space.spec.classes)
+    assert torch.equal(step(made, x, g), step(subnet, x, g))
+
+    used = set()
+    for name, plain, whole in matching(made, subnet):
+        used.add(id(whole))
+        part = tuple(map(slice, plain.shape))
+        assert plain.grad is not None, name
+        assert whole.grad is not None, name
+        assert torch.equal(whole.grad[part], plain.grad), name
+        outside = whole.grad.clone()
+        outside[part] = 0
+        assert not outside.any(), name
+    for name, parameter in made.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in used), f"{name}: gradient of a layer that did not run"
+
+    after = dict(made.named_buffers())
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    plain_buffers = dict(subnet.named_buffers())
+    norms = {name for name in plain_buffers if name.endswith(("running_mean", "running_var"))}
+    ops = {block.name: block.op.value(a) for block in made.space.blocks}
+    matched = set()
+    for name in norms:
+        block = next((b for b in ops if name.startswith(f"{b}.")), None)
+        rest = name.removeprefix(f"{block}.")
+        inside = block is not None and not rest.startswith("downsample.")
+        own = "body." + (f"{block}.candidates.{ops[block]}.{rest}" if inside and block else name)
+        part = slice(0, len(plain_buffers[name]))
+        assert torch.equal(after[own][part], plain_buffers[name]), name
+        assert torch.equal(after[own][part.stop :], before[own][part.stop :]), name
+        matched.add(own)
+    assert moved == (matched if training else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_candidate_of_every_axis(name: str) -> None:
+    architectures = every_candidate(space(name))
+    check_coverage(space(name), architectures)
+    made = supernet(name)
+    x = images(made)
+    outputs = []
+    for a in architectures:
+        check_path(made, a, x, training=True)
+        made.eval()
+        made.activate(a)
+        outputs.append(made(x).detach())
+        assert torch.equal(outputs[-1], made.subnet(a)(x))
+    assert all(not torch.equal(first, second) for first, second in zip(outputs, outputs[1:], strict=False))
+    assert all(y.isfinite().all() for y in outputs)
+
+
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), training=st.booleans(), name=st.sampled_from(NAMES[:4]))
+def test_random_architectures(seed: int, training: bool, name: str) -> None:
+    made = shared(name)
+    a = made.space.sample(np.random.default_rng(seed))
+    state = {key: tensor.clone() for key, tensor in made.state_dict().items()}
+    check_path(made, a, images(made, n=3, seed=seed % 1000), training=training)
+    with torch.no_grad():
+        for key, tensor in made.state_dict().items():
+            tensor.copy_(state[key])
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(NAMES))
+def test_a_subnet_says_the_bits_of_its_architecture(seed: int, name: str) -> None:
+    """Read from the Brevitas modules; the layers are those of the architecture, no more and no fewer."""
+    made = shared(name)
+    a = made.space.sample(np.random.default_rng(seed))
+    subnet = made.subnet(a)
+    found = {
+        n: (is_quant_layer(m), *read_bits(m)) for n, m in subnet.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    }
+    wanted = {}
+    for layer, shape in made.space.active_layers(a):
+        bits = (layer.weight.value(a), layer.act.value(a)) if layer.quantized else (None, None)
+        wanted[layer.name] = (layer.quantized, *bits)
+        module = subnet.get_submodule(layer.name)
+        assert module.weight.numel() == shape.weights  # type: ignore[union-attr,operator]
+        assert len(module.weight) == shape.out_channels  # type: ignore[arg-type]
+    assert found == wanted
+
+
+def test_a_whole_training_step_keeps_path_and_subnet_equal() -> None:
+    """Two steps of SGD with momentum on both sides: same loss, same weights, and weights outside the slice at rest."""
+    made = supernet("separate")
+    a = every_candidate(made.space)[7]
+    subnet = made.subnet(a)
+    made.activate(a)
+    x, g = images(made), torch.randn(4, made.space.spec.classes)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9) for m in (made, subnet)]
+    start = {name: tensor.clone() for name, tensor in made.named_parameters()}
+    for _ in range(2):
+        assert torch.equal(step(made, x, g), step(subnet, x, g))
+        for optimizer in optimizers:
+            optimizer.step()
+    pairs = list(matching(made, subnet))
+    for name, plain, whole in pairs:
+        assert torch.equal(whole[tuple(map(slice, plain.shape))], plain), name
+    used = {id(whole) for _, _, whole in pairs}
+    for name, parameter in made.named_parameters():
+        assert torch.equal(parameter, start[name]) == (id(parameter) not in used), name
+
+
+@pytest.mark.parametrize("name", ["digits-mixed", "separate"])
+def test_shortcut_and_first_convolution_share_one_quantizer(name: str) -> None:
+    made = supernet(name)
+    layers = {(p.name, p.op): p.layer for p in places(made.body)}
+    shortcut = layers["layer2.0.downsample.0", None].input_quant
+    firsts = {"conv3x3": "conv1", "bottleneck": "conv1", "sepconv3x3": "depthwise1"}
+    for op, first in firsts.items():
+        assert layers[f"layer2.0.{first}", op].input_quant is shortcut
+    # With an identity shortcut every operator has its own, and so do all other layers.
+    own = [layer.input_quant for (n, _), layer in layers.items() if layer.input_quant and not n.startswith("layer2.0.")]
+    assert len(set(map(id, own))) == len(own)
+    readers = made.input_quantizers()
+    assert {len(x) for q, x in readers.items() if q is not shortcut} == {1}
+    assert shortcut is not None
+    assert len(readers[shortcut]) == 1 + sum(len(b.op_names) for b in made._blocks[2:3]) - ("skip" in made._blocks[2].op_names)
+
+    a = every_candidate(made.space)[0]
+    subnet = made.subnet(a)
+    first = subnet.get_submodule(f"layer2.0.{firsts[made.space.blocks[2].op.value(a)]}")
+    assert first.input_quant is subnet.get_submodule("layer2.0.downsample.0").input_quant
+    names = [n for n, _ in subnet.named_parameters() if n.startswith("layer2.0.") and "input_quant" in n]
+    everywhere = [n for n, _ in subnet.named_parameters(remove_duplicate=False) if n in names or "downsample.0.in" in n]
+    assert len(everywhere) == len(names) + 1
+
+
+def test_a_float_shortcut_leaves_operators_their_own_quantizers() -> None:
+    made = supernet("float shortcut")
+    layers = {(p.name, p.op): p.layer for p in places(made.body)}
+    separable, conv = layers["layer2.0.depthwise1", "sepconv3x3"], layers["layer2.0.conv1", "conv5x5"]
+    assert separable.input_quant is not conv.input_quant
+    assert list(separable.input_quant.by_bits) == ["3", "6"]
+    assert list(conv.input_quant.by_bits) == ["2", "4"]
+    assert not layers["layer2.0.downsample.0", None].searchable
+
+
+def test_first_layer_is_signed_and_the_others_are_not() -> None:
+    made = shared("separate")
+    a = made.space.canonical([{"act_bits": 2}.get(axis.kind, 1) for axis in made.space.axes])
+    subnet = made.subnet(a)
+    signed = {n: read_signed(m) for n, m in subnet.named_modules() if is_quant_layer(m)}
+    assert signed.pop("conv1") is True
+    assert set(signed.values()) == {False}
+    assert "fc" in signed
+
+
+def test_tied_layers_follow_one_axis() -> None:
+    made = shared("separate")
+    tied = next(i for i, axis in enumerate(made.space.axes) if axis.name == "layer1.0.conv2.weight_bits")
+    for candidate in range(3):
+        a = [0] * len(made.space.axes)
+        a[tied] = candidate
+        subnet = made.subnet(made.space.canonical(a))
+        bits = [read_bits(subnet.get_submodule(n))[0] for n in ("layer1.0.conv2", "layer2.1.conv2", "layer1.1.conv2")]
+        assert bits == [(1, 3, None)[candidate], (1, 3, None)[candidate], 1]
+
+
+def test_activate_wants_an_architecture_of_the_space() -> None:
+    made = supernet("option a")
+    before = made.architecture
+    for bad in ((), (0,) * (len(made.space.axes) + 1), (9,) * len(made.space.axes)):
+        with pytest.raises(SpaceError):
+            made.activate(bad)
+        with pytest.raises(SpaceError):
+            made.subnet(bad)
+    assert made.architecture == before
+    made.activate(np.array(made.space.sample(np.random.default_rng(1))))  # type: ignore[arg-type]
+    assert all(type(i) is int for i in made.architecture)
+
+
+def test_activation_ends_in_canonical_form() -> None:
+    """What a skipped block would have been does not matter."""
+    made = shared("digits-mixed")
+    skip = [axis.candidates.index("skip") if axis.kind == "op" else 1 for axis in made.space.axes]
+    made.activate(skip)
+    assert made.architecture == made.space.canonical(skip)
+    assert made.architecture != tuple(skip)
+
+
+def test_a_subnet_is_a_snapshot_and_leaves_no_trace() -> None:
+    made = supernet("digits-mixed")
+    architectures = every_candidate(made.space)
+    made.activate(architectures[3])
+    x = images(made)
+    made.eval()
+    y = made(x)
+    rng = torch.get_rng_state()
+    subnet = made.subnet(architectures[4])
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert made.architecture == architectures[3]
+    assert torch.equal(made(x), y)
+    ours = {tensor.data_ptr() for tensor in made.state_dict().values()}
+    assert not ours & {tensor.data_ptr() for tensor in subnet.state_dict().values() if tensor.numel()}
+    before = subnet(x)
+    assert not torch.equal(before, y)
+    with torch.no_grad():
+        for parameter in subnet.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(made(x), y)
+    fired = []
+    subnet.layer1.register_forward_hook(lambda *_: fired.append(1))  # type: ignore[union-attr,operator]
+    subnet.train()
+    made(x)
+    assert not fired
+    assert not any(m.training for m in made.modules())
+
+
+def test_float_path_is_switched_on_and_survives_a_subnet() -> None:
+    made = supernet("digits-mixed").eval()
+    a = every_candidate(made.space)[0]
+    made.activate(a)
+    x = images(made)
+    quantized = made(x)
+    made.activate_float()
+    floating = made(x)
+    assert not torch.equal(quantized, floating)
+    assert torch.equal(made.subnet(a)(x), quantized)
+    assert torch.equal(made(x), floating), "subnet() brought the quantizers back"
+    assert made.architecture == a
+    made.activate(a)
+    assert torch.equal(made(x), quantized)
+
+
+def test_deepcopy_is_independent() -> None:
+    made = supernet("separate").eval()
+    a, b = every_candidate(made.space)[5], every_candidate(made.space)[20]
+    made.activate(a)
+    x = images(made)
+    y = made(x).detach()
+    twin = copy.deepcopy(made)
+    assert torch.equal(twin(x), y)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(0.9).add_(0.02)
+        for name, buffer in twin.named_buffers():
+            if "running" in name:
+                buffer.add_(0.1)
+    twin.activate(b)
+    assert made.architecture == a
+    assert torch.equal(made(x), y)
+    twin.activate(a)
+    changed = twin(x)
+    assert not torch.equal(changed, y)
+    assert torch.equal(twin.subnet(a)(x), changed), "the copy's quantizers still follow the original's weights"
+    assert {id(q) for q in twin.input_quantizers()}.isdisjoint(map(id, made.input_quantizers()))
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    rng = torch.get_rng_state()
+    first = build(space("digits-mixed"), seed=3)
+    assert torch.equal(torch.get_rng_state(), rng)
+    torch.manual_seed(99)
+    second, other = build(space("digits-mixed"), seed=3), build(space("digits-mixed"), seed=4)
+    same = {name: torch.equal(a, b) for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True)}
+    assert all(same.values())
+    assert not torch.equal(first.body.conv1.weight, other.body.conv1.weight)  # type: ignore[union-attr,arg-type]
+
+
+def test_reset_makes_everything_fresh_again() -> None:
+    made, fresh = supernet("digits-mixed"), build(space("digits-mixed"), seed=7)
+    made.reset_parameters(7)
+    for (name, a), b in zip(made.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b) or "scaling_impl" in name, name
+    weight = fresh.body.layer2[1].candidates["conv5x5"].conv2.weight  # type: ignore[union-attr,index]
+    fan_in = weight[0].numel()
+    assert float(weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
+    assert float(fresh.body.fc.weight.std()) == pytest.approx((1 / 32) ** 0.5, rel=0.15)  # type: ignore[union-attr]
+
+
+def test_cost_and_samples_within_a_budget() -> None:
+    made = shared("digits-mixed")
+    rng = np.random.default_rng(0)
+    found = made.sample(rng, 20, bitops_budget="3M", params_budget="20k")
+    assert len(found) == 20
+    assert len(set(found)) > 10
+    costs = [made.cost(a) for a in found]
+    assert all(c["bitops"] <= 3e6 and c["params"] <= 20e3 for c in costs)
+    assert costs[0]["architecture"] == made.space.encode(found[0])
+    assert costs[0]["space"] == "digits-mixed"
+    with pytest.raises(BudgetError):
+        made.sample(rng, 1, bitops_budget="1")
+    with pytest.raises(TypeError, match="budgets end in _budget"):
+        made.sample(rng, 1, bitops="3M")
+
+
+def test_a_body_of_another_outline_is_refused() -> None:
+    """A stale outline would make every cost wrong without a word."""
+    spec = space("option a").spec
+    bigger = build(space_of(spec.model_copy(update={"classes": 11}))).body
+    with pytest.raises(ModelError, match="make the outline anew: layer 'linear' differs"):
+        Supernet(space("option a"), bigger)
+    fewer = parse_spec({**spec.model_dump(mode="json"), "backbone": "resnet32"}, "deep")
+    with pytest.raises(ModelError, match="is not in it"):
+        Supernet(space("option a"), build(space_of(fewer)).body)
+    with pytest.raises(ModelError, match="differs"):
+        Supernet(space_of(fewer), build(space("option a")).body)

@@ -1,0 +1,43 @@
+"""The shape of the repository itself."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import spos_quant as sq
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(sq.__file__).parent
+
+
+def test_public_names_exist_and_shadow_no_module():
+    modules = {module.name for module in pkgutil.iter_modules(sq.__path__)}
+    assert not modules & set(sq.__all__)
+    for name in sq.__all__:
+        assert callable(getattr(sq, name)), name
+
+
+def test_every_module_has_a_docstring_and_is_of_readable_size():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert text.startswith('"""'), path
+        assert text.count("\n") <= 400, path
+
+
+def test_low_floors_import_without_torch():
+    names = ["spos_quant.space.resolve", "spos_quant.cost.sampler", "spos_quant.data", "spos_quant.backbones.build"]
+    names += ["spos_quant.searchers.evolution", "spos_quant.stages.run", "spos_quant.report"]
+    code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_generated_files_are_fresh():
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "tools" / "make_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path, text in module.generated():
+        assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"
