@@ -177,7 +177,8 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _problem("a key must be a word or a number", key_node)
             if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
+                # PyYAML takes the wrong value where a merged mapping has merged another.
+                raise _problem("merge keys (<<) are not read; write the keys out", key_node)
             key = self.construct_object(key_node)
             if key in seen:
                 raise _problem(f"key {key!r} appears twice", key_node)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+
+from scipy.stats import chisquare
 
 from spos_quant.space.outline import BlockOutline, LayerOutline, LayerShape, Outline
 from spos_quant.space.resolve import block_axes, resolve
@@ -73,7 +76,7 @@ VARIANTS = {
     "two axes": {"axes": {"op": list(OPS), "width": [0.5, 1.0], "weight_bits": [2, 4], "act_bits": [2, 3, None]}},
     "two axes per layer": {
         "bits_per": "layer",
-        "axes": {"op": list(OPS), "width": [0.5, 1.0], "weight_bits": [1, 8], "act_bits": [2, 4]},
+        "axes": {"op": ["conv", "skip"], "width": [0.5, 1.0], "weight_bits": [1, 8], "act_bits": [2, 4]},
     },
     "grouped": {"bits_per": "layer", "groups": [["b0.c1", "b1.c2"]]},
     "overrides": {"overrides": {"b1": {"op": ["conv"], "bits": [[8, 8]]}, "b0.c2": {"bits": [[1, 1], [3, 3]]}}},
@@ -82,6 +85,46 @@ VARIANTS = {
 }
 
 
+def with_costs(space: SearchSpace, numbers) -> SearchSpace:
+    """The same space whose layers have the MACs and weights that `numbers` (an iterator) gives."""
+
+    def changed(one):
+        return replace(one, shapes=tuple(replace(s, macs=next(numbers), weights=next(numbers)) for s in one.shapes))
+
+    layers = tuple(changed(one) for one in space.outline.layers)
+    return resolve(space.spec, replace(space.outline, layers=layers))
+
+
+def raw_indices(space: SearchSpace):
+    """Every combination of candidates, canonical or not."""
+    return product(*(range(len(a.candidates)) for a in space.axes))
+
+
+_ENUMERATED: dict[int, tuple[SearchSpace, frozenset]] = {}
+
+
 def enumerate_space(space: SearchSpace):
     """All canonical architectures, by brute force over the product of all axes."""
-    return {space.canonical(indices) for indices in product(*(range(len(a.candidates)) for a in space.axes))}
+    if id(space) not in _ENUMERATED:
+        _ENUMERATED[id(space)] = (space, frozenset(map(space.canonical, raw_indices(space))))
+    return _ENUMERATED[id(space)][1]
+
+
+def network(space: SearchSpace, indices):
+    """What the network of these indices is made of, without asking which axes matter."""
+    ops = tuple(block.op.value(indices) for block in space.blocks)
+    layers = []
+    for one, shape in space.active_layers(indices):
+        bits = (one.weight.value(indices), one.act.value(indices)) if one.quantized else None
+        layers.append((one.name, shape, bits))
+    return ops, tuple(layers)
+
+
+def assert_uniform(draws, expected):
+    """All of `expected` and nothing else was drawn, equally often: chi-square, wrong once in a million runs."""
+    counts = dict.fromkeys(expected, 0)
+    for a in draws:
+        counts[a] += 1  # a KeyError would be something that may not be drawn
+    assert min(counts.values()) > 0
+    if len(counts) > 1:
+        assert chisquare(list(counts.values())).pvalue > 1e-6

@@ -70,13 +70,13 @@ def export_onnx(
         ConfigError: an unknown format.
         ExportError: the format cannot hold the model, or the file's answers differ from the model's.
     """
+    writer = exporters[format]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     searchable = [name for name, layer in model.named_modules() if is_quant_layer(layer)]
-    writer = exporters[format]
     try:
         model.eval().cpu()
         writer(model, example[:1].cpu(), draft, {**(metadata or {}), "format": format, "searchable": searchable})
@@ -92,7 +92,9 @@ def export_onnx(
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-        model.train(training).to(device)
+        model.to(device)
+        for module, mode in training.items():
+            module.training = mode
     return {
         "path": str(path),
         "format": format,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     model = _load(path)
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
-            found: dict[str, Any] = json.loads(entry.value)
-            return found
+            with suppress(ValueError):
+                found: dict[str, Any] = json.loads(entry.value)
+                return found
     raise ExportError(f"{path} was not written by spos-quant: it says nothing of preprocessing and classes")
 
 
@@ -77,24 +79,21 @@ def layer_name(node_name: str) -> str:
 
 
 def _narrow_binary(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
-    chains = _Chains(graph)
-    for node in graph.node:
-        if node.op_type not in _KINDS:
-            continue
-        name = layer_name(node.name)
-        if name in weights:
-            clip = chains.producer(chains.producer(node.input[1]).input[0])
+    """Takes the clips off 1-bit weights, which are -1 and 1 already, and lowers those of 1-bit inputs to 1."""
+    for clip in [node for node in graph.node if node.op_type == "Clip"]:
+        # A clip's scope names its layer even where the layer runs several times and its nodes are numbered.
+        layer, _, _ = clip.name.partition("_quant/")
+        name = layer_name(layer)
+        if layer.endswith("/weight") and name in weights:
             for user in graph.node:
                 for i, used in enumerate(user.input):
                     if used == clip.output[0]:
                         user.input[i] = clip.input[0]
             graph.node.remove(clip)
-        if name in inputs:
-            clip = chains.producer(chains.producer(node.input[0]).input[0])
+        elif layer.endswith("/input") and name in inputs:
             one = numpy_helper.from_array(np.array(1, dtype=np.uint8), f"{clip.output[0]}.one")
-            if clip.input[2] != one.name:
-                graph.initializer.append(one)
-                clip.input[2] = one.name
+            graph.initializer.append(one)
+            clip.input[2] = one.name
 
 
 class _Chains:
@@ -178,7 +177,7 @@ def _row(
     linear = node.op_type != "Conv"
     weights = int(np.prod(weight_shape))
     channels = int(out[1]) if not linear else int(out[-1])
-    positions = int(np.prod(out[2:])) if not linear else 1
+    positions = int(np.prod(out[1:-1] if linear else out[2:]))
     biases = channels if len(node.input) > 2 else 0
     bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
     shape = LayerShape(weights * positions, weights, biases, channels)

@@ -1,95 +1,110 @@
-"""Words and numbers of the report: formats, the verdict in one sentence, the CSV of evaluations."""
+"""Numbers and units as people read them."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
-from typing import Any
+from math import floor, isfinite, log10, sqrt
+from typing import Any, TypeGuard
 
 from spos_quant.cost.budget import human
 
-UNITS = {"bitops": "BitOps", "macs": "MACs", "params": "parameters", "weight_bytes": "bytes of weights"}
+UNITS = {
+    "bitops": "BitOps",
+    "bitops_total": "BitOps in all layers",
+    "macs": "MACs",
+    "params": "parameters",
+    "weight_bytes": "bytes of weights",
+}
+NONE = "\u2013"
+"""Stands where there is no value: a dash as wide as a digit."""
+TIMES = "\u00d7"
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def unit(metric: str) -> str:
+    """The unit of a cost metric."""
+    return UNITS.get(metric, metric)
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a number to show."""
+    return value is not None and isfinite(value)
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, one decimal; a dash where there is none."""
-    return "-" if value is None else f"{100 * value:.1f} %"
+    """A share in percent with one decimal; more only where 100 % would be claimed and is not reached."""
+    if not known(value):
+        return NONE
+    if value >= 1:
+        return f"{100 * value:.4g} %"
+    for digits in (1, 2):
+        shown = f"{100 * value:.{digits}f}"
+        if float(shown) < 100:
+            return f"{shown} %"
+    return "> 99.99 %"
 
 
-def number(value: int | None) -> str:
-    """A count for people; a dash where there is none."""
-    return "-" if value is None else human(value)
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points."""
+    shown = f"{100 * abs(difference):.1f}"
+    return f"{shown} point{'' if shown == '1.0' else 's'}"
 
 
-def accuracy(result: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The split and top-1 that speak for a result: test, else search-val; None before retraining."""
-    for split in ("test", "search_val"):
-        if result.get(split):
-            return split.replace("_", "-"), float(result[split]["top1"])
-    return None
+def count(value: float | None) -> str:
+    """A count: `2.312M`."""
+    return human(value) if known(value) else NONE
 
 
-def verdict(data: Mapping[str, Any]) -> str:
-    """What the run found, in one sentence, also where it found nothing better."""
-    searched = [r for r in data["results"] if r["kind"] == "searched"]
-    if not searched:
-        if not data["history"]:
-            return "Nothing is trained yet: spos-quant train makes the supernet."
-        return "The supernet is trained; spos-quant search finds an architecture under a budget."
-    result = searched[0]
-    metric, cost = _cost(data, result)
-    limit = next(iter((result["budget"] or {}).values()), None)
-    within = f"Within {number(limit)} {UNITS.get(metric, metric)}" if limit is not None else "The search"
-    found = accuracy(result)
-    if found is None:
-        score = percent(result["supernet_top1"])
-        return (
-            f"{within} the search found an architecture of {number(cost)} that reaches {score} in the supernet; "
-            "it is not retrained yet."
-        )
-    split, top1 = found
-    sentence = (
-        f"{within} the search found a network of {number(cost)} that reaches {percent(top1)} on the {split} split"
-    )
-    return f"{sentence}; {_against(data, metric, cost, split, top1)}."
+def exact(value: int | None) -> str:
+    """A count in full: `2,312,192`."""
+    return NONE if value is None else f"{value:,}"
 
 
-def _cost(data: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[str, int]:
-    metric = next(iter(result["budget"] or {}), data["metric"])
-    return metric, int(result["cost"][metric] or 0)
+def file_size(value: int | None) -> str:
+    """Bytes in powers of 1000: `38.9 kB`."""
+    if value is None:
+        return NONE
+    for name, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if value >= factor:
+            return f"{value / factor:.3g} {name}" if value < 999.5 * factor else f"{value / factor:,.0f} {name}"
+    return f"{value} B"
 
 
-def _against(data: Mapping[str, Any], metric: str, cost: int, split: str, top1: float) -> str:
-    """How the winner stands against the cheapest uniform configuration that costs as much or more."""
-    key = split.replace("-", "_")
-    rivals = [
-        r for r in data["results"] if r["kind"] == "uniform" and r.get(key) and int(r["cost"][metric] or 0) >= cost
-    ]
-    if not rivals:
-        return "no uniform configuration of equal or higher cost was retrained to compare with"
-    rival = min(rivals, key=lambda r: r["cost"][metric])
-    name, theirs = rival["key"].removeprefix("bits-"), float(rival[key]["top1"])
-    more = 100 * (rival["cost"][metric] / max(cost, 1) - 1)
-    costs = f"uniform {name}, which costs {more:.0f} % more," if more >= 0.5 else f"uniform {name} at the same cost"
-    if top1 > theirs:
-        return f"{costs} reaches {percent(theirs)}"
-    if top1 == theirs:
-        return f"{costs} reaches the same"
-    return f"{costs} is better with {percent(theirs)}"
+def space_size(value: int) -> str:
+    """A number of architectures: in full up to millions, then `1.21 × 10²⁰`.
+
+    Works on integers beyond what a float or Python's decimal conversion hold.
+    """
+    if value < 10**7:
+        return f"{value:,}"
+    exponent = floor(log10(value))
+    mantissa = 10 ** (log10(value) - exponent)
+    return f"{mantissa:.2f} {TIMES} 10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
-def evaluations_csv(data: Mapping[str, Any]) -> str:
-    """Every evaluation as CSV: `architecture, generation, cost, score, loss, on_front, searches`."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["architecture", "generation", "cost", "score", "loss", "on_front", "searches"])
-    on_front = set(data["front"])
-    for i, item in enumerate(data["evaluations"]):
-        generation = "" if item["generation"] is None else item["generation"]
-        loss = "" if item["loss"] is None else item["loss"]
-        searches = " ".join(item["searches"])
-        writer.writerow(
-            [item["architecture"], generation, item["cost"], item["score"], loss, int(i in on_front), searches]
-        )
-    return out.getvalue()
+def budget_text(metric: str, limit: int, text: str | None = None) -> str:
+    """A budget as it was given, with its value where the words alone do not say it: `35 % = 2.31M BitOps`."""
+    value = f"{count(limit)} {unit(metric)}"
+    given = (text or "").replace(",", "").replace("_", "").strip()
+    if given.endswith("%") or given[:1] in ("w", "W") or given.endswith("i"):
+        return f"{given} = {value}"
+    return value
+
+
+def half_interval(share: float, n: int) -> float:
+    """Half of Wilson's 95 % interval of a share that was counted on `n` images."""
+    z = 1.96
+    return z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+
+
+def by_chance(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two accuracies (`top1` over `n` images) are closer than their numbers of images can tell apart."""
+    if not a.get("n") or not b.get("n"):
+        return False
+    spread = sum(half_interval(x["top1"], x["n"]) ** 2 for x in (a, b))
+    return float(abs(a["top1"] - b["top1"])) < sqrt(spread)
+
+
+def bits(value: int | None) -> str:
+    """Bits of a layer's weights or inputs."""
+    return "float" if value is None else str(value)

@@ -46,7 +46,7 @@ def search(
     show: bool = False,
     **budgets: str | float,
 ) -> SearchResult:
-    """Searches a trained supernet under budgets.
+    """Searches a trained supernet under budgets and leaves the best path active, as it was judged.
 
     Args:
         supernet: Trained by activating one path per step.
@@ -55,7 +55,7 @@ def search(
             recomputed from for every path. Must be given where the model has BatchNorm; None says that none is needed.
         seed: Same seed, same result.
         searcher: A registered searcher.
-        config: Population, generations and so on.
+        config: Population, generations and so on; the search space's own where None.
         show: Shows progress on stderr.
         **budgets: `bitops_budget`, `macs_budget`, `params_budget`, `weight_bytes_budget`, such as "6.3Gi".
 
@@ -73,20 +73,21 @@ def search(
     unknown = [name for name in budgets if not name.endswith("_budget")]
     if unknown:
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
-    config = config or SearchConfig()
+    config = config or supernet.space.spec.search
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
     problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective())
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
     total = config.population * config.generations
+    evaluator = FunctionEvaluator(supernet, evaluate, recalibrate)
     with progress("search", total, unit="architectures", show=show) as tick:
         outcome = drive(
             searchers[searcher](problem),
-            FunctionEvaluator(supernet, evaluate, recalibrate),
+            evaluator,
             lambda asked: supernet.table.totals(asked, metric).tolist(),
             on_result=lambda scored: tick(f"score {scored.score:.4f}"),
         )
     best = outcome.best(problem.objective)
-    supernet.activate(best.architecture)
+    evaluator.prepare(best.architecture)
     return SearchResult(best.architecture, _entries(front(outcome.results)), _entries(outcome.results))
 
 

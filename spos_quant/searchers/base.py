@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Protocol
 
 from spos_quant.config import SearchConfig
@@ -47,7 +48,7 @@ class Objective:
 
     def rank(self, scored: Scored) -> tuple[Any, ...]:
         """A sort key: the smallest is the best."""
-        loss = float("inf") if scored.loss is None else scored.loss
+        loss = float("inf") if scored.loss is None or isnan(scored.loss) else scored.loss
         by_score = (-scored.score, loss, scored.cost, scored.architecture)
         if self.least_score is None:
             return by_score

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isfinite
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +56,22 @@ class FunctionEvaluator:
         self.supernet, self.function, self.recalibration = supernet, function, recalibration
         self._norms = batch_norms(supernet)
 
+    def prepare(self, architecture: Architecture) -> None:
+        """Makes the supernet what the function judges: the path active, BatchNorm recalibrated, evaluation mode."""
+        self.supernet.activate(architecture)
+        if self.recalibration is not None:
+            recalibrate(self.supernet, self.recalibration, self._norms)
+        self.supernet.eval()
+
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order. Raises `ConfigError` where the function gives no finite number."""
         for architecture in architectures:
-            self.supernet.activate(architecture)
-            if self.recalibration is not None:
-                recalibrate(self.supernet, self.recalibration, self._norms)
-            self.supernet.eval()
+            self.prepare(architecture)
             with torch.no_grad():
-                value = self.function(self.supernet)
+                value: object = self.function(self.supernet)
             if isinstance(value, Tensor) and value.numel() == 1:
-                value = float(value)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                value = value.item()
+            if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
                 raise ConfigError(f"evaluate() returned {value!r}; expected a finite number, higher is better")
             yield Evaluation(architecture, float(value))
 
@@ -79,10 +84,12 @@ class LoggedEvaluator:
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order; new ones are in the log before they are yielded."""
-        missing = iter(self.evaluator([a for a in architectures if self.log.get(a) is None]))
+        # Looked up once: another process may log some of the missing ones while this one makes them.
+        known = {architecture: self.log.get(architecture) for architecture in architectures}
+        made = iter(self.evaluator([a for a, evaluation in known.items() if evaluation is None]))
         for architecture in architectures:
-            known = self.log.get(architecture)
-            if known is None:
-                known = next(missing)
-                self.log.add(known)
-            yield known
+            evaluation = known[architecture]
+            if evaluation is None:
+                evaluation = known[architecture] = next(made)
+                self.log.add(evaluation)
+            yield evaluation

@@ -49,6 +49,7 @@ class Evolution:
     def tell(self, results: Sequence[Scored]) -> None:
         """Takes the scores of the last generation."""
         self.results += results
+        self.seen.update(scored.architecture for scored in results)
         self.generation += 1
 
     def _parents(self) -> list[Architecture]:

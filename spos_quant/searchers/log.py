@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from spos_quant.errors import RunError
 from spos_quant.searchers.base import Evaluation
@@ -39,15 +40,30 @@ class EvaluationLog:
         self.path, self.space, self.settings = path, space, settings
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > FORMAT:
-                self._db.close()
-                raise RunError(f"{path} has format {version}; this version reads up to {FORMAT}: update spos-quant")
-            self._db.execute(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as error:
-            raise RunError(f"{path}: {error}; delete it to evaluate anew") from None
+            raise self._error(error) from None
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        self._run("PRAGMA journal_mode=WAL")
+        ((version,),) = self._run("PRAGMA user_version")
+        if version > FORMAT:
+            raise RunError(f"{self.path} has format {version}; this version reads up to {FORMAT}: update spos-quant")
+        self._run(_SCHEMA)
+        self._run(f"PRAGMA user_version={FORMAT}")
+
+    def _run(self, statement: str, *values: str) -> list[Any]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._error(error) from None
+
+    def _error(self, error: sqlite3.Error) -> RunError:
+        return RunError(f"{self.path}: {error}; if no other command is using it, delete it to evaluate anew")
 
     def __enter__(self) -> EvaluationLog:
         return self
@@ -61,11 +77,12 @@ class EvaluationLog:
 
     def get(self, architecture: Architecture) -> Evaluation | None:
         """The evaluation of an architecture, None where it was never evaluated under these settings."""
-        row = self._db.execute(
+        rows = self._run(
             "SELECT score, loss FROM evaluations WHERE settings = ? AND architecture = ?",
-            (self.settings, self.space.encode(architecture)),
-        ).fetchone()
-        return None if row is None else Evaluation(architecture, row[0], row[1])
+            self.settings,
+            self.space.encode(architecture),
+        )
+        return Evaluation(architecture, *rows[0]) if rows else None
 
     def add(self, evaluation: Evaluation) -> None:
         """Appends an evaluation; it is on disk when this returns."""
@@ -80,12 +97,12 @@ class EvaluationLog:
             ) from None
 
     def __iter__(self) -> Iterator[Evaluation]:
-        rows = self._db.execute(
-            "SELECT architecture, score, loss FROM evaluations WHERE settings = ? ORDER BY id", (self.settings,)
+        rows = self._run(
+            "SELECT architecture, score, loss FROM evaluations WHERE settings = ? ORDER BY id", self.settings
         )
         for text, score, loss in rows:
             yield Evaluation(self.space.decode(text), score, loss)
 
     def __len__(self) -> int:
-        (count,) = self._db.execute("SELECT COUNT(*) FROM evaluations WHERE settings = ?", (self.settings,)).fetchone()
+        ((count,),) = self._run("SELECT COUNT(*) FROM evaluations WHERE settings = ?", self.settings)
         return int(count)

@@ -31,6 +31,6 @@ class RandomSearch:
         return asked
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """Counts the generation; the results change nothing."""
-        del results
+        """Counts the generation; the scores change nothing."""
+        self.seen.update(scored.architecture for scored in results)
         self.generation += 1

@@ -237,8 +237,7 @@ class _BitAxes:
 
     def _keys(self, kind: str) -> dict[str, str]:
         """Per layer, the name of the axis that it reads: a block's or a layer's name."""
-        names = [x.name for x in self.layers]
-        union = _Union(names)
+        union = _Union(x.name for x in self.layers)
         blocks: dict[tuple[str, AxesSpec], str] = {}
         readers: dict[tuple[str, int | None], str] = {}
         for layer in self.layers:
@@ -263,13 +262,18 @@ class _BitAxes:
             for other in members[1:]:
                 self._must_agree(kind, members[0], other, "are in one group")
                 union.join(members[0], other)
-        by_block = {x.name: x.block for x in self.layers}
+        blocks_of: dict[str, set[str | None]] = {}
+        roots_of: dict[str | None, set[str]] = {}
+        for layer in self.layers:
+            root = union.find(layer.name)
+            blocks_of.setdefault(root, set()).add(layer.block)
+            roots_of.setdefault(layer.block, set()).add(root)
         keys = {}
-        for name in names:
-            whole = self.spec.bits_per == "block" and all(by_block[n] == by_block[name] for n in union.members(name))
-            lone_set = len({union.find(n) for n in names if by_block[n] == by_block[name]}) == 1
-            root = union.find(name)
-            keys[name] = str(by_block[root]) if whole and lone_set and by_block[root] else root
+        for layer in self.layers:
+            root = union.find(layer.name)
+            whole = blocks_of[root] == {layer.block} and roots_of[layer.block] == {root}
+            named = self.spec.bits_per == "block" and whole and layer.block is not None
+            keys[layer.name] = str(layer.block) if named else root
         return keys
 
     def _must_agree(self, kind: str, first: str, second: str, why: str) -> None:
@@ -297,7 +301,3 @@ class _Union:
     def join(self, a: str, b: str) -> None:
         first, second = sorted((self.find(a), self.find(b)), key=self.order.__getitem__)
         self.parent[second] = first
-
-    def members(self, name: str) -> list[str]:
-        root = self.find(name)
-        return [n for n in self.parent if self.find(n) == root]

@@ -80,5 +80,14 @@ def _row(name: str, module: Any, x: Any, output: Any) -> LayerRow:
         macs = out[0].numel() * (weight.numel() // out_channels)
     biases = 0 if module.bias is None else module.bias.numel()
     kind = next(base.__name__ for base in type(module).__mro__ if base in _LAYERS)
-    bits = read_bits(module)
-    return LayerRow(name, kind, LayerShape(macs, weight.numel(), biases, out_channels), *bits, is_quant_layer(module))
+    shape = LayerShape(macs, weight.numel(), biases, out_channels)
+    return LayerRow(name, kind, shape, *_bits(module, x), is_quant_layer(module))
+
+
+def _bits(module: nn.Module, x: Any) -> tuple[int | None, int | None]:
+    """Weight and input bits; stock Brevitas models hand quantized tensors to layers that quantize no input."""
+    weight, act = read_bits(module)
+    given = getattr(x, "bit_width", None)
+    if act is None and given is not None and is_quant_layer(module):
+        act = round(float(given))
+    return weight, act

@@ -70,7 +70,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         name = (missing or unknown)[0]
         raise ModelError(
             f"{where} does not fit this model: {len(missing)} tensors miss, {len(unknown)} are unknown, first {name!r}"
-            f"{near(name, tensors if missing else own)}"
+            f"{near(name, (unknown or tensors) if missing else own)}"
         )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:

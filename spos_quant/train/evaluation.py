@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spos_quant.errors import ConfigError
 from spos_quant.quant.switch import SwitchBatchNorm2d
 
 
@@ -47,24 +48,31 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
         module: A supernet with an active path, or any model.
         batches: Images, or pairs whose first item is images; augmented as in training.
         norms: The layers, where the caller knows them already.
+
+    Raises:
+        ConfigError: no batches, or an iterator that was used up.
     """
     norms = batch_norms(module) if norms is None else norms
     before = [norm.momentum for norm in norms]
     to_evaluation(module)
     device = next(module.parameters()).device
+    seen = 0
     try:
         for norm in norms:
             norm.training = True
-        for i, item in enumerate(batches):
+        for item in batches:
+            seen += 1
             x = item[0] if isinstance(item, (tuple, list)) else item
             assert isinstance(x, Tensor)
             for norm in norms:
-                norm.momentum = 1.0 / (i + 1)  # a running mean with this weight is the average so far
+                norm.momentum = 1.0 / seen  # a running mean with this weight is the average so far
             module(x.to(device))
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.training = False
+    if not seen:
+        raise ConfigError("recalibration got no batches; give a list or a loader that can be iterated over many times")
 
 
 @torch.no_grad()

@@ -181,7 +181,7 @@ def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
 
 def _not_finite(model: nn.Module, label: str, step: int) -> str:
     path = f" on path {model.space.encode(model.architecture)}" if isinstance(model, Supernet) else ""
-    return f"{label}: the loss is not finite at step {step}{path}; lower the learning rate or raise clip_grad"
+    return f"{label}: the loss is not finite at step {step}{path}; lower the learning rate or clip_grad"
 
 
 class _Meter:

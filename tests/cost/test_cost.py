@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import VARIANTS, enumerate_space, toy_space
+from toy import VARIANTS, assert_uniform, enumerate_space, toy_space
 
 from spos_quant.backbones.build import load_space
 from spos_quant.cost import feasible
@@ -109,16 +109,6 @@ def feasible_set(space, table, budgets):
         costs = table.totals(everything, b.metric)
         ok &= (costs <= b.limit) & (costs >= (b.low or 0))
     return [a for a, keep in zip(everything, ok, strict=True) if keep]
-
-
-def assert_uniform(draws, expected):
-    counts = dict.fromkeys(expected, 0)
-    for a in draws:
-        counts[a] += 1
-    mean = len(draws) / len(expected)
-    deviation = (np.array(list(counts.values())) - mean) / np.sqrt(mean)
-    assert np.abs(deviation).max() < 5.5
-    assert (deviation**2).mean() < 1.5
 
 
 @pytest.mark.parametrize("name", ["block", "two axes", "overrides", "all quantized"])

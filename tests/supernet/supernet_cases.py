@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from spos_quant.backbones.build import build, load_space, space_of
 from spos_quant.quant.static import read_bits
+from spos_quant.quant.switch import InputQuantizer
 from spos_quant.space.search_space import Architecture, SearchSpace
 from spos_quant.space.spec import parse_spec
-from spos_quant.supernet.network import places
 from spos_quant.supernet.supernet import Supernet
 
 _SPECS: dict[str, dict[str, Any]] = {
@@ -69,16 +69,32 @@ def space(name: str) -> SearchSpace:
 
 
 def supernet(name: str, seed: int = 0) -> Supernet:
-    """With BatchNorm statistics, affine parameters and clips that all differ from their initial values."""
+    """With BatchNorm statistics, affine parameters and clips that all differ from their initial values.
+
+    Building thousands of modules takes a second, so that a space and seed have one supernet, set back on every call.
+    """
+    made, tensors, start = _supernet(name, seed)
+    with torch.no_grad():
+        for key, tensor in tensors.items():
+            tensor.grad = None
+            tensor.copy_(start[key])
+    made.activate((0,) * len(made.space.axes))
+    return made.train()
+
+
+@cache
+def _supernet(name: str, seed: int) -> tuple[Supernet, dict[str, Tensor], dict[str, Tensor]]:
     made = build(space(name), seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
-        for key, tensor in (*made.named_parameters(), *made.named_buffers()):
+        for key, tensor in made.state_dict().items():
             if "scaling_impl" in key:
-                tensor.copy_(torch.rand((), generator=generator) + 0.4)
+                tensor.copy_(torch.rand((), generator=generator) + 0.6)
             elif tensor.dim() == 1:
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    return made
+                drawn = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_(drawn - 0.5 if key.endswith(("bias", "running_mean")) else drawn + 0.5)
+    tensors = made.state_dict(keep_vars=True)
+    return made, tensors, {key: tensor.detach().clone() for key, tensor in tensors.items()}
 
 
 def images(made: Supernet | SearchSpace, n: int = 4, seed: int = 0) -> Tensor:
@@ -120,21 +136,37 @@ def check_coverage(of: SearchSpace, architectures: list[Architecture]) -> None:
     assert wanted <= seen, sorted(map(str, wanted - seen))
 
 
-def matching(made: Supernet, subnet: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-    """Every parameter of a subnet beside the supernet's that it is a slice of (the subnet's is the smaller)."""
-    body = dict(made.body.named_parameters(remove_duplicate=False))
-    ops = {block.name: block.op.value(made.architecture) for block in made.space.blocks}
-    layers = {(p.name, p.op): p.layer for p in places(made.body)}
-    for name, parameter in subnet.named_parameters(remove_duplicate=False):
-        block = next((b for b in ops if name.startswith(f"{b}.")), None)
-        rest = name.removeprefix(f"{block}.")
-        op = None if block is None or rest.startswith("downsample.") else ops[block]
-        if ".input_quant." in name:
-            layer = name.partition(".input_quant.")[0]
+class Watched:
+    """A supernet with its tensors and layers listed once: walking its thousands of modules is what takes the time."""
+
+    def __init__(self, made: Supernet) -> None:
+        self.made = made
+        self.parameters = dict(made.named_parameters())
+        self.all_names = dict(made.body.named_parameters(remove_duplicate=False))
+        self.statistics = {n: b for n, b in made.named_buffers() if n.endswith(("running_mean", "running_var"))}
+
+    def clear_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def name(self, plain: str) -> str:
+        """The name under `body` of what the active path's subnet calls `plain`."""
+        for block in self.made.space.blocks:
+            rest = plain.removeprefix(f"{block.name}.")
+            if rest != plain and not rest.startswith("downsample."):
+                return f"{block.name}.candidates.{block.op.value(self.made.architecture)}.{rest}"
+        return plain
+
+    def matching(self, subnet: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+        """Every parameter of a subnet beside the supernet's that it is the leading slice of."""
+        for name, parameter in subnet.named_parameters(remove_duplicate=False):
+            layer, is_clip, _ = name.partition(".input_quant.")
+            if not is_clip:
+                yield name, parameter, self.all_names[self.name(name)]
+                continue
             bits = read_bits(subnet.get_submodule(layer))[1]
+            path = self.name(layer)
+            quantizer = self.made.body.get_submodule(path).input_quant
+            assert isinstance(quantizer, InputQuantizer)
             assert bits is not None
-            quantizer = layers[layer, op].input_quant
-            assert quantizer is not None
             yield name, parameter, quantizer.clip(bits)
-        else:
-            yield name, parameter, body[name if op is None else f"{block}.candidates.{op}.{rest}"]

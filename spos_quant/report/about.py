@@ -1,0 +1,61 @@
+"""How a run was made and how to go on: commands, configuration, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from spos_quant.report.facts import Data
+from spos_quant.report.markup import Markup, command_line, element, join, section
+
+
+def commands_section(data: Data) -> Markup | None:
+    """Commands that go on from here, each with a button that copies it."""
+    commands = data.get("commands") or ()
+    if not commands:
+        return None
+    items = [element("li", element("span", item["what"]), command_line(item["command"])) for item in commands]
+    return section("commands", "Go on from here", element("ul.commands", *items))
+
+
+def about_section(data: Data) -> Markup:
+    """Configuration and environment, folded by part."""
+    config = dict(data.get("config") or {})
+    nested = {key: value for key, value in config.items() if isinstance(value, Mapping) and value}
+    plain = {key: value for key, value in config.items() if key not in nested}
+    parts = [_fold("Configuration", plain)] if plain else []
+    parts += [_fold(f"Configuration: {key}", value) for key, value in nested.items()]
+    if data.get("environment"):
+        parts.append(_fold("Environment", data["environment"]))
+    if not parts:
+        parts = [element("p.empty", "Neither configuration nor environment is recorded.")]
+    return section("about", "Configuration and environment", element("div.folds", *parts))
+
+
+def _fold(title: str, values: Mapping[str, Any]) -> Markup:
+    rows = [
+        element("tr", element("th", key, attributes={"scope": "row"}), element("td", _shown(value)))
+        for key, value in _flat(values)
+    ]
+    grid = element("div.scroll", element("table.values", element("tbody", *rows)))
+    return element("details", element("summary", title), grid)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys, the form that `--set` takes."""
+    for key, value in values.items():
+        name = f"{before}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _shown(value: Any) -> Markup:
+    if value is None or value in ([], {}, ()):
+        return element("span.quiet", "none")
+    if isinstance(value, bool):
+        return Markup("yes" if value else "no")
+    if isinstance(value, (list, tuple)):
+        return join((str(list(item)) if isinstance(item, (list, tuple)) else item for item in value), ", ")
+    return join((value,))

@@ -1,0 +1,139 @@
+"""What follows from the data of a run: which result leads, which budgets are kept, which steps are still to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Data = Mapping[str, Any]
+Result = Mapping[str, Any]
+KINDS = ("searched", "uniform", "float", "given")
+SPLITS = (("test", "on the test split"), ("search_val", "on search-val"))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something a run does not have yet, and the command that makes it."""
+
+    what: str
+    command: str
+
+
+def full_precision(data: Data) -> bool:
+    """Whether the run is of a space without bits, where `bitops` is null and MACs are what counts."""
+    return bool(data["metric"] == "macs")
+
+
+def ordered(data: Data) -> list[Result]:
+    """The results, searched ones first, then by kind; otherwise in the order of the data."""
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    return sorted(data.get("results") or (), key=lambda result: order.get(result["kind"], len(KINDS)))
+
+
+def of_kind(data: Data, kind: str) -> list[Result]:
+    """The results of one kind."""
+    return [result for result in data.get("results") or () if result["kind"] == kind]
+
+
+def leading(data: Data) -> Result | None:
+    """The searched result that the page speaks of first: the one furthest on, then the best on search-val.
+
+    The test split has no say, so that nothing on the page is chosen by it.
+    """
+    found = of_kind(data, "searched")
+    if not found:
+        return None
+
+    def rank(result: Result) -> tuple[bool, float, float]:
+        return bool(result.get("test")), top1(result, "search_val") or 0.0, result.get("supernet_top1") or 0.0
+
+    return max(found, key=rank)
+
+
+def top1(result: Result, split: str) -> float | None:
+    """Accuracy of a retrained model on a split."""
+    scored = result.get(split)
+    return None if not scored else scored["top1"]
+
+
+def cost_of(result: Result, metric: str) -> int | None:
+    """Cost of a result, None where the metric does not apply or is not known."""
+    value: int | None = result["cost"].get(metric)
+    return value
+
+
+def keeps_budget(result: Result) -> bool | None:
+    """Whether a result is within all its budgets; None where it has none or a cost is not known."""
+    budget = result.get("budget") or {}
+    costs = {metric: cost_of(result, metric) for metric in budget}
+    if any(value is not None and value > budget[metric] for metric, value in costs.items()):
+        return False
+    return None if not budget or None in costs.values() else True
+
+
+def is_retrained(result: Result) -> bool:
+    """Whether a result has a model of its own."""
+    return any(result.get(key) for key in ("search_val", "test", "history", "export"))
+
+
+def metric_of(data: Data, result: Result) -> str:
+    """The metric in which a result is compared: its budget's, where it has a single one."""
+    budget = result.get("budget") or {}
+    return next(iter(budget)) if len(budget) == 1 else str(data["metric"])
+
+
+def run_path(data: Data) -> str:
+    """The run directory as its commands name it, ready for a shell; `RUN` where no command does."""
+    for item in data.get("commands") or ():
+        try:
+            words = shlex.split(item["command"])
+        except ValueError:
+            continue
+        if len(words) > 2 and words[0] == "spos-quant" and not words[2].startswith("-"):
+            return shlex.quote(words[2])
+    return "RUN"
+
+
+def steps(data: Data) -> list[Step]:
+    """What the run does not have yet, in the order in which it is made."""
+    path, option = run_path(data), f"--{data['metric']}-budget"
+    if not (data.get("history") or data.get("evaluations") or data.get("results")):
+        space = shlex.quote(str(data["space"]["name"]))
+        return [Step("The supernet is not trained yet.", f"spos-quant train {space} --out {path}")]
+    found = []
+    if not of_kind(data, "searched"):
+        found.append(Step("No search has finished yet.", f"spos-quant search {path} {option} 35%"))
+    for result in ordered(data):
+        found += _steps_of(result, path, full=full_precision(data))
+    if not full_precision(data) and data.get("results") and not of_kind(data, "uniform"):
+        name = _nearest_baseline(data)
+        what = "No uniform configuration is retrained to compare with."
+        found.append(Step(what, f"spos-quant retrain {path} --bits {name}"))
+    return found
+
+
+def _steps_of(result: Result, path: str, *, full: bool) -> list[Step]:
+    key, kind = result["key"], result["kind"]
+    which = f"{path} --result {shlex.quote(key)}"
+    if not is_retrained(result):
+        return [Step(f"{key} is not retrained yet.", f"spos-quant retrain {which}")]
+    found = []
+    if not result.get("test"):
+        found.append(Step(f"{key} has no accuracy on the test split yet.", f"spos-quant evaluate {which}"))
+    # A baseline is there to be compared with; only what was searched is sure to be deployed.
+    if kind == "searched" and not result.get("export"):
+        form = "onnx" if full else "onnx-qcdq"
+        found.append(Step(f"{key} is not exported yet.", f"spos-quant export {which} --format {form}"))
+    return found
+
+
+def _nearest_baseline(data: Data) -> str:
+    """The uniform configuration that costs about as much as the leading result."""
+    baselines: Sequence[Mapping[str, Any]] = data.get("baselines") or ()
+    result = leading(data)
+    cost = None if result is None else cost_of(result, data["metric"])
+    if not baselines or cost is None:
+        return "w4a4"
+    return str(min(baselines, key=lambda item: abs(item["cost"] - cost))["name"])

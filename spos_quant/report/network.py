@@ -1,0 +1,206 @@
+"""The found networks: bits, width and operator of every layer beside its share of the cost, and the cost in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from spos_quant.report.facts import Data, Result, full_precision, leading, ordered
+from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, section, table
+from spos_quant.report.text import NONE, TIMES, bits, count, exact, percent
+
+Layer = Mapping[str, Any]
+Group = tuple[str | None, list[Layer]]
+
+
+def network_section(data: Data) -> Markup:
+    """What each layer became."""
+    full = full_precision(data)
+    title = "Operator and width of each block" if full else "Bits, width and operator of each layer"
+    note = f"Bars show the share of {'MACs' if full else 'BitOps'} in the whole network."
+    if not full:
+        note = f"The stronger the colour of a cell, the more bits. {note}"
+    return _per_result(data, "network", title, note, _network)
+
+
+def layers_section(data: Data) -> Markup:
+    """What each layer costs."""
+    title = "Cost of each layer"
+    note = "The head of a column sorts by it."
+    if not full_precision(data):
+        note += " Grey rows are layers that the space keeps float; BitOps do not count them (formula bitops/1)."
+    return _per_result(data, "layers", title, note, _costs)
+
+
+def _per_result(data: Data, name: str, title: str, note: str, make: Callable[[Result, str], Markup]) -> Markup:
+    """A panel per result, of which the script shows one; without a script all are shown."""
+    results = [result for result in ordered(data) if result.get("layers")]
+    if not results:
+        return section(name, title, element("p.empty", "There is no network yet: a search finds one."))
+    first = leading(data) or results[0]
+    metric = "macs" if full_precision(data) else "bitops"
+    panels = [
+        element(
+            "div.panel",
+            element("h3", result["key"]),
+            make(result, metric),
+            attributes={"data-result": result["key"]},
+        )
+        for result in results
+    ]
+    chooser = _chooser(results, first, title) if len(results) > 1 else None
+    return section(name, title, element("p.note", note), chooser, *panels)
+
+
+def _chooser(results: Sequence[Result], first: Result, title: str) -> Markup:
+    options = [
+        element("option", r["key"], attributes={"value": r["key"], "selected": r["key"] == first["key"]})
+        for r in results
+    ]
+    select = element("select.chooser", *options, attributes={"aria-label": f"Network whose {title.lower()} are shown"})
+    return element("div.tools", element("label", "Network ", select), attributes={"hidden": True})
+
+
+def _grouped(result: Result) -> list[Group]:
+    """Layers in order of execution, those of a choice block together; blocks without layers keep their place."""
+    names = list(result.get("blocks") or {})
+
+    def block_of(layer: Layer) -> str | None:
+        inside = [b for b in names if layer["name"] == b or layer["name"].startswith(f"{b}.")]
+        return max(inside, key=len, default=None)
+
+    groups: list[Group] = [(block, list(layers)) for block, layers in groupby(result["layers"], block_of)]
+    present = [block for block, _ in groups]
+    for i, name in enumerate(names):
+        if name not in present:
+            # After the block before it; the first one goes after the layers that lead in.
+            before = names[i - 1] if i else None
+            place = present.index(before) + 1 if before in present else 0
+            groups.insert(place, (name, []))
+            present.insert(place, name)
+    return groups
+
+
+def _network(result: Result, metric: str) -> Markup:
+    total = sum(layer[metric] or 0 for layer in result["layers"]) or 1
+    shares = [(layer[metric] or 0) / total for layer in result["layers"]]
+    largest = max(shares, default=0.0) or 1.0
+    head = [
+        head_cell("Block"),
+        head_cell("Operator"),
+        head_cell("Width", number=True),
+        head_cell("Layer"),
+        *([] if metric == "macs" else [head_cell("Weight bits"), head_cell("Input bits")]),
+        head_cell(f"Share of {'MACs' if metric == 'macs' else 'BitOps'}"),
+    ]
+    bodies = []
+    for block, layers in _grouped(result):
+        choice = (result.get("blocks") or {}).get(block) if block is not None else None
+        cells = [join(_layer_cells(layer, block, metric, total, largest)) for layer in layers]
+        quiet = [_is_quiet(layer, metric) for layer in layers]
+        if not layers:
+            cells, quiet = (
+                [element("td.quiet", "no layer of its own", attributes={"colspan": 2 if metric == "macs" else 4})],
+                [False],
+            )
+        cells[0] = join((_block_cells(block, choice, len(cells)), cells[0]))
+        rows = [element("tr.uncounted" if q else "tr", row) for q, row in zip(quiet, cells, strict=True)]
+        bodies.append(element("tbody", *rows))
+    return table(head, bodies, label=f"Layers of {result['key']}", css=".network")
+
+
+def _block_cells(block: str | None, choice: Mapping[str, Any] | None, rows: int) -> Markup:
+    span = {"rowspan": rows if rows > 1 else None}
+    if choice is None:
+        return element("td.quiet", NONE if block is None else block, attributes={**span, "colspan": 3})
+    return join(
+        (
+            element("th", block, attributes={**span, "scope": "rowgroup"}),
+            element("td", choice["op"], attributes=span),
+            element("td.number", f"{choice['width']:g}{TIMES}", attributes=span),
+        )
+    )
+
+
+def _is_quiet(layer: Layer, metric: str) -> bool:
+    return metric == "bitops" and not layer["counted"]
+
+
+def _layer_cells(layer: Layer, block: str | None, metric: str, total: int, largest: float) -> tuple[Markup, ...]:
+    quiet = _is_quiet(layer, metric)
+    share = (layer[metric] or 0) / total
+    if quiet:
+        bar = element("span.quiet", "not counted")
+    else:
+        width = {"style": f"width:{100 * share / largest:.1f}%"}
+        bar = join((element("span.track", element("span.fill", attributes=width)), element("span", percent(share))))
+    return (
+        # The block stands to the left already.
+        element("td.layer", layer["name"].removeprefix(f"{block}."), attributes={"title": layer["name"]}),
+        *([] if metric == "macs" else [_heat(layer["weight_bits"]), _heat(layer["act_bits"])]),
+        element("td.bar", element("div", bar)),
+    )
+
+
+def _heat(value: int | None) -> Markup:
+    """A cell of a stronger colour the more bits it has; the number stands in it, so that colour is never alone."""
+    if value is None:
+        return element("td.bits.float", "float")
+    return element("td.bits", value, attributes={"style": f"--heat-share:{_warmth(value)}%"})
+
+
+def _warmth(value: int) -> int:
+    # Bits double the levels: equal steps up to 8 bits, beyond which there is little to tell apart.
+    return round(100 * min(value, 8) / 8)
+
+
+def _costs(result: Result, metric: str) -> Markup:
+    layers, full = result["layers"], metric == "macs"
+    total = sum(layer[metric] or 0 for layer in layers) or 1
+    head = [
+        head_cell("Layer"),
+        head_cell("Kind"),
+        *([] if full else [head_cell("Weight bits", number=True), head_cell("Input bits", number=True)]),
+        head_cell("MACs", number=True),
+        *([] if full else [head_cell("BitOps", number=True)]),
+        head_cell("Share", number=True),
+    ]
+    rows = [_cost_row(layer, metric, total) for layer in layers]
+    cost = result["cost"]
+    foot = element(
+        "tr",
+        element("th", f"All {len(layers)} layers", attributes={"scope": "row", "colspan": 2 if full else 4}),
+        element("td.number", exact(cost.get("macs"))),
+        *([] if full else [element("td.number", exact(cost.get("bitops")))]),
+        element("td.number", percent(1.0)),
+    )
+    return join((table(head, rows, label=f"Cost of {result['key']}", css=".sortable", foot=foot), _totals(cost, full)))
+
+
+def _cost_row(layer: Layer, metric: str, total: int) -> Markup:
+    quiet, full = _is_quiet(layer, metric), metric == "macs"
+    name = join((layer["name"], element("span.mark", "not counted") if quiet else None))
+    share = (layer[metric] or 0) / total
+    bitops = layer["bitops"]
+    widths = ("weight_bits", "act_bits")
+    return element(
+        "tr.uncounted" if quiet else "tr",
+        element("td.layer", name, attributes={"data-value": layer["name"]}),
+        element("td", layer["kind"]),
+        *([] if full else [number_cell(bits(layer[k]), 32 if layer[k] is None else layer[k]) for k in widths]),
+        number_cell(exact(layer["macs"]), layer["macs"]),
+        *([] if full else [number_cell(NONE if quiet else exact(bitops), None if quiet else bitops)]),
+        number_cell(NONE if quiet else percent(share), None if quiet else share),
+    )
+
+
+def _totals(cost: Mapping[str, Any], full: bool) -> Markup:
+    parts = [f"{exact(cost.get('params'))} parameters", f"{exact(cost.get('weight_bytes'))} bytes of weights"]
+    if not full:
+        total, outside = cost.get("bitops_total"), cost.get("float_macs")
+        parts += [
+            f"{count(total)} BitOps if layers kept float count as 32 {TIMES} 32",
+            f"{count(outside)} MACs in layers kept float",
+        ]
+    return element("p.note", "; ".join(parts), ".")

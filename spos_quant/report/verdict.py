@@ -1,0 +1,204 @@
+"""What a run found, in sentences that hold also where the search lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+from spos_quant.report.facts import (
+    SPLITS,
+    Data,
+    Result,
+    cost_of,
+    full_precision,
+    keeps_budget,
+    leading,
+    metric_of,
+    of_kind,
+    top1,
+)
+from spos_quant.report.text import NONE, by_chance, count, known, percent, points, unit
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A uniform configuration that a searched result is compared with, judged in the same way."""
+
+    name: str
+    cost: int
+    accuracy: float
+    scored: Mapping[str, Any]
+    """`top1` and, where it is known, the number of images `n`."""
+
+
+@dataclass(frozen=True)
+class _Stand:
+    """A searched result in the terms of a comparison."""
+
+    metric: str
+    cost: int | None
+    limit: int | None
+    accuracy: float
+    scored: Mapping[str, Any]
+
+
+def verdict(data: Data) -> str:
+    """The run in one sentence, from its data alone."""
+    result = leading(data)
+    return _without_search(data) if result is None else sentence(data, result)
+
+
+def remarks(data: Data) -> list[str]:
+    """What else is to be said: the other budgets, the float model, and differences that chance explains."""
+    first = leading(data)
+    if first is None:
+        return []
+    found = [_chance(data, first), _float_gap(data, first)]
+    found += [sentence(data, other) for other in of_kind(data, "searched") if other is not first]
+    return [remark for remark in found if remark]
+
+
+def sentence(data: Data, result: Result) -> str:
+    """A searched result in one sentence: the budget, what it reaches, and the best uniform configuration beside it."""
+    budget = result.get("budget") or {}
+    limits = " and ".join(f"{count(limit)} {unit(metric)}" for metric, limit in budget.items())
+    start = f"Within {limits} the search found" if limits else f"The search {result['key']} found"
+    if keeps_budget(result) is False:
+        broken = [m for m, limit in budget.items() if (cost_of(result, m) or 0) > limit]
+        costs = " and ".join(f"{count(cost_of(result, m))} {unit(m)}" for m in broken)
+        start = f"The search for {limits} broke its budget with {costs}; it found"
+    split, stand = _stand(data, result)
+    if split is None:
+        score = result.get("supernet_top1")
+        if not known(score):
+            return f"{start} an architecture that is not judged yet."
+        reached = f"an architecture of {percent(score)} in the supernet, not retrained yet"
+    else:
+        reached = f"{percent(stand.accuracy)} {dict(SPLITS)[split]}"
+    return f"{start} {reached}; {_against(_rivals(data, stand.metric, split), stand, split)}."
+
+
+def _stand(data: Data, result: Result) -> tuple[str | None, _Stand]:
+    """The split that speaks for a result (None: the supernet) and where the result stands on it."""
+    split = next((name for name, _ in SPLITS if known(top1(result, name))), None)
+    # Uniform configurations in the supernet are priced in the run's metric only.
+    metric = str(data["metric"]) if split is None else metric_of(data, result)
+    scored = {"top1": result.get("supernet_top1") or 0.0} if split is None else result[split]
+    limit = (result.get("budget") or {}).get(metric)
+    return split, _Stand(metric, cost_of(result, metric), limit, float(scored["top1"]), scored)
+
+
+def _rivals(data: Data, metric: str, split: str | None) -> list[Rival]:
+    if split is None:
+        known_ones = [item for item in data.get("baselines") or () if known(item["score"])]
+        return [
+            Rival(f"uniform {i['name']}", i["cost"], i["score"], {"top1": i["score"]}) for i in known_ones if i["cost"]
+        ]
+    # In a full-precision space the backbone as published is what there is to beat.
+    kinds = ("uniform", "float") if full_precision(data) else ("uniform",)
+    found = []
+    for result in (r for kind in kinds for r in of_kind(data, kind)):
+        cost, accuracy = cost_of(result, metric), top1(result, split)
+        if cost and accuracy is not None and known(accuracy):
+            float_ = result["kind"] == "float"
+            name = "the backbone as published" if float_ else f"uniform {result['key'].removeprefix('bits-')}"
+            found.append(Rival(name, cost, accuracy, result[split]))
+    return found
+
+
+def _chosen(rivals: list[Rival], stand: _Stand) -> tuple[Rival | None, bool]:
+    """The configuration to compare with, and whether it wins.
+
+    One that does as well within the same budget (or at no higher cost) wins, and the best of these is named; else the
+    nearest in cost is.
+    """
+    cost = stand.cost
+    if not rivals or not cost:
+        return None, False
+    bound = max(cost, stand.limit or 0)
+    winners = [
+        r
+        for r in rivals
+        if (r.accuracy > stand.accuracy and r.cost <= bound) or (r.accuracy == stand.accuracy and r.cost <= cost)
+    ]
+    if winners:
+        return max(winners, key=lambda r: (r.accuracy, -r.cost)), True
+    return min(rivals, key=lambda r: (abs(log(r.cost / cost)), -r.accuracy)), False
+
+
+def _against(rivals: list[Rival], stand: _Stand, split: str | None) -> str:
+    rival, wins = _chosen(rivals, stand)
+    if rival is None or not stand.cost:
+        if split is None:
+            return "no uniform configuration is scored in the supernet to compare with"
+        return "no uniform configuration is judged there to compare with"
+    costs, same = _price(rival.cost / stand.cost), rival.accuracy == stand.accuracy
+    reaches = f"reaches {'the same ' if same else ''}{percent(rival.accuracy)}"
+    if not wins:
+        return f"{rival.name} costs {costs} and {reaches}"
+    better = "does as well" if same else "does better"
+    within = " within the same budget" if stand.limit is not None and rival.cost <= stand.limit else ""
+    return f"{rival.name} {better}{within}: it costs {costs} and {reaches}"
+
+
+def _price(ratio: float) -> str:
+    change = ratio - 1
+    if abs(change) < 0.005:
+        return "the same"
+    if ratio >= 2:
+        return f"{ratio:.1f} times as much"
+    return f"{100 * abs(change):.0f} % {'more' if change > 0 else 'less'}"
+
+
+def _chance(data: Data, result: Result) -> str | None:
+    split, stand = _stand(data, result)
+    rival, _ = _chosen(_rivals(data, stand.metric, split), stand)
+    if split is None or rival is None or not by_chance(stand.scored, rival.scored):
+        return None
+    difference = abs(stand.accuracy - rival.accuracy)
+    if difference == 0:
+        return None
+    n = stand.scored["n"]
+    return (
+        f"On {n:,} images a difference of {points(difference)} is within chance: "
+        f"{round(difference * n)} of them decide between the two."
+    )
+
+
+def _float_gap(data: Data, result: Result) -> str | None:
+    split, _ = _stand(data, result)
+    if split is None or full_precision(data):
+        return None
+    reference = next((r for r in of_kind(data, "float") if known(top1(r, split))), None)
+    if reference is None:
+        return None
+    accuracy = float(reference[split]["top1"])
+    smaller = ""
+    ours, theirs = cost_of(result, "weight_bytes"), cost_of(reference, "weight_bytes")
+    if ours and theirs:
+        smaller = f"; its weights take {theirs / ours:.1f} times as many bytes"
+    return f"The backbone in float reaches {percent(accuracy)} {dict(SPLITS)[split]}{smaller}."
+
+
+def _without_search(data: Data) -> str:
+    """The sentence of a run whose search is still to come."""
+    for split, where in SPLITS:
+        judged = [r for r in data.get("results") or () if known(top1(r, split))]
+        if judged:
+            best = max(judged, key=lambda r: top1(r, "search_val") or top1(r, split) or 0.0)
+            name = best["key"].removeprefix("bits-")
+            name = f"uniform {name}" if best["kind"] == "uniform" else name
+            cost = cost_of(best, data["metric"])
+            at = "" if cost is None else f" at {count(cost)} {unit(data['metric'])}"
+            return f"No search has finished yet; {name} reaches {percent(top1(best, split))} {where}{at}."
+    history = data.get("history") or ()
+    if history:
+        accuracy = percent(history[-1].get("top1"))
+        reached = "" if accuracy == NONE else f", {accuracy} on training images along sampled paths"
+        epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}"
+        return f"The supernet is trained ({epochs}{reached}); no search has finished yet."
+    if data.get("evaluations"):
+        return f"{len(data['evaluations']):,} architectures are evaluated; no search has finished yet."
+    return "Nothing is trained yet."

@@ -1,0 +1,71 @@
+"""Search problems without a model: a space, budgets and a score that is a sum over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from spos_quant.config import SearchConfig
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.table import CostTable
+from spos_quant.searchers.base import Evaluation, Objective, Problem, Scored, searchers
+from spos_quant.space.search_space import Architecture, SearchSpace
+
+SMALL = SearchConfig(population=12, generations=6, parents=4, crossover=4, mutation=4, mutation_prob=0.2)
+
+
+def problem(
+    space: SearchSpace,
+    *,
+    seed: int = 0,
+    config: SearchConfig = SMALL,
+    objective: Objective | None = None,
+    **budgets: str | int,
+) -> Problem:
+    table = CostTable(space)
+    limits = [parse_budget(text, metric, table) for metric, text in budgets.items()]
+    return Problem(space, FeasibleSampler(table, limits), config, seed, objective or Objective())
+
+
+class Additive:
+    """Every candidate of every axis that matters adds its own effect; a loss that often ties."""
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        rng = np.random.default_rng([99, seed])
+        self.space = space
+        self.effects = [rng.integers(-1000, 1000, size=len(axis.candidates)) for axis in space.axes]
+        self.asked: list[Architecture] = []
+
+    def score(self, a: Architecture) -> float:
+        kept = self.space.relevant(a)
+        return sum(int(e[i]) for e, i, keep in zip(self.effects, a, kept, strict=True) if keep) / 1000
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
+        for a in architectures:
+            self.asked.append(a)
+            yield Evaluation(a, self.score(a), float(sum(a) % 3))
+
+
+def scored(p: Problem, function: Additive, asked: Sequence[Architecture], metric: str = "bitops") -> list[Scored]:
+    costs = p.sampler.table.totals(asked, metric).tolist()
+    return [Scored(e.architecture, e.score, e.loss, c) for e, c in zip(function(asked), costs, strict=True)]
+
+
+def generations(name: str, p: Problem, function: Additive, told: Sequence[Sequence[Scored]] = ()) -> list[list[Scored]]:
+    """Everything a searcher asks for until it ends, after it was told of the first generations by an earlier one."""
+    searcher = searchers[name](p)
+    for generation in told:
+        searcher.tell(generation)
+    found = [list(generation) for generation in told]
+    while asked := searcher.ask():
+        found.append(scored(p, function, asked))
+        searcher.tell(found[-1])
+        assert len(found) <= p.config.generations, "asks for more generations than the configuration has"
+    assert searcher.ask() == []
+    return found
+
+
+def architectures(found: Sequence[Sequence[Scored]]) -> list[list[Architecture]]:
+    return [[s.architecture for s in generation] for generation in found]
