@@ -120,11 +120,11 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     from spos_quant.supernet.supernet import Supernet
     from spos_quant.supernet.weights import load_float_weights
 
-    # Construction draws random numbers; the user's generator must not notice.
-    with torch.random.fork_rng(devices=[]):
+    # Construction draws random numbers on the default device; the user's generator must not notice.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         body, _ = build_body(space.spec, backbones[space.spec.backbone], device="cpu")
-    supernet = Supernet(space, body)
-    supernet.reset_parameters(seed)
+        supernet = Supernet(space, body)
+        supernet.reset_parameters(seed)
     if space.spec.weights is not None:
         load_float_weights(supernet, Path(space.spec.weights))
     return supernet

@@ -24,8 +24,8 @@ PATIENCE = 1_000
 """The same where some were kept."""
 _CUTS = 20
 """Solutions of the integer program that may turn out to break a budget by less than the solver's tolerance."""
-_NODES = 100_000
-"""Branches after which the integer program gives up."""
+_PROGRAM = {"node_limit": 2_000, "mip_rel_gap": 0.1}
+"""Branches after which the integer program gives up, and how near its random objective must come to the best."""
 _LEAST = 16
 """Draws at once, at least, where some may be rejected."""
 
@@ -168,15 +168,17 @@ class FeasibleSampler:
                 for low, high in [cost_range(self.table, b.metric)]
             )
             raise BudgetError(
-                f"no architecture of {self.table.space.name!r} keeps all budgets at once: {ranges}; raise one of them"
+                f"no architecture of {self.table.space.name!r} was found that keeps all budgets at once: {ranges}; "
+                "raise one of them"
             )
 
 
 def solve(
     table: CostTable, budgets: Sequence[Budget], rng: np.random.Generator, allowed: Allowed | None = None
 ) -> IntArray | None:
-    """One architecture within the budgets by integer programming, with a random objective; None where there is none.
+    """One architecture within the budgets by integer programming, with a random objective; None where none is found.
 
+    Upper bounds are decided for certain in fractions of a second; several narrow bands at once may make it give up.
     The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide
     theirs over candidates. Costs are linear in the flows.
     """
@@ -202,7 +204,7 @@ def solve(
             constraints=constraints,
             integrality=np.ones(flow.n_columns),
             bounds=Bounds(0, 1),
-            options={"node_limit": _NODES},
+            options=_PROGRAM,
         )
         if done.x is None:
             return None

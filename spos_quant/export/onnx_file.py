@@ -18,6 +18,8 @@ from spos_quant.space.outline import LayerShape
 
 METADATA_KEY = "spos_quant"
 _KINDS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
+_NO_CHANGE = ("Identity", "Flatten", "Reshape")
+"""Operators that leave every value as it is."""
 
 
 def finish(
@@ -35,6 +37,7 @@ def finish(
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 8)
     _narrow_binary(graph, binary_weights, binary_inputs)
+    _shield_float_weights(graph)
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(metadata, sort_keys=True)
@@ -96,6 +99,21 @@ def _narrow_binary(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
             clip.input[2] = one.name
 
 
+def _shield_float_weights(graph: Any) -> None:
+    """Keeps onnxruntime from rounding float weights of layers with quantized inputs to 8 bits.
+
+    Its optimizer does so where a dequantizer feeds such a layer (onnxruntime pull request 22969); the maximum of one
+    tensor is that tensor, and nothing it looks for.
+    """
+    chains = _Chains(graph)
+    for node in [node for node in graph.node if node.op_type in _KINDS]:
+        if chains.bits(node.input[1], weight=True) is None and chains.bits(node.input[0], weight=False) is not None:
+            shielded = f"{node.name}/shielded"
+            place = list(graph.node).index(node)
+            graph.node.insert(place, onnx.helper.make_node("Max", [node.input[0]], [shielded], name=f"{shielded}/Max"))
+            node.input[0] = shielded
+
+
 class _Chains:
     """Who makes which tensor of a graph."""
 
@@ -108,7 +126,7 @@ class _Chains:
 
     def producer(self, tensor: str) -> Any:
         node = self._made.get(tensor)
-        while node is not None and node.op_type in ("Identity", "Flatten", "Reshape"):
+        while node is not None and (node.op_type in _NO_CHANGE or (node.op_type == "Max" and len(node.input) == 1)):
             node = self._made.get(node.input[0])
         return node
 

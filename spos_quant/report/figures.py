@@ -121,6 +121,8 @@ def plane_section(data: Data) -> Markup:
         f"Every architecture that was evaluated in the supernet, on search-val and before retraining, against its "
         f"{name}. Up and to the left is better; selecting a point keeps its architecture below."
     )
+    if any(e["cost"] <= 0 for e in evaluations):
+        intro += f" A logarithmic axis has no place for those that cost no {name}."
     buttons = (
         _button("plane-log", f"Logarithmic {name}"),
         _button("plane-front", "Zoom to the front"),
@@ -173,7 +175,7 @@ def _front_table(data: Data, evaluations: Sequence[Mapping[str, Any]]) -> Markup
     return element(
         "details",
         element("summary", f"The front as a table: {len(front)} architectures that none beats in both"),
-        table(head, rows, label="Architectures on the front", css=".sortable"),
+        table(head, rows, label="Architectures on the front", css=".front.sortable"),
     )
 
 

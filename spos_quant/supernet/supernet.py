@@ -102,8 +102,8 @@ class Supernet(nn.Module):
         bits = [(layer.weight_bits, layer.act_bits) for layer, _, _ in self._layers]
         self.activate(architecture)
         try:
-            # Construction draws random numbers; the user's generator must not notice.
-            with torch.random.fork_rng(devices=[]):
+            # Construction draws random numbers on the default device; the user's generator must not notice.
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 return StaticMaker().module(self.body).train(self.training)
         finally:
             self.activate(before)

@@ -17,6 +17,8 @@ _GRID = 46
 """Thresholds that are tried, from a tenth of the largest magnitude to all of it."""
 _VALUES = 16_384
 """Values of a tensor that a threshold is judged on."""
+_Sample = tuple[Tensor, Tensor]
+"""Some values of a tensor, and its smallest and largest."""
 
 
 @torch.no_grad()
@@ -34,7 +36,7 @@ def calibrate_clips(supernet: Supernet, images: Tensor, only: set[InputQuantizer
     before, training = supernet.architecture, supernet.training
     owners = supernet.input_quantizers()
     wanted = set(owners) if only is None else only
-    seen: dict[InputQuantizer, list[Tensor]] = {}
+    seen: dict[InputQuantizer, list[_Sample]] = {}
     # BatchNorm in training mode normalises by the batch itself: running statistics need not exist yet, and stay.
     norms = {name: buffer.clone() for name, buffer in supernet.named_buffers() if "running_" in name}
     supernet.train()
@@ -53,20 +55,21 @@ def calibrate_clips(supernet: Supernet, images: Tensor, only: set[InputQuantizer
     supernet.train(training)
     supernet.activate(before)
     for quantizer in wanted:
-        _set_clips(quantizer, torch.cat(seen[quantizer]))
+        samples, extremes = zip(*seen[quantizer], strict=True)
+        _set_clips(quantizer, torch.cat(samples), torch.cat(extremes))
 
 
 class _Record:
     """Keeps a sample of what a layer reads."""
 
-    def __init__(self, quantizer: InputQuantizer, seen: dict[InputQuantizer, list[Tensor]]) -> None:
+    def __init__(self, quantizer: InputQuantizer, seen: dict[InputQuantizer, list[_Sample]]) -> None:
         self.quantizer, self.seen = quantizer, seen
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].detach().flatten()
         kept = values[:: max(1, len(values) // _VALUES)]
-        peak = torch.stack((values.min(), values.max()))
-        self.seen.setdefault(self.quantizer, []).append(torch.cat((kept, peak)))
+        extremes = torch.stack((values.min(), values.max()))
+        self.seen.setdefault(self.quantizer, []).append((kept, extremes))
 
 
 def _covering_paths(supernet: Supernet) -> list[tuple[int, ...]]:
@@ -85,10 +88,10 @@ def _covering_paths(supernet: Supernet) -> list[tuple[int, ...]]:
     return paths
 
 
-def _set_clips(quantizer: InputQuantizer, values: Tensor) -> None:
-    if not quantizer.signed and float(values.min()) < 0:
+def _set_clips(quantizer: InputQuantizer, values: Tensor, extremes: Tensor) -> None:
+    if not quantizer.signed and float(extremes.min()) < 0:
         raise ModelError("an activation that was declared never negative is negative; declare the layer signed")
-    peak = float(values.abs().max())
+    peak = float(extremes.abs().max())
     for bits in map(int, quantizer.by_bits):
         clip = quantizer.clip(bits)
         if peak == 0:

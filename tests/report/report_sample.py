@@ -52,18 +52,7 @@ def run(*, population: int = 30, generations: int = 12) -> dict[str, Any]:
             result("bits-float", "float", None, 0.986),
         ],
         "history": curve(50, 0.84, rng),
-        "config": {
-            "name": "digits-mixed",
-            "backbone": "digits-resnet",
-            "weights": None,
-            "axes": {"op": list(OPS), "width": list(WIDTHS), "bits": [list(pair) for pair in BITS]},
-            "keep_float": ["first", "last"],
-            "overrides": {},
-            "train": {"epochs": 50, "batch_size": 64, "lr": 0.1, "optimizer": {"momentum": 0.9, "nesterov": True}},
-            "search": {"population": population, "generations": generations},
-            "data": "digits",
-            "seed": 0,
-        },
+        "config": _config(population, generations),
         "environment": {"python": "3.11.7", "cpus": 2, "packages": {"torch": "2.11.0", "brevitas": "0.13.0"}},
         "commands": [
             {"what": "Retrain a uniform baseline", "command": "spos-quant retrain runs/digits-mixed --bits w4a4"},
@@ -153,6 +142,21 @@ def curve(epochs: int, top: float, rng: np.random.Generator) -> list[dict[str, A
         {"epoch": i + 1, "loss": float(2.4 - 2.2 * t), "top1": float(t), "lr": 0.1 * (1 - i / epochs)}
         for i, t in enumerate(top1)
     ]
+
+
+def _config(population: int, generations: int) -> dict[str, Any]:
+    return {
+        "name": "digits-mixed",
+        "backbone": "digits-resnet",
+        "weights": None,
+        "axes": {"op": list(OPS), "width": list(WIDTHS), "bits": [list(pair) for pair in BITS]},
+        "keep_float": ["first", "last"],
+        "overrides": {},
+        "train": {"epochs": 50, "batch_size": 64, "lr": 0.1, "optimizer": {"momentum": 0.9, "nesterov": True}},
+        "search": {"population": population, "generations": generations},
+        "data": "digits",
+        "seed": 0,
+    }
 
 
 def _search(rng: np.random.Generator, population: int, generations: int) -> list[dict[str, Any]]:

@@ -33,6 +33,10 @@ def signed_supernet():
     return build(space_of(parse_spec(raw, "signed")))
 
 
+def clips(quantizer: InputQuantizer) -> list[float]:
+    return [float(quantizer.clip(bits).detach()) for bits in map(int, quantizer.by_bits)]
+
+
 MAKE = {"small": supernet, "signed": signed_supernet}
 
 
@@ -89,15 +93,14 @@ def test_every_clip_is_the_one_of_least_squared_error(name):
     for ours, theirs in pairs:
         values = tensors[theirs]
         peak = values.abs().max()
-        # the largest and the smallest value are judged once more per layer that reads the tensor: hardly a difference
         for bits in map(int, ours.by_bits):
             grid = torch.linspace(0.1, 1.0, 46) * peak
             errors = torch.stack([(rounded(values, c, bits, ours.signed) - values).square().mean() for c in grid])
             clip = ours.clip(bits).detach()
             at = int((grid - clip).abs().argmin())
             assert abs(float(grid[at] - clip)) < 1e-4 * float(peak), "no threshold of the grid"
-            assert float(errors[at]) <= 1.02 * float(errors.min())
-            assert float(errors[at]) < 0.9 * float(errors.max())
+            assert float(errors[at]) <= 1.001 * float(errors.min())
+            assert float(errors[at]) < 0.95 * float(errors.max())
             checked.add((bits, ours.signed, at))
     assert len({at for _, _, at in checked}) > 6, "all clips are at one place of the grid"
     wanted = {"small": {(1, False), (2, False), (4, False)}, "signed": set(product((1, 2, 3, 5, 8), (False, True)))}
@@ -109,9 +112,9 @@ def test_more_bits_clip_less():
     calibrate_clips(model, images(8))
     for quantizer in model.input_quantizers():
         if not quantizer.signed:
-            clips = [float(quantizer.clip(bits)) for bits in (2, 3, 5, 8)]
-            assert clips == sorted(clips)
-            assert clips[0] < clips[-1]
+            ascending = clips(quantizer)[1:]  # not 1 bit, whose one level above zero is where most values are
+            assert ascending == sorted(ascending)
+            assert ascending[0] < ascending[-1]
 
 
 def test_nothing_else_changes():
@@ -152,14 +155,14 @@ def test_statistics_that_were_never_made_do_not_matter():
 
 def test_only_the_wanted_quantizers_are_set():
     model, whole = supernet(), supernet()
-    start = {q: [float(q.clip(b)) for b in map(int, q.by_bits)] for q in model.input_quantizers()}
+    start = {q: clips(q) for q in model.input_quantizers()}
     chosen = set(list(start)[::2])
     calibrate_clips(model, images(), chosen)
     calibrate_clips(whole, images())
     for q, reference in zip(start, whole.input_quantizers(), strict=True):
-        now = [float(q.clip(b)) for b in map(int, q.by_bits)]
+        now = clips(q)
         if q in chosen:
-            assert now == [float(reference.clip(b)) for b in map(int, reference.by_bits)] != start[q]
+            assert now == clips(reference) != start[q]
         else:
             assert now == start[q]
 
@@ -206,6 +209,6 @@ def test_a_tensor_of_zeros_keeps_its_start():
         for m in model.modules():
             if isinstance(m, SwitchBatchNorm2d):
                 nn.init.zeros_(m.weight)
-    start = {q: [float(q.clip(b)) for b in map(int, q.by_bits)] for q in model.input_quantizers()}
+    start = {q: clips(q) for q in model.input_quantizers()}
     calibrate_clips(model, images())
-    assert start == {q: [float(q.clip(b)) for b in map(int, q.by_bits)] for q in model.input_quantizers()}
+    assert start == {q: clips(q) for q in model.input_quantizers()}

@@ -1,0 +1,197 @@
+"""QCDQ files: they answer as the model, hold integers, and cost what the table says."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_cases import Graph, images, logits, space, supernet
+
+import spos_quant as sq
+from spos_quant.errors import ExportError
+from spos_quant.export.onnx_file import measure_onnx
+from spos_quant.quant.static import is_quant_layer, read_bits, read_signed
+
+SAMPLES = {"digits-mixed": 3, "whole": 2, "mixed": 3}
+
+
+def architectures(name: str):
+    return space(name).sample_many(np.random.default_rng(11), SAMPLES[name])
+
+
+CASES = [(name, i) for name, n in SAMPLES.items() for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """`(model, path, what export returned)` per case, made once."""
+    made = {}
+
+    def get(name: str, i: int):
+        if (name, i) not in made:
+            path = tmp_path_factory.mktemp("onnx") / f"{i}.onnx"
+            model = supernet(name).subnet(architectures(name)[i]).eval()
+            made[name, i] = (model, path, sq.export_onnx(model, images(), path))
+        return made[name, i]
+
+    return get
+
+
+def bits(model):
+    return {name: read_bits(m) for name, m in model.named_modules() if is_quant_layer(m)}
+
+
+def test_cases_have_all_that_is_special(exported):
+    seen, signed, shared = set(), set(), False
+    for case in CASES:
+        model = exported(*case)[0]
+        found = bits(model)
+        seen |= set(found.values())
+        signed |= {read_signed(m) for m in model.modules() if is_quant_layer(m)}
+        for name in found:
+            if name.endswith("downsample.0"):
+                block = model.get_submodule(name.removesuffix(".downsample.0"))
+                first = next((m for m in block.modules() if is_quant_layer(m)), None)
+                shared |= first is not None and first.input_quant is block.get_submodule("downsample.0").input_quant
+    weight, act = {w for w, _ in seen}, {a for _, a in seen}
+    assert weight == {None, 1, 2, 3, 4, 8}
+    assert act == {None, 1, 2, 3, 4, 8}
+    assert {(None, None), (1, 1)} <= seen
+    assert signed == {None, False, True}
+    assert shared
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_the_file_answers_as_the_model(exported, name, i):
+    """On other images than it was checked on, with the runtime's optimizations and without."""
+    model, path, said = exported(name, i)
+    x = images(24, seed=30 + i)
+    with torch.no_grad():
+        ours = model(x).numpy()
+    for optimized in (False, True):
+        theirs = logits(path, x, optimized=optimized)
+        # In an image now and then an activation lies on the edge between two levels, and float sums round it two ways.
+        assert (np.abs(theirs - ours).max(1) < 1e-5).mean() > 0.8
+        assert (theirs.argmax(1) == ours.argmax(1)).mean() > 0.9
+    assert ours.std(0).min() > 1e-3, "the logits hardly depend on the image"
+    assert said == {
+        "path": str(path),
+        "format": "onnx-qcdq",
+        "bytes": path.stat().st_size,
+        "max_abs_diff": pytest.approx(np.abs(logits(path, images()) - model(images()).detach().numpy()).max(), abs=2e-2),
+        "agreement": 1.0,
+    }
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_costs_measured_from_the_graph_from_the_model_and_from_the_table_agree(exported, name, i):
+    model, path, _ = exported(name, i)
+    by_file, by_model = measure_onnx(path), sq.measure(model, images(2))
+    by_table = supernet(name).cost(architectures(name)[i])
+    for metric in ("bitops", "bitops_total", "macs", "float_macs", "weight_bytes", "formula"):
+        assert by_file[metric] == by_model[metric] == by_table[metric], metric
+    assert by_model["params"] == by_table["params"]
+    keys = ("kind", "macs", "weight_bits", "act_bits", "bitops", "counted")
+    ours, theirs = ({x["name"]: [x[k] for k in keys] for x in cost["layers"]} for cost in (by_file, by_table))
+    assert ours == theirs
+    assert by_file["bitops"] > 0
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_quantized_weights_are_integers_and_say_their_bits(exported, name, i):
+    model, path, _ = exported(name, i)
+    graph = Graph(path)
+    found = bits(model)
+    floats = {n for n, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))} - found.keys()
+    nodes = {".".join(dict.fromkeys(_scope(node.name))): node for node in graph.layers()}
+    assert nodes.keys() == found.keys() | floats
+    for layer, node in nodes.items():
+        weight_bits, act_bits = found.get(layer, (None, None))
+        types, stored = graph.weight(node)
+        if weight_bits is None:
+            assert types in ([], ["Transpose"])
+            assert stored.dtype == np.float32
+        elif weight_bits == 1:
+            assert types == ["DequantizeLinear"]
+            assert stored.dtype == np.int8
+            assert set(np.unique(stored)) == {-1, 1}
+        else:
+            assert types == ["DequantizeLinear", "Clip"]
+            most = 2 ** (weight_bits - 1) - 1
+            assert stored.dtype == np.int8
+            assert graph.clip(graph.chain(node.input[1])) == (-most, most)
+            assert np.abs(stored).max() <= most
+            assert len(np.unique(stored)) > 2
+        chain = graph.chain(node.input[0])
+        if act_bits is None:
+            assert not chain
+            continue
+        signed = bool(read_signed(model.get_submodule(layer)))
+        low = -(2 ** (act_bits - 1)) if signed else 0
+        kinds = [n.op_type for n in chain]
+        if act_bits == 8:
+            assert kinds == ["DequantizeLinear", "QuantizeLinear"]
+            assert graph.constants[chain[0].input[2]].dtype == (np.int8 if signed else np.uint8)
+        else:
+            assert kinds == ["DequantizeLinear", "Clip", "QuantizeLinear"]
+            assert graph.clip(chain) == (low, low + 2**act_bits - 1)
+        assert not graph.constants[chain[0].input[2]].any(), "a zero point"
+
+
+def _scope(node: str) -> list[str]:
+    """Module name of a node, told from the plain names of the network's own modules."""
+    parts = node.strip("/").split("/")[:-1]
+    return [p for p, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{p}.")]
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_no_float_copy_of_a_quantized_weight_stays(exported, name, i):
+    model, path, _ = exported(name, i)
+    floats = sum(m.weight.numel() for m in model.modules() if type(m) in (torch.nn.Conv2d, torch.nn.Linear))
+    floats += sum(m.weight.numel() for m in model.modules() if is_quant_layer(m) and read_bits(m)[0] is None)
+    stored = [a for a in Graph(path).constants.values() if a.dtype == np.float32 and a.ndim > 1]
+    assert sum(a.size for a in stored) == floats
+    integers = [a for a in Graph(path).constants.values() if a.dtype == np.int8 and a.ndim > 1]
+    assert sum(a.size for a in integers) == sum(
+        m.weight.numel() for m in model.modules() if is_quant_layer(m) and read_bits(m)[0] is not None
+    )
+
+
+@pytest.mark.parametrize(("name", "i"), [("digits-mixed", 0), ("whole", 0), ("mixed", 1)])
+def test_the_graph_has_one_input_of_any_batch_size_and_is_valid(exported, name, i):
+    model, path, _ = exported(name, i)
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [item.name for item in proto.graph.input] == ["input"]
+    assert [item.name for item in proto.graph.output] == ["logits"]
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    assert sizes[0].dim_param == "n"
+    assert [d.dim_value for d in sizes[1:]] == [1, 8, 8]
+    assert proto.ir_version >= 8
+    assert {(o.domain, o.version) for o in proto.opset_import} == {("", 17)}
+    x = images(7, seed=3)
+    alone = np.concatenate([logits(path, x[k : k + 1]) for k in range(7)])
+    np.testing.assert_allclose(logits(path, x), alone, atol=1e-6)
+    with torch.no_grad():
+        np.testing.assert_allclose(alone, model(x).numpy(), atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(exported):
+    model, path, _ = exported("mixed", 0)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    sq.export_onnx(model, images(), path.with_name("again.onnx"))
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.state_dict().keys() == before.keys()
+    assert path.with_name("again.onnx").read_bytes() == path.read_bytes(), "the same model gives another file"
+
+
+def test_a_signed_1_bit_activation_is_refused_by_name(tmp_path):
+    from spos_quant.backbones.build import build, space_of
+    from spos_quant.space.spec import parse_spec
+
+    raw = {"name": "signed", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "keep_float": []}
+    made = build(space_of(parse_spec({**raw, "axes": {"bits": [[4, 1]]}}, "signed")))
+    with pytest.raises(ExportError, match="layer 'conv1' has a signed 1-bit input.*at least 2 activation bits"):
+        sq.export_onnx(made.subnet(()), images(), tmp_path / "signed.onnx")
+    assert list(tmp_path.iterdir()) == []
