@@ -24,8 +24,8 @@ PATIENCE = 1_000
 """The same where some were kept."""
 _CUTS = 20
 """Solutions of the integer program that may turn out to break a budget by less than the solver's tolerance."""
-_PROGRAM = {"node_limit": 2_000, "mip_rel_gap": 0.1}
-"""Branches after which the integer program gives up, and how near its random objective must come to the best."""
+_PROGRAM = {"node_limit": 2_000, "mip_rel_gap": 0.1, "time_limit": 10.0}
+"""When the integer program gives up, and how near its random objective must come to the best."""
 _LEAST = 16
 """Draws at once, at least, where some may be rejected."""
 

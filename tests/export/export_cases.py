@@ -1,4 +1,4 @@
-"""Supernets with calibrated clips and BatchNorm statistics, and what is read from ONNX files by other means than ours."""
+"""Supernets with calibrated clips and BatchNorm statistics, and ONNX files read by other means than ours."""
 
 from __future__ import annotations
 

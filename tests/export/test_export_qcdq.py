@@ -79,7 +79,9 @@ def test_the_file_answers_as_the_model(exported, name, i):
         "path": str(path),
         "format": "onnx-qcdq",
         "bytes": path.stat().st_size,
-        "max_abs_diff": pytest.approx(np.abs(logits(path, images()) - model(images()).detach().numpy()).max(), abs=2e-2),
+        "max_abs_diff": pytest.approx(
+            np.abs(logits(path, images()) - model(images()).detach().numpy()).max(), abs=2e-2
+        ),
         "agreement": 1.0,
     }
 

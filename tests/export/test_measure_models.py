@@ -190,6 +190,8 @@ def test_frozen_models_and_no_grad():
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 2, 2), (1, 1), (1, 1, 9, 9)])
 def test_an_example_that_does_not_fit(shape):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).train()
-    with pytest.raises(ModelError, match=rf"an example of shape {str(shape)[:-1]}\) does not fit the model".replace("(", r"\(")):
+    with pytest.raises(
+        ModelError, match=rf"an example of shape {str(shape)[:-1]}\) does not fit the model".replace("(", r"\(")
+    ):
         sq.measure(model, torch.rand(shape))
     assert model.training

@@ -43,7 +43,9 @@ def test_evaluations_are_read_back_exactly_and_in_order(path):
         assert list(log) == SOME
         assert len(log) == len(SOME) > 30
         assert [log.get(e.architecture) for e in SOME] == SOME
-        other = next(a for a in SPACE.sample_many(np.random.default_rng(1), 99) if a not in {e.architecture for e in SOME})
+        other = next(
+            a for a in SPACE.sample_many(np.random.default_rng(1), 99) if a not in {e.architecture for e in SOME}
+        )
         assert log.get(other) is None
         log.add(Evaluation(other, 0.1 + 0.2, 1e-300))
     with EvaluationLog(path, SPACE, "one") as log:
@@ -238,7 +240,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped(path, name, lost_after):
 
     def run(function):
         with EvaluationLog(path, SPACE, "one") as log:
-            return drive(searchers[name](p), LoggedEvaluator(function, log), lambda asked: p.sampler.table.totals(asked))
+            return drive(
+                searchers[name](p), LoggedEvaluator(function, log), lambda asked: p.sampler.table.totals(asked)
+            )
 
     class Broken(Additive):
         def __call__(self, architectures):

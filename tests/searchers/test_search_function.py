@@ -99,8 +99,21 @@ def test_function_sees_the_recalibrated_path_in_evaluation_mode_without_gradient
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), -float("inf"), None, "0.9", True, np.bool_(True), torch.tensor(True), [0.5], 1j]
-    + [torch.tensor(float("nan")), torch.tensor([0.1, 0.2]), np.array([0.3])],
+    [
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        None,
+        "0.9",
+        True,
+        np.bool_(True),
+        torch.tensor(True),
+        [0.5],
+        1j,
+        torch.tensor(float("nan")),
+        torch.tensor([0.1, 0.2]),
+        np.array([0.3]),
+    ],
     ids=repr,
 )
 def test_what_is_no_finite_number_is_refused(digits, value):
@@ -109,7 +122,9 @@ def test_what_is_no_finite_number_is_refused(digits, value):
 
 
 @pytest.mark.parametrize(
-    "value", [0.25, 1, -3, np.float32(0.5), np.float64(0.5), np.int64(7), torch.tensor(0.75), torch.tensor([2])], ids=repr
+    "value",
+    [0.25, 1, -3, np.float32(0.5), np.float64(0.5), np.int64(7), torch.tensor(0.75), torch.tensor([2])],
+    ids=repr,
 )
 def test_numbers_of_all_kinds_are_taken(digits, value):
     (made,) = FunctionEvaluator(digits, lambda module: value, None)([digits.architecture])
@@ -146,7 +161,7 @@ def test_search_end_to_end(digits):
 def test_the_best_path_is_left_as_it_was_judged(digits):
     result = sq.search(digits, evaluate=agreement, recalibrate=batches(), bitops_budget="2M", config=FEW)
     assert digits.architecture == result.best
-    judged = dict((a, s) for a, _, s in result.evaluations)[result.best]
+    judged = {a: s for a, _, s in result.evaluations}[result.best]
     with torch.no_grad():
         assert agreement(digits) == judged
         assert agreement(digits.subnet(result.best)) == judged
@@ -165,7 +180,9 @@ def test_random_search_and_several_budgets(digits):
     for a, cost, _ in result.evaluations:
         assert cost == digits.cost(a)["weight_bytes"] <= 9000
         assert digits.cost(a)["macs"] <= cost_range(digits.table, "macs")[1] / 4
-    evolved = sq.search(digits, evaluate=agreement, recalibrate=None, weight_bytes_budget="9K", macs_budget="25%", config=FEW)
+    evolved = sq.search(
+        digits, evaluate=agreement, recalibrate=None, weight_bytes_budget="9K", macs_budget="25%", config=FEW
+    )
     assert evolved.evaluations != result.evaluations
 
 
@@ -181,7 +198,9 @@ def test_the_recipe_is_the_spaces_own():
 
 def test_full_precision_is_searched_by_macs():
     spec = {"name": "blocks", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10}
-    supernet = sq.build(space_of(parse_spec(spec | {"axes": {"op": ["conv3x3", "skip"], "width": [0.5, 1.0]}}, "blocks")))
+    supernet = sq.build(
+        space_of(parse_spec(spec | {"axes": {"op": ["conv3x3", "skip"], "width": [0.5, 1.0]}}, "blocks"))
+    )
     result = sq.search(supernet, evaluate=agreement, recalibrate=batches(), config=FEW)
     assert all(c == supernet.cost(a)["macs"] for a, c, _ in result.evaluations)
     with pytest.raises(BudgetError, match="full precision"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import Counter
 
@@ -216,7 +217,7 @@ def test_parameters_of_inactive_layers_do_not_move(fabric):
     snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
     by_path = [used(model, path) for path in everything]
     checked = 0
-    for step, (before, after) in enumerate(zip(snapshots[:-1], snapshots[1:], strict=True)):
+    for step, (before, after) in enumerate(itertools.pairwise(snapshots)):
         active = by_path[step % 4]
         for name in before:
             if name not in active:
