@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from spos_quant.cost.rows import config_rows, summary
@@ -90,11 +91,10 @@ def _budgets(run: Run) -> list[dict[str, Any]]:
     found = []
     for result in run.results():
         if result.searched:
-            budget = read_json(result.search_path)["budget"] or {}
-            found += [
-                {"key": result.key, "metric": metric, "limit": limit, "text": f"{limit:,}"}
-                for metric, limit in budget.items()
-            ]
+            search = read_json(result.search_path)
+            for metric, limit in (search["budget"] or {}).items():
+                text = search["budget_text"][metric]
+                found.append({"key": result.key, "metric": metric, "limit": limit, "text": text})
     return found
 
 
@@ -138,7 +138,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
 
 
 def _commands(run: Run) -> list[dict[str, str]]:
-    path = run.path
+    path = shlex.quote(str(run.path))
     return [
         {"what": "Search again under another budget", "command": f"spos-quant search {path} --bitops-budget 35%"},
         {"what": "Retrain a uniform baseline", "command": f"spos-quant retrain {path} --bits w4a4"},

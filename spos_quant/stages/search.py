@@ -146,6 +146,7 @@ class _Session:
         summary = {
             "key": request.key,
             "budget": budgets_json(list(request.budgets)) or None,
+            "budget_text": {budget.metric: budget.text for budget in request.budgets},
             "max_accuracy_drop": request.max_drop,
             "bits": str(result.bits_path),
             "architecture": run.space.encode(best.architecture),

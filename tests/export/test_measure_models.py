@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import brevitas.nn as qnn
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -42,7 +43,7 @@ def test_resnet18_of_torchvision():
 def test_keys_are_those_of_the_cost_of_an_architecture():
     of = sq.load_space("digits-mixed")
     supernet = sq.build(of)
-    table = supernet.cost(of.sample_many(__import__("numpy").random.default_rng(0), 1)[0])
+    table = supernet.cost(of.sample(np.random.default_rng(0)))
     measured = sq.measure(nn.Linear(3, 2), torch.zeros(1, 3))
     assert measured.keys() == table.keys()
     assert measured["layers"][0].keys() == table["layers"][0].keys()
@@ -190,8 +191,7 @@ def test_frozen_models_and_no_grad():
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 2, 2), (1, 1), (1, 1, 9, 9)])
 def test_an_example_that_does_not_fit(shape):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 3)).train()
-    with pytest.raises(
-        ModelError, match=rf"an example of shape {str(shape)[:-1]}\) does not fit the model".replace("(", r"\(")
-    ):
+    with pytest.raises(ModelError, match="an example of shape .* does not fit the model") as error:
         sq.measure(model, torch.rand(shape))
+    assert str(shape) in str(error.value)
     assert model.training

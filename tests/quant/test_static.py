@@ -85,6 +85,7 @@ def test_layers_that_shared_a_quantizer_still_do_with_its_clip() -> None:
     maker = StaticMaker()
     a, b = maker.layer(first), maker.layer(second)
     assert a.input_quant is b.input_quant
+    assert b.input_quant.tracked_module_list == [a, b]
     (clip,) = b.input_quant.parameters()
     assert float(clip) == pytest.approx(0.9)
     x = torch.rand(2, 4, 5, 5) * 2
@@ -159,7 +160,7 @@ def test_modules_with_a_static_of_their_own_decide() -> None:
             assert isinstance(maker, StaticMaker)
             return nn.Flatten()
 
-    assert isinstance(StaticMaker().module(nn.Sequential(Own()))[0], nn.Flatten)  # type: ignore[index]
+    assert isinstance(StaticMaker().module(nn.Sequential(Own()))[0], nn.Flatten)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -22,17 +22,17 @@ def test_blocks_take_the_candidates_of_the_space() -> None:
     )
     first = builder.block("a", 8, 8, 1, own_op="bottleneck")
     assert first.op_names == ("skip", "conv3x3")
-    assert first.candidates["conv3x3"].conv1.weight.shape == (16, 8, 3, 3)  # type: ignore[union-attr]
+    assert first.candidates["conv3x3"].conv1.weight.shape == (16, 8, 3, 3)
     second = builder.block("b1", 8, 16, 2, own_op="conv3x3", downsample=nn.Identity())
     assert second.op_names == ("conv5x5",)
-    assert second.candidates["conv5x5"].conv1.weight.shape == (16, 8, 5, 5)  # type: ignore[union-attr]
+    assert second.candidates["conv5x5"].conv1.weight.shape == (16, 8, 5, 5)
     assert builder.own_ops == {"a": "bottleneck", "b1": "conv3x3"}
 
 
 def test_without_axes_a_block_is_the_backbones_own() -> None:
     block = BlockBuilder(spec()).block("a", 16, 16, 1, own_op="bottleneck")
     assert block.op_names == ("bottleneck",)
-    assert block.candidates["bottleneck"].conv1.weight.shape == (4, 16, 1, 1)  # type: ignore[union-attr]
+    assert block.candidates["bottleneck"].conv1.weight.shape == (4, 16, 1, 1)
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "stride"), [(8, 16, 1), (8, 8, 2)])

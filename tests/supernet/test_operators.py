@@ -95,10 +95,10 @@ def test_narrowest_and_widest_channels() -> None:
     widths = []
     for index in (0, 1):
         operator.activate_width(index)
-        widths.append(operator.conv2.active_out)  # type: ignore[union-attr]
+        widths.append(operator.conv2.active_out)
     assert widths == [2, 2], "rounded up to the divisor"
     operator = operators["conv3x3"](4, 10, 1, (0.25, 1.5))
-    assert operator.conv1.weight.shape[0] == 16  # type: ignore[union-attr,index] # 15 rounds half up
+    assert operator.conv1.weight.shape[0] == 16  # 15 rounds half up
 
 
 def test_macs_in_the_outline_are_the_formulas() -> None:

@@ -122,8 +122,8 @@ def test_a_subnet_says_the_bits_of_its_architecture(seed: int, name: str) -> Non
         bits = (layer.weight.value(a), layer.act.value(a)) if layer.quantized else (None, None)
         wanted[layer.name] = (layer.quantized, *bits)
         module = subnet.get_submodule(layer.name)
-        assert module.weight.numel() == shape.weights  # type: ignore[union-attr,operator]
-        assert len(module.weight) == shape.out_channels  # type: ignore[arg-type]
+        assert module.weight.numel() == shape.weights
+        assert len(module.weight) == shape.out_channels
     assert found == wanted
 
 
@@ -193,6 +193,8 @@ def test_first_layer_is_signed_and_the_others_are_not() -> None:
     signed = {n: read_signed(m) for n, m in subnet.named_modules() if is_quant_layer(m)}
     assert signed.pop("conv1") is True
     assert set(signed.values()) == {False}
+    assert [q.signed for q in made.input_quantizers()].count(True) == 1
+    assert made.body.conv1.input_quant.signed
     assert "fc" in signed
 
 
@@ -216,7 +218,7 @@ def test_activate_wants_an_architecture_of_the_space() -> None:
         with pytest.raises(SpaceError):
             made.subnet(bad)
     assert made.architecture == before
-    made.activate(np.array(made.space.sample(np.random.default_rng(1))))  # type: ignore[arg-type]
+    made.activate(np.array(made.space.sample(np.random.default_rng(1))))
     assert all(type(i) is int for i in made.architecture)
 
 
@@ -250,7 +252,7 @@ def test_a_subnet_is_a_snapshot_and_leaves_no_trace() -> None:
             parameter.add_(0.1)
     assert torch.equal(made(x), y)
     fired = []
-    subnet.layer1.register_forward_hook(lambda *_: fired.append(1))  # type: ignore[union-attr,operator]
+    subnet.layer1.register_forward_hook(lambda *_: fired.append(1))
     subnet.train()
     made(x)
     assert not fired
@@ -306,7 +308,7 @@ def test_weights_come_from_the_seed_alone() -> None:
     second, other = build(space("float shortcut"), seed=3), build(space("float shortcut"), seed=4)
     same = {name: torch.equal(a, b) for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True)}
     assert all(same.values())
-    assert not torch.equal(first.body.conv1.weight, other.body.conv1.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(first.body.conv1.weight, other.body.conv1.weight)
 
 
 def test_reset_makes_everything_fresh_again() -> None:
@@ -314,10 +316,10 @@ def test_reset_makes_everything_fresh_again() -> None:
     made.reset_parameters(7)
     for (name, a), b in zip(made.state_dict().items(), fresh.state_dict().values(), strict=True):
         assert torch.equal(a, b) or "scaling_impl" in name, name
-    weight = fresh.body.layer2[1].candidates["conv5x5"].conv2.weight  # type: ignore[union-attr,index]
+    weight = fresh.body.layer2[1].candidates["conv5x5"].conv2.weight
     fan_in = weight[0].numel()
     assert float(weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.02)
-    assert float(fresh.body.fc.weight.detach().std()) == pytest.approx((1 / 32) ** 0.5, rel=0.15)  # type: ignore[union-attr]
+    assert float(fresh.body.fc.weight.detach().std()) == pytest.approx((1 / 32) ** 0.5, rel=0.15)
 
 
 def test_cost_and_samples_within_a_budget() -> None:

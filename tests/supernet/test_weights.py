@@ -173,21 +173,21 @@ def test_float_weights_of_the_own_operator(tmp_path: Path) -> None:
     state = float_state()
     save_file(state, tmp_path / "w.safetensors")
     made = supernet("option a", seed=5)
-    surplus = made.body.layer1[0].candidates["conv3x3"].conv1.weight[16:].clone()  # type: ignore[union-attr,index]
+    surplus = made.body.layer1[0].candidates["conv3x3"].conv1.weight[16:].clone()
     load_float_weights(made, tmp_path / "w.safetensors")
     whole = made.space.canonical([1 if axis.kind == "width" else 0 for axis in made.space.axes])
     subnet = made.subnet(whole)
     for name, tensor in subnet.state_dict().items():
         if "input_quant" not in name and not name.endswith("num_batches_tracked"):
             assert torch.equal(tensor, state[name]), name
-    wide = made.body.layer1[0].candidates["conv3x3"].conv1.weight  # type: ignore[union-attr,index]
+    wide = made.body.layer1[0].candidates["conv3x3"].conv1.weight
     assert torch.equal(wide[16:], surplus)
 
 
 def test_space_of_weights_starts_from_the_file(tmp_path: Path) -> None:
     torch.save(float_state(), tmp_path / "w.pt")
     spec = space("option a").spec.model_copy(update={"weights": str(tmp_path / "w.pt")})
-    assert torch.equal(build(space_of(spec)).body.conv1.weight, float_state()["conv1.weight"])  # type: ignore[union-attr,arg-type]
+    assert torch.equal(build(space_of(spec)).body.conv1.weight, float_state()["conv1.weight"])
 
 
 def test_other_operators_keep_their_fresh_weights(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_space_without_the_own_operator_still_reads_the_file(tmp_path: Path) -
     only = space_of(parse_spec({**raw, "axes": {"op": ["conv5x5", "skip"], "bits": [[2, 2]]}}, "x"))
     made = build(only)
     load_float_weights(made, tmp_path / "w.pt")
-    assert torch.equal(made.body.fc.weight, state["fc.weight"])  # type: ignore[union-attr,arg-type]
+    assert torch.equal(made.body.fc.weight, state["fc.weight"])
     torch.save({**state, "layer1.9.conv1.weight": torch.ones(1)}, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=r"1 tensors that the backbone has not, first 'layer1.9.conv1.weight'"):
         load_float_weights(made, tmp_path / "w.pt")

@@ -163,9 +163,7 @@ def test_score_by_hand():
     y = torch.cat([y for _, y in batches])
     p = logits.exp() / logits.exp().sum(1, keepdim=True)
     assert result.n == 19
-    assert result.top1 == float((logits.argmax(1) == y).float().mean().double().round(decimals=9)) or (
-        result.top1 == pytest.approx(float((logits.argmax(1) == y).float().mean()), abs=1e-6)
-    )
+    assert result.top1 == sum((logits.argmax(1) == y).tolist()) / 19
     assert 0 < result.top1 < 1
     assert result.loss == pytest.approx(float(-p[range(19), y].log().mean().detach()), rel=1e-5)
     whole = score(net, [(torch.cat([x for x, _ in batches]), y)])
