@@ -110,9 +110,13 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_damaged_file_is_never_an_error_of_sqlite(path):
     """Pages overwritten at any place: either the evaluations are read, or a RunError says what to do."""
-    fill(path, evaluations=[Evaluation(e.architecture, e.score) for e in SOME])
-    for extra in range(60):  # more than one page
-        fill(path, f"settings {extra}", SOME)
+    fill(path)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        for extra in range(60):  # many pages
+            db.execute(
+                "INSERT INTO evaluations (settings, architecture, score, loss) "
+                f"SELECT 'settings {extra}', architecture, score, loss FROM evaluations WHERE settings = 'one'"
+            )
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for turn in range(30):
         data = bytearray(whole)

@@ -23,7 +23,7 @@ from spos_quant.train.evaluation import batch_norms, recalibrate, score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FEW = SearchConfig(population=5, generations=3, parents=3, crossover=2, mutation=2)
+FEW = SearchConfig(population=4, generations=3, parents=3, crossover=2, mutation=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def digits() -> Supernet:
     return sq.build(sq.load_space("digits-mixed"), seed=1)
 
 
-def batches(n: int = 2, size: int = 12, seed: int = 0):
+def batches(n: int = 2, size: int = 6, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     return [
         (torch.randn(size, 1, 8, 8, generator=generator), torch.randint(10, (size,), generator=generator))
@@ -41,7 +41,7 @@ def batches(n: int = 2, size: int = 12, seed: int = 0):
 
 def agreement(module: nn.Module) -> float:
     """A score that depends on weights, bits, operators and BatchNorm statistics."""
-    x, y = batches(1, 24, seed=5)[0]
+    x, y = batches(1, 12, seed=5)[0]
     return -float(F.cross_entropy(module(x), y))
 
 
@@ -143,7 +143,7 @@ def test_search_end_to_end(digits):
     result = sq.search(digits, evaluate=evaluate, recalibrate=batches(), bitops_budget="2M", seed=3, config=FEW)
     architectures = [a for a, _, _ in result.evaluations]
     assert architectures == judged
-    assert len(set(architectures)) == 15
+    assert len(set(architectures)) == 12
     for a, cost, _ in result.evaluations:
         assert cost == digits.cost(a)["bitops"] <= 2_000_000
     best = max(result.evaluations, key=lambda entry: entry[2])
@@ -224,7 +224,7 @@ def test_without_batch_norm_nothing_need_be_said(digits):
                 setattr(parent, name, nn.Identity())
     assert not batch_norms(plain)
     result = sq.search(plain, evaluate=agreement, bitops_budget="2M", config=FEW)
-    assert len(result.evaluations) == 15
+    assert len(result.evaluations) == 12
 
 
 @pytest.mark.parametrize("used_up", [[], iter(())], ids=["empty", "iterator"])
@@ -260,7 +260,7 @@ def test_progress_is_silent_unless_asked_for(digits, capsys):
     result = sq.search(digits, evaluate=agreement, recalibrate=None, config=FEW, show=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"search: {len(result.evaluations)} of 15 architectures" in err
+    assert f"search: {len(result.evaluations)} of 12 architectures" in err
     assert f"score {result.evaluations[-1][2]:.4f}" in err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.build import build, load_space, space_of
 from spos_quant.quant.static import read_bits
 from spos_quant.quant.switch import InputQuantizer
-from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.space.search_space import Architecture, LayerPlace, SearchSpace
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 
@@ -58,6 +59,7 @@ _SPECS: dict[str, dict[str, Any]] = {
         "axes": {"op": ["conv3x3", "skip"], "width": [0.5, 1.0]},
     },
 }
+KINDS = ("op", "width", "bits", "weight_bits", "act_bits")
 NAMES = ("digits-mixed", *_SPECS)
 
 
@@ -103,37 +105,48 @@ def images(made: Supernet | SearchSpace, n: int = 4, seed: int = 0) -> Tensor:
 
 
 def every_candidate(of: SearchSpace) -> list[Architecture]:
-    """Under every operator, every width and every pair of weight and activation bits, in all blocks at once.
-
-    `check_coverage` says what that is, and that nothing is missing.
-    """
-    sizes: dict[str, int] = {"op": 1, "width": 1, "bits": 1, "weight_bits": 1, "act_bits": 1}
-    for axis in of.axes:
-        sizes[axis.kind] = max(sizes[axis.kind], len(axis.candidates))
+    """Architectures that together have what `check_coverage` wants, with other candidates in every block."""
+    size = {kind: max([1, *(len(x.candidates) for x in of.axes if x.kind == kind)]) for kind in KINDS}
+    # Bits of a block matter under every operator, bits of a layer under its own alone.
+    per_layer = of.spec.bits_per == "layer"
+    turns = size["op"] * max(size.values()) if per_layer else max(size["op"] * size["width"], 2 * size["bits"])
     found = []
-    for op in range(sizes["op"]):
-        for turn in range(max(sizes["width"], sizes["bits"], sizes["weight_bits"] * sizes["act_bits"])):
-            picked = {"op": op, "act_bits": turn // sizes["weight_bits"]}
-            found.append(of.canonical([picked.get(axis.kind, turn) % len(axis.candidates) for axis in of.axes]))
+    for turn in range(turns):
+        indices = []
+        for axis in of.axes:
+            block = next((i for i, b in enumerate(of.blocks) if axis.name.startswith(f"{b.name}.")), 0)
+            inner = turn // size["op"]
+            bits = inner + block if per_layer else turn + 2 * block
+            picked = {"op": turn - block, "width": inner, "act_bits": inner}.get(axis.kind, bits)
+            indices.append(picked % len(axis.candidates))
+        found.append(of.canonical(indices))
     return list(dict.fromkeys(found))
 
 
 def check_coverage(of: SearchSpace, architectures: list[Architecture]) -> None:
+    """Every candidate of every axis where it matters, every shape of every layer, every bit pair of every operator."""
     seen: set[tuple[object, ...]] = set()
+    wanted: set[tuple[object, ...]] = {(x.name, i) for x in of.axes for i in range(len(x.candidates))}
     for a in architectures:
         seen |= {(axis.name, a[i]) for i, axis in enumerate(of.axes) if of.relevant(a)[i]}
         for layer, shape in of.active_layers(a):
             seen.add((layer.name, layer.op, shape))
-            seen.add((layer.name, layer.op, layer.weight.value(a), layer.act.value(a)))
-    wanted: set[tuple[object, ...]] = {(x.name, i) for x in of.axes for i in range(len(x.candidates))}
+            seen.add((_operator(of, layer), layer.weight.value(a), layer.act.value(a)))
     for layer in of.layers:
         wanted |= {(layer.name, layer.op, shape) for shape in layer.shapes}
-        if layer.weight.axis == layer.act.axis:
-            pairs = set(zip(layer.weight.values, layer.act.values, strict=True))
-        else:
-            pairs = {(w, a) for w in layer.weight.values for a in layer.act.values}
-        wanted |= {(layer.name, layer.op, *pair) for pair in pairs}
+        if layer.op is not None:
+            same = layer.weight.axis == layer.act.axis
+            pairs = (
+                zip(layer.weight.values, layer.act.values, strict=True)
+                if same
+                else product(layer.weight.values, layer.act.values)
+            )
+            wanted |= {(_operator(of, layer), *pair) for pair in pairs}
     assert wanted <= seen, sorted(map(str, wanted - seen))
+
+
+def _operator(of: SearchSpace, layer: LayerPlace) -> str | None:
+    return None if layer.block is None or layer.op is None else str(of.blocks[layer.block].op.values[layer.op])
 
 
 class Watched:
