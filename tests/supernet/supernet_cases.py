@@ -107,17 +107,14 @@ def images(made: Supernet | SearchSpace, n: int = 4, seed: int = 0) -> Tensor:
 def every_candidate(of: SearchSpace) -> list[Architecture]:
     """Architectures that together have what `check_coverage` wants, with other candidates in every block."""
     size = {kind: max([1, *(len(x.candidates) for x in of.axes if x.kind == kind)]) for kind in KINDS}
-    # Bits of a block matter under every operator, bits of a layer under its own alone.
-    per_layer = of.spec.bits_per == "layer"
-    turns = size["op"] * max(size.values()) if per_layer else max(size["op"] * size["width"], 2 * size["bits"])
     found = []
-    for turn in range(turns):
+    # Every operator of a block meets every candidate of the block's other axes.
+    for turn in range(size["op"] * max(size.values())):
         indices = []
         for axis in of.axes:
             block = next((i for i, b in enumerate(of.blocks) if axis.name.startswith(f"{b.name}.")), 0)
             inner = turn // size["op"]
-            bits = inner + block if per_layer else turn + 2 * block
-            picked = {"op": turn - block, "width": inner, "act_bits": inner}.get(axis.kind, bits)
+            picked = {"op": turn - block, "width": inner, "act_bits": inner}.get(axis.kind, inner + block)
             indices.append(picked % len(axis.candidates))
         found.append(of.canonical(indices))
     return list(dict.fromkeys(found))
