@@ -198,7 +198,7 @@ def test_zero_padded_shortcut(channels: int, size: int) -> None:
     assert not y[:, half + channels :].any()
 
 
-@pytest.mark.parametrize("size", [1, 5, 8, 33])
+@pytest.mark.parametrize("size", [1, 5])
 @pytest.mark.parametrize("name", ["digits-resnet", "resnet20", "resnet18"])
 def test_any_image_size_fits(name: str, size: int) -> None:
     raw = {"name": "x", "backbone": name, "input": [2, size, size + 1], "classes": 7}
