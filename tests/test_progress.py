@@ -60,6 +60,11 @@ def test_what_was_done_before_counts_for_the_place_and_not_for_the_rate(clock, c
     assert capsys.readouterr().err == "work: 8 of 10 steps, 0.1/s, 30 s left\n"
 
 
+def test_a_resumed_work_ends_with_a_line_too(clock, capsys):
+    ticks(clock, [0.5] * 3, total=10, done=7)
+    assert capsys.readouterr().err == "work: 10 of 10 steps, 2.0/s, 0 s left\n"
+
+
 def test_nothing_is_said_before_the_first_unit_or_of_none(clock, capsys):
     ticks(clock, [], total=3)
     assert capsys.readouterr().err == ""

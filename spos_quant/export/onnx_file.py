@@ -38,6 +38,10 @@ def finish(
     model.ir_version = max(model.ir_version, 8)
     _narrow_binary(graph, binary_weights, binary_inputs)
     _shield_float_weights(graph)
+    used = {name for node in graph.node for name in node.input}
+    kept = [item for item in graph.initializer if item.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(metadata, sort_keys=True)
