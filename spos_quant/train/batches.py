@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -30,13 +32,16 @@ class TrainingSteps(Dataset[Batch]):
         self.rank, self.world_size = rank, world_size
         self.batch_size = min(batch_size, len(data.train))
         self.per_epoch = len(data.train) // self.batch_size
+        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return self.per_epoch
 
     def __getitem__(self, step: int) -> Batch:
         epoch, turn = divmod(step, self.per_epoch)
-        chosen = order(len(self.data.train), self.seed, epoch)[turn * self.batch_size : (turn + 1) * self.batch_size]
+        if self._order[0] != epoch:  # a permutation of a million images is not for every step
+            self._order = (epoch, order(len(self.data.train), self.seed, epoch))
+        chosen = self._order[1][turn * self.batch_size : (turn + 1) * self.batch_size]
         mine = chosen[self.rank :: self.world_size]
         x, y = batch(self.data.train, mine, self.data.preprocessing, self.data.augmentation, self.seed, epoch)
         return torch.from_numpy(x), torch.from_numpy(y)
