@@ -40,7 +40,9 @@ def main() -> None:
         ]
         print(f"{model:10} {bitops:12,} {parts[0]:>18} {parts[1]:>18}")
     if not given.tiny:
-        write_result(f"digits_search_vs_uniform-{given.budget}", {"budget": given.budget, "summary": figures, "rows": rows})
+        write_result(
+            f"digits_search_vs_uniform-{given.budget}", {"budget": given.budget, "summary": figures, "rows": rows}
+        )
 
 
 def one_seed(seed: int, budget: str, out: Path, assignments: list[str]) -> list[dict[str, object]]:
