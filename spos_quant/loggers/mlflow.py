@@ -88,7 +88,8 @@ def _begin(client: Any, target: LogTarget, local: Path | None) -> str:
     run = client.create_run(_experiment(client, local), run_name=f"{target.run}/{target.name}")
     run_id = str(run.info.run_id)
     param = need("mlflow.entities", "mlflow").Param
-    params = [param(_key(name), str(value)[:_LONGEST_VALUE]) for name, value in flat(target.config).items()]
+    settings = {_key(name): str(value)[:_LONGEST_VALUE] for name, value in flat(target.config).items()}
+    params = [param(name, value) for name, value in settings.items()]
     for start in range(0, len(params), _BATCH):
         client.log_batch(run_id, params=params[start : start + _BATCH])
     return run_id

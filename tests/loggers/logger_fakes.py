@@ -152,6 +152,8 @@ class _MlflowClient:
             if math.isinf(point.value):
                 point.value = math.copysign(1.7976931348623157e308, point.value)
             self._server.runs[run_id].points.append(point)
+        if len({param.key for param in params}) < len(params):
+            raise _MlflowError("Duplicate parameter keys have been submitted")
         for param in params:
             known = self._server.runs[run_id].params
             if known.setdefault(param.key, param.value) != param.value:

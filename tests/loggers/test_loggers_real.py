@@ -1,10 +1,9 @@
-"""W&B offline and MLflow with a local store, the real ones: `pytest -m slow tests/loggers`, where they are installed."""
+"""The real W&B, offline, and the real MLflow with a local store: `pytest -m slow tests/loggers`."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -89,8 +88,8 @@ def test_wandb_writes_only_into_the_folder(target, wandb_folders, tmp_path, monk
     monkeypatch.chdir(tmp_path / "here")
     with open_loggers(("wandb",), target(name="../../odd #?%:name" + "x" * 200)) as log:
         log.log({"loss": 1.0}, step=0)
-    assert not os.listdir(tmp_path / "here")
-    ids, (rows,) = wandb_folders()
+    assert not list((tmp_path / "here").iterdir())
+    _, (rows,) = wandb_folders()
     assert row_points(rows, "loss") == {0: [1]}
 
 
@@ -114,7 +113,7 @@ def mlflow_store(request, target, monkeypatch, tmp_path):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     yield uri
-    assert not os.listdir(tmp_path / "here")
+    assert not list((tmp_path / "here").iterdir())
 
 
 def mlflow_run(uri):
@@ -174,9 +173,9 @@ def test_mlflow_begins_anew_where_the_run_was_deleted(target, mlflow_store):
 
 
 def test_mlflow_takes_odd_names(target, mlflow_store):
-    names = ["../x", "a//b/./c", "/a", "", "x" * 300, "ü", "val/top1", "a:b", "a\nb"]
-    with open_loggers(("mlflow",), target(config={name: name for name in [*names, "long"]} | {"l": "x" * 7000})) as log:
+    names = ["../x", "a//b/./c", "/b", "", "x" * 300, "ü", "val/top1", "a:b", "a\nb"]
+    with open_loggers(("mlflow",), target(config=dict.fromkeys(names, "x" * 7000))) as log:
         for step in range(2):
-            log.log({name: 1.0 for name in names}, step=step)
+            log.log(dict.fromkeys(names, 1.0), step=step)
     _, points = mlflow_run(mlflow_store)
-    assert set(points) == {"x", "a/b/c", "a", "_", "x" * 250, "val/top1", "a_b"}
+    assert set(points) == {"x", "a/b/c", "b", "_", "x" * 250, "val/top1", "a_b"}
