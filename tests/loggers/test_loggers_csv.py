@@ -47,15 +47,16 @@ def test_going_on_drops_what_is_logged_again(target):
     assert text(target()) == "step,loss\n0,9.0\n"
 
 
+@pytest.mark.parametrize("from_step", [3, 9])  # 9: also where the torn step is not logged again
 @pytest.mark.parametrize(
-    "torn", ["3,0.5", "3,0.5,", "3", "3,0.5,0.2", "\0\0\0", '3,"0.', "3,0.5,0.25\n4", "x,1.0,1.0\n"]
+    "torn", ["3,0.5", "3,0.5,", "3", "3,0.5,0.2", "\0\0\0", '3,"0.', "3,0.5\n", "x,1.0,1.0\n", "\n"]
 )
-def test_a_torn_end_is_dropped(torn, target):
+def test_a_torn_end_is_dropped(torn, from_step, target):
     whole = "step,loss,top1\n1,2.0,0.1\n2,1.0,0.2\n"
     target().folder.mkdir(parents=True)
     (target().folder / "supernet.csv").write_text(whole + torn)
-    log_all(target(from_step=3), [(3, {"loss": 0.5, "top1": 0.25}), (4, {"loss": 0.4, "top1": 0.5})])
-    assert text(target()) == whole + "3,0.5,0.25\n4,0.4,0.5\n"
+    log_all(target(from_step), [(9, {"loss": 0.5, "top1": 0.25}), (10, {"loss": 0.4, "top1": 0.5})])
+    assert text(target()) == whole + "9,0.5,0.25\n10,0.4,0.5\n"
 
 
 def test_a_new_name_is_a_new_column(target):

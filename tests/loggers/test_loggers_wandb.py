@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from logger_reading import row_points
 
@@ -81,7 +83,7 @@ def test_a_refusal_is_explained(target, wandb_server):
 
 def test_a_long_name_makes_a_good_id(target, wandb_server):
     for name in ("x" * 400, "y" * 400):
-        log_all(target(name=name), range(2))
+        log_all(replace(target(name=name), run="r" * 400), range(2))
     assert len(wandb_server.runs) == 2
 
 
