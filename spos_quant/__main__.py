@@ -2,4 +2,5 @@
 
 from spos_quant.cli import main
 
-main()
+if __name__ == "__main__":  # evaluator processes import this module under another name
+    main()

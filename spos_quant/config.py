@@ -53,6 +53,12 @@ class TrainConfig(Strict):
     """Number of devices, in Lightning Fabric's sense."""
     data_workers: int = Field(default=0, ge=0)
     """Processes that prepare batches; 0 prepares them in this one."""
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+    """A checkpoint is written when this time has passed since the last one."""
+    checkpoint_steps: int = Field(default=0, ge=0)
+    """A checkpoint is written every so many steps too; 0 leaves it to the time."""
+    nonfinite: str = Field(default="stop", pattern=r"^(stop|skip)$")
+    """What to do where a loss or gradient is not finite: `stop` with an error, or `skip` the step."""
 
 
 class RetrainConfig(TrainConfig):
@@ -85,13 +91,8 @@ class SearchConfig(Strict):
     """Images per forward pass of an evaluation."""
     max_images: int | None = Field(default=None, ge=1)
     """The first so many images of search-val that score a candidate; all where null."""
-
-
-class DataConfig(Strict):
-    """What decides the splits and the order of the data."""
-
-    source: str | None = None
-    """`digits`, `cifar10[:ROOT]`, `imagefolder:ROOT`, `fake` or `package.module:function`."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
 
 
 def validate(model: type[M], raw: object, where: str) -> M:
@@ -234,24 +235,36 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[BaseModel]]) -> None:
-    """Carries out one `--set section.key=value` on a nested mapping of configuration values.
+def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[BaseModel] | None]) -> None:
+    """Carries out one `--set section.key=value`, or `--set key=value`, on a nested mapping of configuration values.
+
+    Args:
+        tree: Changed in place.
+        assignment: The text after `--set`.
+        sections: What may be set: the model of each section, None for a key that stands alone.
 
     Raises:
         ConfigError: no `=`, an unknown section or key (with a near match), or a value that is no YAML.
     """
     path, equals, text = assignment.partition("=")
     section, dot, key = path.strip().partition(".")
-    if not equals or not dot:
+    if not equals:
         raise ConfigError(f"--set {assignment!r}: expected SECTION.KEY=VALUE, such as --set train.epochs=5")
     if section not in sections:
-        raise ConfigError(f"--set {path}: unknown section {section!r}{near(section, sections)}")
-    if key not in sections[section].model_fields:
-        raise ConfigError(f"--set {path}: unknown key{near(key, sections[section].model_fields)}")
+        raise ConfigError(f"--set {path}: unknown section or key {section!r}{near(section, sections)}")
+    model = sections[section]
+    if (model is None) == bool(dot):
+        expected = "a key without a dot" if model is None else f"{section}.KEY, such as --set {section}.epochs=5"
+        raise ConfigError(f"--set {assignment!r}: expected {expected}")
+    if model is not None and key not in model.model_fields:
+        raise ConfigError(f"--set {path}: unknown key{near(key, model.model_fields)}")
     try:
         value = yaml.load(text, _Loader)
-        if type(value) is int and sections[section].model_fields[key].annotation is float:
+        if model is not None and type(value) is int and model.model_fields[key].annotation is float:
             value = float(value)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         raise ConfigError(f"--set {path}: {text!r} is no YAML value") from None
-    tree.setdefault(section, {})[key] = value
+    if model is None:
+        tree[section] = value
+    else:
+        tree.setdefault(section, {})[key] = value

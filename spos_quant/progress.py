@@ -1,13 +1,14 @@
-"""Progress on stderr: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+"""Progress and remarks on stderr: a bar with rate and time left in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+T = TypeVar("T")
 LINE_EVERY_SECONDS = 15.0
 
 
@@ -16,6 +17,20 @@ class Tick(Protocol):
 
     def __call__(self, note: str = "") -> None:
         """One unit is done."""
+
+
+def remark(text: str) -> None:
+    """A line on stderr that is neither progress nor an error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def tracked(items: Iterable[T], label: str, total: int, *, unit: str, show: bool = True) -> Iterator[T]:
+    """Yields `items`, showing how many of `total` were worked on."""
+    with progress(label, total, unit=unit, show=show) as tick:
+        for item in items:
+            yield item
+            tick()
 
 
 @contextmanager

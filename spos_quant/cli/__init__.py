@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from spos_quant import interrupt
 from spos_quant.errors import SposQuantError
 
-USER_ERROR, OWN_FAULT, INTERRUPTED = 2, 1, 130
+USER_ERROR, OWN_FAULT, INTERRUPTED = 2, 1, interrupt.EXIT_STATUS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 1 our own fault, 2 the user's, 130 interrupted."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    interrupt.install(_interrupted(given))
+    status = run(given)
+    if status == INTERRUPTED:
+        # Threads and processes that still work are not waited for: whatever is on disk is whole.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -41,9 +51,7 @@ def run(arguments: list[str]) -> int:
         error.show(sys.stderr)
         return USER_ERROR
     except (KeyboardInterrupt, typer.Abort):
-        from spos_quant.stages.run import resume_command
-
-        _say(f"interrupted; go on with: {resume_command(arguments)}")
+        _say(_interrupted(arguments))
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away, which is no fault; nothing may be flushed into the pipe at exit.
@@ -70,3 +78,8 @@ def _explain(error: Exception) -> int:
 
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
+
+
+def _interrupted(arguments: Sequence[str]) -> str:
+    """What an interrupted command says: a repeated command goes on where it stopped."""
+    return f"interrupted; go on with: {shlex.join(['spos-quant', *arguments])}"

@@ -36,6 +36,7 @@ def run(
     weight_bytes: o.WeightBytes = None,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
+    workers: o.Workers = 0,
     timeout: o.Timeout = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -53,9 +54,11 @@ def run(
         return spec.estimate(requests, as_json)
     from spos_quant.stages.pipeline import run_all
 
-    result = run_all(spec.open(), requests[0], device=device, show=True)
+    with spec.open() as opened:
+        result = run_all(opened, requests[0], device=device, show=True, workers=workers)
     for name in result["skipped"]:
         show.remark(f"{name}: finished before, not made again")
+    _ended_early(result["results"])
     if as_json:
         return show.emit(result)
     show.models(result["rows"])
@@ -82,8 +85,8 @@ def train(
         return opening.estimate([], as_json)
     from spos_quant.stages.train import train_supernet
 
-    opened = opening.open()
-    result = {"run": str(opened.path), **train_supernet(opened, device=device, show=True)}
+    with opening.open() as opened:
+        result = {"run": str(opened.path), **train_supernet(opened, device=device, show=True)}
     if result["skipped"]:
         show.remark("supernet: finished before, not made again")
     if as_json:
@@ -105,6 +108,7 @@ def search(
     weight_bytes: o.WeightBytes = None,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
+    workers: o.Workers = 0,
     timeout: o.Timeout = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -119,14 +123,13 @@ def search(
     from spos_quant.stages.search import search_run
     from spos_quant.stages.train import train_supernet
 
-    opened = opening.open()
-    train_supernet(opened, device=device, show=True)
-    results = search_run(opened, requests, device=device, show=True)
+    with opening.open() as opened:
+        train_supernet(opened, device=device, show=True)
+        results = search_run(opened, requests, device=device, show=True, workers=workers)
     for result in results:
         if result["skipped"]:
             show.remark(f"{result['key']}: finished before, not made again")
-        if not result["complete"]:
-            show.remark(f"{result['key']}: the time limit ended the search early; repeat the command to go on")
+    _ended_early(results)
     if as_json:
         return show.emit({"run": str(opened.path), "results": results})
     show.table(
@@ -153,14 +156,14 @@ def retrain(
     """Quantization-aware training of the found subnet, or of any bit configuration."""
     o.check_device(device)
     from spos_quant.stages.retrain import given_result, retrain_result
-    from spos_quant.stages.run import Options, open_existing
+    from spos_quant.stages.run import Options, plan_existing
 
     if bits is not None and result_key is not None:
         raise ConfigError("give either --bits or --result, not both")
-    opened = open_existing(run_dir, Options(assignments=tuple(assignments or ())))
-    _need_supernet(opened)
-    result = opened.pick(result_key) if bits is None else given_result(opened, bits)
-    done = retrain_result(result, device=device, show=True)
+    with plan_existing(run_dir, Options(assignments=tuple(assignments or ()))).open() as opened:
+        _need_supernet(opened)
+        result = opened.pick(result_key) if bits is None else given_result(opened, bits)
+        done = retrain_result(result, device=device, show=True)
     if done["skipped"]:
         show.remark(f"{result.key}: finished before, not made again")
     if as_json:
@@ -177,13 +180,15 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> None:
     """Accuracy of the retrained model."""
-    from spos_quant.stages.run import open_existing
+    from spos_quant.stages.run import plan_existing
 
-    picked = open_existing(run_dir).pick(result_key)
+    plan = plan_existing(run_dir)
+    picked = plan.run.pick(result_key)
     picked.need_model()
     from spos_quant.stages.evaluate import evaluate_result
 
-    result = evaluate_result(picked, split)
+    with plan.open():
+        result = evaluate_result(picked, split, show=True)
     if as_json:
         return show.emit(result)
     show.say(
@@ -201,13 +206,15 @@ def export(
     verbose: o.Verbose = False,
 ) -> None:
     """Writes the retrained model as a file and checks that the file answers as the model does."""
-    from spos_quant.stages.run import open_existing
+    from spos_quant.stages.run import plan_existing
 
-    picked = open_existing(run_dir).pick(result_key)
+    plan = plan_existing(run_dir)
+    picked = plan.run.pick(result_key)
     picked.need_model()
     from spos_quant.stages.evaluate import export_result, natural_format
 
-    result = export_result(picked, form or natural_format(picked))
+    with plan.open():
+        result = export_result(picked, form or natural_format(picked), show=True)
     if as_json:
         return show.emit(result)
     show.say(
@@ -227,7 +234,7 @@ def verify(
     picked.need_model()
     from spos_quant.stages.evaluate import verify_result
 
-    result = verify_result(picked)
+    result = verify_result(picked, show=True)
     if as_json:
         show.emit(result)
     else:
@@ -334,6 +341,12 @@ def report(run_dir: o.RunArg, as_json: o.Json = False, verbose: o.Verbose = Fals
 
     result = write_report(open_existing(run_dir))
     return show.emit(result) if as_json else show.say(result["path"])
+
+
+def _ended_early(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        if not result["complete"]:
+            show.remark(f"{result['key']}: the time limit ended the search early; repeat the command to go on")
 
 
 def _need_supernet(opened: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,9 @@ class Opening:
         check_device(device)
         return requests
 
-    def open(self) -> Run:
-        """Writes what must be written and returns the run."""
-        self.plan.write()
-        return self.plan.run
+    def open(self) -> AbstractContextManager[Run]:
+        """The run, owned by this process until the end of the `with`, with its settings written."""
+        return self.plan.open()
 
     def estimate(self, requests: list[Request], as_json: bool) -> None:
         """Prints what `--dry-run` prints."""

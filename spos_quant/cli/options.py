@@ -55,6 +55,9 @@ MaxDrop = Annotated[
     ),
 ]
 SearcherName = Annotated[str, typer.Option("--searcher", help="evolution or random.")]
+Workers = Annotated[
+    int, typer.Option("--workers", metavar="N", min=0, max=1024, help="Evaluator processes; 0 evaluates in this one.")
+]
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Ends the search with what it has: 90s, 30m, 2h.")
 ]

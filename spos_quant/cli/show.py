@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spos_quant.cost.budget import human
+from spos_quant.progress import remark
+
+__all__ = ["count", "emit", "layers", "models", "percent", "remark", "say", "table"]
 
 
 def emit(value: Any) -> None:
@@ -18,11 +21,6 @@ def emit(value: Any) -> None:
 def say(text: str) -> None:
     """A line of the result on stdout."""
     sys.stdout.write(text + "\n")
-
-
-def remark(text: str) -> None:
-    """A remark on stderr."""
-    sys.stderr.write(text + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:

@@ -15,6 +15,7 @@ from spos_quant.export.runtime import OnnxModel, compare
 from spos_quant.quant.onnx import export_float, export_qcdq
 from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.registry import Registry
+from spos_quant.run_dir import write_bytes
 
 LEAST_AGREEMENT = 0.99
 """Below this share of equal labels a file is refused: rounding at a tie may flip a label, a wrong file flips many."""
@@ -70,16 +71,34 @@ def export_onnx(
         ConfigError: an unknown format.
         ExportError: the format cannot hold the model, or the file's answers differ from the model's.
     """
+    return export_checked(
+        model, example, Path(path), format=format, metadata=metadata or {}, check=check, keep=write_bytes
+    )
+
+
+def export_checked(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    format: str,
+    metadata: Mapping[str, Any],
+    check: Iterable[tuple[Tensor, Any]] | None,
+    keep: Callable[[Path, bytes], None],
+) -> dict[str, Any]:
+    """`export_onnx`, with the function that puts the finished file in its place."""
     writer = exporters[format]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    draft = path.with_name(f".{path.name}.tmp")
     training = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     searchable = [name for name, layer in model.named_modules() if is_quant_layer(layer)]
     try:
         model.eval().cpu()
-        writer(model, example[:1].cpu(), draft, {**(metadata or {}), "format": format, "searchable": searchable})
+        writer(model, example[:1].cpu(), draft, {**metadata, "format": format, "searchable": searchable})
         runtime = OnnxModel(draft)
         batches = [(example, None)] if check is None else check
         with torch.no_grad():
@@ -89,7 +108,7 @@ def export_onnx(
                 f"{path}: onnxruntime gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
                 f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept"
             )
-        draft.replace(path)
+        keep(path, draft.read_bytes())
     finally:
         draft.unlink(missing_ok=True)
         model.to(device)

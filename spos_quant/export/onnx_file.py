@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from spos_quant.cost.rows import LayerRow, summary
 from spos_quant.errors import ExportError
+from spos_quant.run_dir import check
 from spos_quant.space.outline import LayerShape
 
 METADATA_KEY = "spos_quant"
@@ -67,6 +68,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def _load(path: Path) -> Any:
     if not path.is_file():
         raise ExportError(f"{path} does not exist; expected an ONNX file that `spos-quant export` wrote")
+    check(path)
     try:
         return onnx.load(path)
     except Exception as error:  # noqa: BLE001 - protobuf raises several private classes

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spos_quant.errors import ExportError
+from spos_quant.run_dir import check
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,6 +26,7 @@ class OnnxModel:
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
+        check(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:

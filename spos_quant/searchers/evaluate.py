@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.errors import ConfigError
-from spos_quant.searchers.base import Evaluation
+from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
@@ -76,10 +76,32 @@ class FunctionEvaluator:
             yield Evaluation(architecture, float(value))
 
 
+class ThreadLimit:
+    """An evaluator that computes with so many CPU threads, whatever the process uses otherwise.
+
+    The order in which threads add numbers up changes last bits, and near a tie the winner with them. So the number is
+    part of a search's settings and not of the machine's.
+    """
+
+    def __init__(self, evaluator: Evaluator, threads: int) -> None:
+        self.evaluator, self.threads = evaluator, threads
+
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
+        """Evaluations in order."""
+        for architecture in architectures:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+            try:
+                (evaluation,) = self.evaluator([architecture])
+            finally:
+                torch.set_num_threads(before)
+            yield evaluation
+
+
 class LoggedEvaluator:
     """Looks evaluations up in a log and makes only those that it misses."""
 
-    def __init__(self, evaluator: Callable[[Sequence[Architecture]], Iterable[Evaluation]], log: EvaluationLog) -> None:
+    def __init__(self, evaluator: Evaluator, log: EvaluationLog) -> None:
         self.evaluator, self.log = evaluator, log
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:

@@ -6,6 +6,7 @@ architectures in the same order and finds them here, which is what resuming is.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,11 @@ from spos_quant.errors import RunError
 from spos_quant.searchers.base import Evaluation
 from spos_quant.space.search_space import Architecture, SearchSpace
 
-FORMAT = 1
+FORMAT = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS evaluations (
     id INTEGER PRIMARY KEY, settings TEXT NOT NULL, architecture TEXT NOT NULL, score REAL NOT NULL, loss REAL,
-    UNIQUE (settings, architecture)
+    checksum TEXT NOT NULL, UNIQUE (settings, architecture)
 )
 """
 
@@ -50,9 +51,12 @@ class EvaluationLog:
 
     def _open(self) -> None:
         self._run("PRAGMA journal_mode=WAL")
+        self._run("PRAGMA synchronous=FULL")
         ((version,),) = self._run("PRAGMA user_version")
         if version > FORMAT:
             raise RunError(f"{self.path} has format {version}; this version reads up to {FORMAT}: update spos-quant")
+        if 0 < version < FORMAT:
+            raise RunError(f"{self.path} has format {version}, before any release; delete it to evaluate anew")
         self._run(_SCHEMA)
         self._run(f"PRAGMA user_version={FORMAT}")
 
@@ -77,31 +81,44 @@ class EvaluationLog:
 
     def get(self, architecture: Architecture) -> Evaluation | None:
         """The evaluation of an architecture, None where it was never evaluated under these settings."""
+        text = self.space.encode(architecture)
         rows = self._run(
-            "SELECT score, loss FROM evaluations WHERE settings = ? AND architecture = ?",
-            self.settings,
-            self.space.encode(architecture),
+            "SELECT score, loss, checksum FROM evaluations WHERE settings = ? AND architecture = ?", self.settings, text
         )
-        return Evaluation(architecture, *rows[0]) if rows else None
+        return self._checked(text, *rows[0]) if rows else None
 
     def add(self, evaluation: Evaluation) -> None:
         """Appends an evaluation; it is on disk when this returns."""
+        text, score, loss = self.space.encode(evaluation.architecture), evaluation.score, evaluation.loss
         try:
             self._db.execute(
-                "INSERT OR IGNORE INTO evaluations (settings, architecture, score, loss) VALUES (?, ?, ?, ?)",
-                (self.settings, self.space.encode(evaluation.architecture), evaluation.score, evaluation.loss),
+                "INSERT OR IGNORE INTO evaluations (settings, architecture, score, loss, checksum) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (self.settings, text, score, loss, self._checksum(text, score, loss)),
             )
         except sqlite3.Error as error:
             raise RunError(
-                f"{self.path}: cannot be written ({error}); free some space and repeat the command"
+                f"{self.path}: cannot be written ({error}); make room or mend the permissions, then repeat the command"
             ) from None
+
+    def _checksum(self, text: str, score: float, loss: float | None) -> str:
+        """SQLite notices damage to its structure, not to a value."""
+        return hashlib.sha256(repr((self.settings, text, score, loss)).encode()).hexdigest()[:16]
+
+    def _checked(self, text: str, score: float, loss: float | None, checksum: str) -> Evaluation:
+        if checksum != self._checksum(text, score, loss):
+            raise RunError(
+                f"{self.path}: the evaluation of {text} is damaged; delete the file and repeat the command to evaluate "
+                "anew"
+            )
+        return Evaluation(self.space.decode(text), score, loss)
 
     def __iter__(self) -> Iterator[Evaluation]:
         rows = self._run(
-            "SELECT architecture, score, loss FROM evaluations WHERE settings = ? ORDER BY id", self.settings
+            "SELECT architecture, score, loss, checksum FROM evaluations WHERE settings = ? ORDER BY id", self.settings
         )
-        for text, score, loss in rows:
-            yield Evaluation(self.space.decode(text), score, loss)
+        for row in rows:
+            yield self._checked(*row)
 
     def __len__(self) -> int:
         ((count,),) = self._run("SELECT COUNT(*) FROM evaluations WHERE settings = ?", self.settings)

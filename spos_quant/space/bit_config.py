@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from spos_quant.config import Strict, describe, validate
 from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.run_dir import check
 from spos_quant.space.spec import Bits
 
 FORMAT = "spos-quant/bit-config/1"
@@ -94,7 +95,8 @@ def parse_bit_config(raw: object, where: str) -> BitConfig:
 
 
 def read_bit_config(path: Path) -> BitConfig:
-    """The bit configuration in a file. Raises `SpaceError` where it cannot be read or is none."""
+    """The bit configuration in a file. Raises `SpaceError`, or `RunError` where a run's was damaged."""
+    check(path)
     try:
         raw = json.loads(path.read_text("utf-8"))
     except OSError as error:

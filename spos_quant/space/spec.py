@@ -112,6 +112,13 @@ class SpaceSpec(Strict):
     """How the found subnet is retrained."""
     search: SearchConfig = SearchConfig()
     """How the supernet is searched."""
+    log: tuple[str, ...] = ()
+    """Registered loggers that training curves and search scores go to: one name or a list."""
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_logger(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("input")
     @classmethod
@@ -136,7 +143,7 @@ class SpaceSpec(Strict):
 
     def structure(self) -> dict[str, Any]:
         """What decides the axes and the network: everything but data, recipes and weights, for comparing spaces."""
-        return self.model_dump(mode="json", exclude={"data", "train", "retrain", "search", "weights"})
+        return self.model_dump(mode="json", exclude={"data", "train", "retrain", "search", "weights", "log"})
 
 
 def _float_only(axes: AxesSpec) -> bool:

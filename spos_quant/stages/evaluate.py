@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from spos_quant.errors import RunError
-from spos_quant.export.api import export_onnx, exporters
+from spos_quant.export.api import export_checked, exporters
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.export.runtime import OnnxModel, compare
-from spos_quant.run_dir import read_json, write_json
+from spos_quant.progress import tracked
+from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.models import load_model, scoring_batches
 from spos_quant.stages.run import Result
@@ -21,15 +22,16 @@ from spos_quant.train.evaluation import Score, score
 FILES = {"onnx": "model.onnx", "onnx-qcdq": "model-qcdq.onnx"}
 
 
-def evaluate_result(result: Result, split: str) -> dict[str, Any]:
+def evaluate_result(result: Result, split: str, *, show: bool = False) -> dict[str, Any]:
     """`top1, loss, n, split` of the retrained model; a known answer is given again."""
     result.need_model()
-    result.run.data.split(split)
     key = split.replace("-", "_")
     known = result.metrics()
     if key not in known:
-        found = score(load_model(result), scoring_batches(result.run, split, all_images=True))
-        known = result.update_metrics(**{key: vars(found)})
+        result.run.data.split(split)
+        batches = scoring_batches(result.run, split, all_images=True)
+        shown = tracked(batches, f"evaluate {result.key} on {split}", batches.count, unit="batches", show=show)
+        known = result.update_metrics(**{key: vars(score(load_model(result), shown))})
     return {**known[key], "split": split, "key": result.key}
 
 
@@ -38,7 +40,7 @@ def measured(result: Result) -> dict[str, Any]:
     return measure(load_model(result), torch.zeros(1, *result.run.spec.input))
 
 
-def export_result(result: Result, form: str) -> dict[str, Any]:
+def export_result(result: Result, form: str, *, show: bool = False) -> dict[str, Any]:
     """Writes the retrained model as a file; returns `path, format, bytes, max_abs_diff, agreement`."""
     result.need_model()
     exporters[form]
@@ -51,11 +53,12 @@ def export_result(result: Result, form: str) -> dict[str, Any]:
         "data": run.data.name,
     }
     path = result.path / FILES.get(form, f"model-{form}.onnx")
-    check = list(scoring_batches(run, "search-val", all_images=True))
-    made = export_onnx(load_model(result), check[0][0][:1], path, format=form, metadata=metadata, check=check)
-    record = result.path / "exports.json"
+    batches = scoring_batches(run, "search-val", all_images=True)
+    check = tracked(batches, f"check {path.name} of {result.key}", batches.count, unit="batches", show=show)
+    example = next(iter(batches))[0][:1]
+    made = export_checked(load_model(result), example, path, format=form, metadata=metadata, check=check, keep=store)
     kept = [item for item in exports(result) if item["format"] != form]
-    write_json(record, [*kept, {**made, "path": path.name}])
+    store_json(result.exports_path, [*kept, {**made, "path": path.name}])
     return {**made, "key": result.key}
 
 
@@ -66,12 +69,11 @@ def natural_format(result: Result) -> str:
 
 def exports(result: Result) -> list[dict[str, Any]]:
     """What was exported of a result; paths open from the current directory."""
-    record = result.path / "exports.json"
-    items: list[dict[str, Any]] = read_json(record) if record.exists() else []
+    items: list[dict[str, Any]] = read_artifact(result.exports_path) if result.exports_path.exists() else []
     return [{**item, "path": str(result.path / item["path"])} for item in items]
 
 
-def verify_result(result: Result) -> dict[str, Any]:
+def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
     """Measures every exported file of a result from outside, and the retrained model beside it.
 
     Returns:
@@ -86,10 +88,11 @@ def verify_result(result: Result) -> dict[str, Any]:
         raise RunError(f"{result.path} has no exported file; make one with: spos-quant export {result.run.path}")
     model = load_model(result)
     cost = measured(result)
-    budget = read_json(result.search_path)["budget"] if result.searched else None
+    budget = result.search().get("budget")
     batches = list(scoring_batches(result.run, "test", all_images=True))
     ours = score(model, batches)
-    files = [_verify_file(Path(item["path"]), item, model, batches, budget, ours) for item in items]
+    shown = tracked(items, f"verify {result.key}", len(items), unit="files", show=show)
+    files = [_verify_file(Path(item["path"]), item, model, batches, budget, ours) for item in shown]
     bitops_agree = all(file["bitops"] == cost["bitops"] for file in files)
     ok = bitops_agree and all(file["budget_kept"] is not False and file["agreement"] >= 0.99 for file in files)
     return {

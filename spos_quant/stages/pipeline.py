@@ -18,23 +18,23 @@ from spos_quant.stages.train import train_supernet
 _USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))
 
 
-def run_all(run: Run, request: Request, *, device: str, show: bool) -> dict[str, Any]:
+def run_all(run: Run, request: Request, *, device: str, show: bool, workers: int = 0) -> dict[str, Any]:
     """Trains, searches, retrains winner and baselines, evaluates, exports and reports; finished stages are skipped.
 
     Returns:
         `run, results, rows, report`: the searches' summaries, and one row per model for the table.
     """
     steps = [train_supernet(run, device=device, show=show)]
-    (found,) = search_run(run, [request], device=device, show=show)
+    (found,) = search_run(run, [request], device=device, show=show, workers=workers)
     winner = run.result(found["key"])
     models = [given_result(run, "float"), *_uniform_baselines(run, winner, request.budgets), winner]
     for result in models:
         steps.append(retrain_result(result, device=device, show=show))
         for split in ("search-val", "test"):
-            evaluate_result(result, split)
+            evaluate_result(result, split, show=show)
         form = natural_format(result)
         if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
-            export_result(result, form)
+            export_result(result, form, show=show)
     report = write_report(run)
     return {
         "run": str(run.path),

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+from spos_quant import interrupt
 from spos_quant.config import TrainConfig
 from spos_quant.errors import RunError
 from spos_quant.stages.run import Run, open_existing
@@ -32,6 +33,7 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
 def main() -> None:
     """One rank: trains `supernet`, or retrains the result of that key."""
     path, what, device = sys.argv[1:]
+    interrupt.install("training was interrupted")
     run = open_existing(path)
     if what == "supernet":
         from spos_quant.stages.train import train_here

@@ -7,13 +7,15 @@ from typing import Any
 
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.report import evaluations_csv, render
-from spos_quant.run_dir import read_json, write_json, write_text
+from spos_quant.run_dir import read_artifact, write_json, write_text
 from spos_quant.searchers.base import Scored, front
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
 from spos_quant.stages.retrain import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
+from spos_quant.stages.train import history
+from spos_quant.supernet.weights import read_said
 
 FORMAT = "spos-quant/report/1"
 
@@ -41,7 +43,6 @@ def gather(run: Run) -> dict[str, Any]:
     scored = _scored(run, evaluations, metric)
     asked = asked_by(run)
     index = {s.architecture: i for i, s in enumerate(scored)}
-    training = run.path / "training.json"
     space = run.space
     return {
         "format": FORMAT,
@@ -58,9 +59,9 @@ def gather(run: Run) -> dict[str, Any]:
         "front": [index[s.architecture] for s in front(scored)],
         "baselines": _baselines(run, scored),
         "results": [_result(run, result) for result in run.results()],
-        "history": read_json(training) if training.exists() else [],
+        "history": history(run),
         "config": run.spec.model_dump(mode="json") | {"data": run.data_source, "seed": run.seed},
-        "environment": read_json(run.path / "environment.json"),
+        "environment": read_artifact(run.path / "environment.json"),
         "commands": _commands(run),
     }
 
@@ -91,7 +92,7 @@ def _budgets(run: Run) -> list[dict[str, Any]]:
     found = []
     for result in run.results():
         if result.searched:
-            search = read_json(result.search_path)
+            search = result.search()
             for metric, limit in (search["budget"] or {}).items():
                 text = search["budget_text"][metric]
                 found.append({"key": result.key, "metric": metric, "limit": limit, "text": text})
@@ -109,7 +110,7 @@ def _baselines(run: Run, scored: list[Scored]) -> list[dict[str, Any]]:
 
 def _result(run: Run, result: Result) -> dict[str, Any]:
     config = read_bit_config(result.bits_path)
-    search = read_json(result.search_path) if result.searched else {}
+    search = result.search()
     uniform = (
         result.key.startswith("bits-w") and len({(b.weight_bits, b.act_bits) for b in config.layers.values()}) <= 2
     )
@@ -132,7 +133,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "supernet_top1": search.get("score"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
-        "history": metrics.get("history", []),
+        "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],
         "export": exports(result),
     }
 

@@ -10,13 +10,14 @@ from torch import nn
 
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.errors import ConfigError, SpaceError
-from spos_quant.run_dir import write_json
+from spos_quant.run_dir import digest, drop
 from spos_quant.space.bit_config import parse_uniform, read_bit_config
-from spos_quant.stages.models import load_model, make_model, recalibration_batches, scoring_batches
+from spos_quant.stages.evaluate import evaluate_result
+from spos_quant.stages.models import load_model, make_model, recalibration_batches
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
-from spos_quant.train.evaluation import recalibrate, score
+from spos_quant.train.evaluation import recalibrate
 from spos_quant.train.loop import Training, fit, make_fabric
 
 FLOAT_KEY = "bits-float"
@@ -45,7 +46,7 @@ def given_result(run: Run, bits: str) -> Result:
     if result.bits_path.exists() and read_bit_config(result.bits_path).layers != config.layers:
         raise ConfigError(f"{result.path} holds another configuration of that name; rename {bits}")
     if not result.bits_path.exists():
-        write_json(result.bits_path, written)
+        result.put_bits(written)
     return result
 
 
@@ -54,11 +55,10 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
     skipped = result.model_path.exists()
     if not skipped and not in_ranks(result.run, result.key, result.run.spec.retrain, device):
         retrain_here(result, device=device, show=show)
-    metrics = result.metrics()
     return {
         "key": result.key,
         "model": str(result.model_path),
-        "search_val": metrics["search_val"],
+        "search_val": evaluate_result(result, "search-val", show=show),
         "skipped": skipped,
     }
 
@@ -70,15 +70,32 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     config = read_bit_config(result.bits_path)
     fabric = make_fabric(settings, device)
     model = make_model(run, config, inherited=settings.init == "inherit")
-    training = Training(run.data, settings, run.seed, f"retrain {result.key}", show)
+    training = Training(
+        run.data,
+        settings,
+        run.seed,
+        f"retrain {result.key}",
+        show,
+        checkpoint=result.checkpoint_path,
+        identity=_identity(result),
+        loggers=run.spec.log,
+        logs=run.logs(f"retrain-{result.key}"),
+    )
     records = fit(fabric, model, training, teacher=_teacher(run, result, settings.distill))
     if fabric.global_rank == 0:
         # The statistics of the last steps lag behind the last weights; the same recalibration as in the search.
         recalibrate(model, recalibration_batches(run))
-        search_val = score(model, scoring_batches(run, "search-val", all_images=True))
-        result.update_metrics(history=records, search_val=vars(search_val))
-        save_weights(model, result.model_path)
+        save_weights(model, result.model_path, {"history": records})
+        drop(result.checkpoint_path)
     fabric.barrier()
+
+
+def _identity(result: Result) -> str:
+    """What a retraining depends on beside the run's settings: the files that it starts from."""
+    used = [result.bits_path, result.run.supernet_path, result.run.result(FLOAT_KEY).model_path]
+    inherits, distills = result.run.spec.retrain.init == "inherit", bool(result.run.spec.retrain.distill)
+    wanted = [True, inherits, distills and result.key != FLOAT_KEY]
+    return " ".join(digest(path) for path, needed in zip(used, wanted, strict=True) if needed and path.exists())
 
 
 def _teacher(run: Run, result: Result, share: float) -> nn.Module | None:

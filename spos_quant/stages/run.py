@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +22,8 @@ from spos_quant.backbones.build import build, load_spec, space_of
 from spos_quant.config import RetrainConfig, SearchConfig, TrainConfig, assign, read_yaml
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, RunError, near
-from spos_quant.run_dir import read_json, write_json, write_text
+from spos_quant.loggers import LogTarget
+from spos_quant.run_dir import LOCK, check, claim, drop, json_text, listed, read_artifact, store, store_json
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import SpaceSpec, parse_spec
 
@@ -27,9 +31,16 @@ if TYPE_CHECKING:
     from spos_quant.data import DataSet
 
 FORMAT = 1
-SECTIONS: dict[str, type[BaseModel]] = {"train": TrainConfig, "retrain": RetrainConfig, "search": SearchConfig}
-_FREE = "search"
-"""The section that may change between commands: evaluations remember what they were made with."""
+SECTIONS: dict[str, type[BaseModel] | None] = {
+    "train": TrainConfig,
+    "retrain": RetrainConfig,
+    "search": SearchConfig,
+    "log": None,
+}
+"""What `--set` may set: sections with their keys, and keys that stand alone."""
+_FREE = ("search.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
+"""Keys that may change between commands: models do not depend on them, evaluations remember what they depend on."""
+_CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Its configuration never changes once it is written, except `search`."""
+    """A run directory. Its configuration never changes once it is written, except for what no model depends on."""
 
     path: Path
     spec: SpaceSpec
@@ -72,6 +83,11 @@ class Run:
     def supernet_path(self) -> Path:
         """Weights of the trained supernet."""
         return self.path / "supernet.safetensors"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The supernet's training that is under way."""
+        return self.path / "checkpoint.safetensors"
 
     @property
     def log_path(self) -> Path:
@@ -110,19 +126,20 @@ class Run:
                 return group[0]
         raise RunError(f"{self.path} has several results; name one with --result: {', '.join(keys)}")
 
-    def write_config(self, assigned: Mapping[str, Any]) -> None:
-        """Writes `config.yaml` and, once, `environment.json`."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def logs(self, name: str) -> LogTarget:
+        """Where curves of that name go."""
+        return LogTarget(self.path / "logs", self.spec.name, name, self.spec.model_dump(mode="json"))
+
+    def config_text(self, assigned: Mapping[str, Any]) -> str:
+        """What `config.yaml` says."""
         config = {
             "format": FORMAT,
             "data": self.data_source,
             "seed": self.seed,
-            "set": {section: dict(values) for section, values in assigned.items()},
+            "set": {key: dict(value) if isinstance(value, Mapping) else value for key, value in assigned.items()},
             "space": self.spec.model_dump(mode="json"),
         }
-        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        if not (self.path / "environment.json").exists():
-            write_json(self.path / "environment.json", environment())
+        return yaml.safe_dump(config, sort_keys=False)
 
 
 @dataclass(frozen=True)
@@ -158,19 +175,52 @@ class Result:
         return self.path / "search.json"
 
     @property
+    def asked_path(self) -> Path:
+        """The architectures that the search asked for."""
+        return self.path / "asked.json"
+
+    @property
+    def exports_path(self) -> Path:
+        """What was exported of it."""
+        return self.path / "exports.json"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The retraining that is under way."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
     def searched(self) -> bool:
         """Whether a search found it."""
         return self.search_path.exists()
 
     def metrics(self) -> dict[str, Any]:
         """What is known of the retrained model; empty before retraining."""
-        found: dict[str, Any] = read_json(self.metrics_path) if self.metrics_path.exists() else {}
+        found: dict[str, Any] = read_artifact(self.metrics_path) if self.metrics_path.exists() else {}
         return found
+
+    def search(self) -> dict[str, Any]:
+        """What the search says of it; empty for configurations that were given."""
+        found: dict[str, Any] = read_artifact(self.search_path) if self.searched else {}
+        return found
+
+    def asked(self) -> dict[str, Any]:
+        """What the search asked for; empty where there was none."""
+        found: dict[str, Any] = read_artifact(self.asked_path) if self.asked_path.exists() else {}
+        return found
+
+    def put_bits(self, config: Mapping[str, Any]) -> None:
+        """Writes its bit configuration; whatever was made of another one goes first."""
+        text = json_text(config)
+        if self.bits_path.exists() and self.bits_path.read_text("utf-8", "replace") != text:
+            made = [self.checkpoint_path, self.model_path, self.metrics_path, self.exports_path]
+            drop(*made, *self.path.glob("*.onnx"))
+        store(self.bits_path, text.encode("utf-8"))
 
     def update_metrics(self, **values: Any) -> dict[str, Any]:
         """Adds to what is known of the retrained model."""
         known = {**self.metrics(), **values}
-        write_json(self.metrics_path, known)
+        store_json(self.metrics_path, known)
         return known
 
     def need_model(self) -> None:
@@ -183,15 +233,44 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run and the settings that must still be written; None where its directory says them already."""
+    """A run that is about to be made or gone on with.
+
+    Attributes:
+        run: The run.
+        assigned: Settings that must still be written; None where its directory says them already.
+        found: What `config.yaml` said when the plan was made; None where there was none.
+    """
 
     run: Run
     assigned: Mapping[str, Any] | None
+    found: str | None
 
-    def write(self) -> None:
-        """Makes the run directory, or updates what is free to change."""
-        if self.assigned is not None:
-            self.run.write_config(self.assigned)
+    @contextmanager
+    def open(self) -> Iterator[Run]:
+        """The run, owned by this process, with its settings written.
+
+        Raises:
+            RunError: another process owns it or changed it in the meantime, or its directory cannot be written.
+        """
+        path = self.run.path
+        with claim(path):
+            if _text(path / _CONFIG) != self.found:
+                raise RunError(f"{path} was changed by another command in the meantime; repeat this one")
+            if self.assigned is not None:
+                self._write(self.run.config_text(self.assigned))
+            if not (path / _ENVIRONMENT).exists():
+                store_json(path / _ENVIRONMENT, environment())
+            yield self.run
+
+    def _write(self, text: str) -> None:
+        path = self.run.path / _CONFIG
+        made = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        if self.found is None and made not in (listed(path) or (made,)):
+            raise RunError(
+                f"{self.run.path} lost its {_CONFIG}, and this command would write another one: repeat the command "
+                "that made the run, with the same space, data, seed and --set, or choose another --out"
+            )
+        store(path, text.encode("utf-8"))
 
 
 def plan_run(target: str, options: Options) -> Plan:
@@ -212,18 +291,30 @@ def plan_run(target: str, options: Options) -> Plan:
     out = options.out or Path("runs") / spec.name
     if (out / "config.yaml").exists():
         return _existing(out, spec, options)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} holds something else than a run (no config.yaml); choose another --out")
+    _check_out(out)
     return _new(out, spec, options)
 
 
-def open_existing(target: str, options: Options | None = None) -> Run:
-    """The run in a directory. Raises `RunError` where there is none."""
+def _check_out(out: Path) -> None:
+    """Refuses a place for a new run that holds something else; a lock, or checksums, are left by a run."""
+    try:
+        foreign = out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir()))
+    except OSError as error:
+        raise RunError(f"{out}: cannot be used for a run ({error.strerror}); choose another --out") from None
+    if foreign and not listed(out / _CONFIG):
+        raise RunError(f"{out} holds something else than a run (no {_CONFIG}); choose another --out")
+
+
+def plan_existing(target: str, options: Options | None = None) -> Plan:
+    """The run in a directory, to be gone on with. Raises `RunError` where there is none."""
     if not Path(target).is_dir():
         raise RunError(f"run directory {target} does not exist; make one with: spos-quant train SPACE --out {target}")
-    plan = _existing(Path(target), None, options or Options())
-    plan.write()
-    return plan.run
+    return _existing(Path(target), None, options or Options())
+
+
+def open_existing(target: str) -> Run:
+    """The run in a directory, to be read. Raises `RunError` where there is none."""
+    return plan_existing(target).run
 
 
 def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
@@ -239,18 +330,20 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
     # What can be wrong is wrong now, before anything is written: data, quantizers, weights.
     _ = run.data
     build(run.space)
-    return Plan(run, assigned)
+    return Plan(run, assigned, None)
 
 
 def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
     if not (path / "config.yaml").exists():
         raise RunError(f"{path} is no run directory (no config.yaml); give a search space, or the directory of a run")
-    raw = read_yaml(path / "config.yaml")
+    check(path / _CONFIG)
+    found = _text(path / _CONFIG)
+    raw = read_yaml(path / _CONFIG)
     if raw.get("format") != FORMAT or not {"data", "seed", "space", "set"} <= raw.keys():
-        raise RunError(f"{path}/config.yaml is of format {raw.get('format')!r}; this version reads format {FORMAT}")
-    spec = parse_spec(raw["space"], f"{path}/config.yaml")
+        raise RunError(f"{path}/{_CONFIG} is of format {raw.get('format')!r}; this version reads format {FORMAT}")
+    spec = parse_spec(raw["space"], f"{path}/{_CONFIG}")
     run = Run(path, spec, str(raw["data"]), int(raw["seed"]))
-    assigned = {section: dict(values) for section, values in raw["set"].items()}
+    assigned = _merged({}, raw["set"])
     given = _assigned(options)
     wanted = _apply(spec if written is None else _apply(written, assigned), given)
     changes = _differences(run, wanted, options)
@@ -259,11 +352,28 @@ def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
             f"{path} is a run of other settings: {'; '.join(changes)}. "
             "Leave those options away, or choose another --out"
         )
-    if wanted.search == spec.search:
-        return Plan(run, None)
-    run = Run(path, spec.model_copy(update={"search": wanted.search}), run.data_source, run.seed)
-    assigned.setdefault(_FREE, {}).update(given.get(_FREE, {}))
-    return Plan(run, assigned)
+    # What may differ is free; the name stays that of the run.
+    wanted = wanted.model_copy(update={"data": spec.data, "name": spec.name})
+    if wanted == spec:
+        return Plan(run, None, found)
+    return Plan(Run(path, wanted, run.data_source, run.seed), _merged(assigned, given), found)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Assignments by section and key, the newer ones winning."""
+    merged = dict(old)
+    for key, value in new.items():
+        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+    return merged
 
 
 def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
@@ -277,7 +387,7 @@ def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
     ours_flat, wanted_flat = _flat(run.spec.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     for key in sorted(ours_flat.keys() | wanted_flat.keys()):
         a, b = ours_flat.get(key), wanted_flat.get(key)
-        if a != b and not key.startswith(f"{_FREE}.") and key not in ("data", "name"):
+        if a != b and not any(fnmatch(key, free) for free in (*_FREE, "data", "name")):
             found.append(f"{key} is {json.dumps(a)} there, {json.dumps(b)} was asked for")
     return found[:6]
 
@@ -301,10 +411,7 @@ def _assigned(options: Options) -> dict[str, Any]:
 def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:
     if not assigned:
         return spec
-    raw = spec.model_dump(mode="json")
-    for section, values in assigned.items():
-        raw[section] = {**raw[section], **values}
-    return parse_spec(raw, "--set")
+    return parse_spec(_merged(spec.model_dump(mode="json"), assigned), "--set")
 
 
 def absolute_source(source: str) -> str:
@@ -330,10 +437,3 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "packages": packages,
     }
-
-
-def resume_command(arguments: Sequence[str]) -> str:
-    """The command that goes on where an interrupted one stopped: itself."""
-    import shlex
-
-    return shlex.join(["spos-quant", *arguments])

@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.errors import ConfigError
-from spos_quant.progress import progress
-from spos_quant.run_dir import read_json, write_json
-from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
-from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator
+from spos_quant.loggers import Loggers, open_loggers
+from spos_quant.progress import Tick, progress
+from spos_quant.run_dir import digest, store_json
+from spos_quant.searchers.base import Evaluator, Objective, Outcome, Problem, Scored, dearest, drive, searchers
+from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, ThreadLimit
 from spos_quant.searchers.log import EvaluationLog
+from spos_quant.searchers.pool import EvaluatorPool
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
-from spos_quant.stages.run import Run
+from spos_quant.stages.run import Run, open_existing
 from spos_quant.train.loop import make_fabric
 
 
@@ -49,8 +57,15 @@ def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
     return "macs" if run.spec.full_precision else "bitops"
 
 
-def search_run(run: Run, requests: list[Request], *, device: str, show: bool) -> list[dict[str, Any]]:
+def search_run(run: Run, requests: list[Request], *, device: str, show: bool, workers: int = 0) -> list[dict[str, Any]]:
     """Searches once per request from one supernet; finished results are returned as they are.
+
+    Args:
+        run: Its supernet is trained.
+        requests: What to search for.
+        device: `auto`, `cpu` or `cuda`.
+        show: Whether progress is shown.
+        workers: Evaluator processes; 0 evaluates in this one. The results are the same.
 
     Returns:
         Per request `key, budget, bits (path), bitops, score, evaluations, complete, skipped`.
@@ -59,40 +74,71 @@ def search_run(run: Run, requests: list[Request], *, device: str, show: bool) ->
         if request.searcher not in searchers:
             searchers[request.searcher]  # raises with the near match
         FeasibleSampler(run.table, request.budgets)
-    found = []
-    session: _Session | None = None
-    for request in requests:
-        result = run.result(request.key)
-        done = read_json(result.search_path) if result.search_path.exists() else None
-        if done and done["complete"] and done["settings"] == _settings(run, request):
-            found.append({**done, "bits": str(result.bits_path), "skipped": True})
-            continue
-        session = session or _Session(run, device)
-        found.append({**session.search(request, show), "skipped": False})
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        session: _Session | None = None
+        for request in requests:
+            done = _finished(run, request)
+            if done is None:
+                session = session or _Session(run, device, workers, stack)
+                done = {**session.search(request, show), "skipped": False}
+            found.append(done)
     return found
 
 
+def _finished(run: Run, request: Request) -> dict[str, Any] | None:
+    """The summary of a search that came to its end; None where it must run."""
+    result = run.result(request.key)
+    if not (result.searched and result.bits_path.exists() and result.asked_path.exists()):
+        return None
+    done = result.search()
+    if not done["complete"] or done["settings"] != _settings(run, request):
+        return None
+    return {**done, "bits": str(result.bits_path), "skipped": True}
+
+
 def _settings(run: Run, request: Request) -> dict[str, Any]:
-    return {"search": run.spec.search.model_dump(mode="json"), "searcher": request.searcher, "seed": run.seed}
+    search = run.spec.search.model_dump(mode="json")
+    return {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
 
 
 def evaluator_settings(run: Run) -> str:
-    """Identifies what a score depends on beside the architecture: supernet, images, batches."""
-    digest = hashlib.sha256(run.supernet_path.read_bytes()).hexdigest()
+    """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
     search = run.spec.search
-    parts = [digest, run.data_source, run.seed, search.recalibration_images, search.batch_size, search.max_images]
+    images = [search.recalibration_images, search.batch_size, search.max_images]
+    parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-class _Session:
-    """A loaded supernet and its evaluator, for as many searches as were asked for."""
+def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
+    """The evaluator of a run, loaded from its directory: what a worker process starts with.
 
-    def __init__(self, run: Run, device: str) -> None:
+    Args:
+        path: The run directory.
+        device: `auto`, `cpu` or `cuda`.
+        number: Of the worker; workers are dealt out to the CUDA devices in turn.
+    """
+    run = open_existing(str(path))
+    supernet = load_supernet(run)
+    where = make_fabric(TrainConfig(), device).device
+    if where.type == "cuda":
+        where = torch.device("cuda", number % torch.cuda.device_count())
+    supernet.to(where)
+    evaluate = SupernetEvaluator(supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
+    return ThreadLimit(evaluate, run.spec.search.threads)
+
+
+class _Session:
+    """An evaluator and its log, for as many searches as were asked for."""
+
+    def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
         self.run = run
-        self.supernet = load_supernet(run)
-        self.supernet.to(make_fabric(run.spec.train.model_copy(update={"devices": 1}), device).device)
-        evaluator = SupernetEvaluator(self.supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
-        self.log = EvaluationLog(run.log_path, run.space, evaluator_settings(run))
+        evaluator: Evaluator
+        if workers:
+            evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
+        else:
+            evaluator = make_evaluator(run.path, device)
+        self.log = stack.enter_context(EvaluationLog(run.log_path, run.space, evaluator_settings(run)))
         self.evaluate = LoggedEvaluator(evaluator, self.log)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
@@ -103,22 +149,19 @@ class _Session:
         problem = Problem(run.space, sampler, search, run.seed, objective)
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
-        best = 0.0
-        with progress(
-            f"search {request.key}", search.population * search.generations, unit="architectures", show=show
-        ) as tick:
-
-            def on_result(scored: Scored) -> None:
-                nonlocal best
-                best = max(best, scored.score)
-                tick(f"best top-1 {best:.4f}")
-
+        watch = _Watch()
+        with (
+            progress(
+                f"search {request.key}", search.population * search.generations, unit="architectures", show=show
+            ) as tick,
+            open_loggers(run.spec.log, run.logs(f"search-{request.key}")) as log,
+        ):
             outcome = drive(
                 searchers[request.searcher](problem),
                 self.evaluate,
                 lambda asked: run.table.totals(asked, metric).tolist(),
                 deadline=deadline,
-                on_result=on_result,
+                on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
         return self._write(request, outcome, outcome.best(objective))
 
@@ -139,16 +182,13 @@ class _Session:
         bitops = None if run.spec.full_precision else total(rows, "bitops")
         cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
         provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
-        write_json(
-            result.bits_path, run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json()
-        )
+        result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
         asked = [run.space.encode(scored.architecture) for scored in outcome.results]
         summary = {
             "key": request.key,
             "budget": budgets_json(list(request.budgets)) or None,
             "budget_text": {budget.metric: budget.text for budget in request.budgets},
             "max_accuracy_drop": request.max_drop,
-            "bits": str(result.bits_path),
             "architecture": run.space.encode(best.architecture),
             "bitops": bitops,
             "score": best.score,
@@ -157,9 +197,23 @@ class _Session:
             "complete": outcome.complete,
             "settings": _settings(run, request),
         }
-        write_json(result.path / "asked.json", {"architectures": asked, "generations": outcome.generations})
-        write_json(result.search_path, summary)
-        return summary
+        store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
+        store_json(result.search_path, summary)
+        return {**summary, "bits": str(result.bits_path)}
+
+
+class _Watch:
+    """Tells of a search while it runs."""
+
+    def __init__(self) -> None:
+        self.best = -inf
+        self.count = 0
+
+    def see(self, scored: Scored, metric: str, tick: Tick, log: Loggers) -> None:
+        self.best = max(self.best, scored.score)
+        tick(f"best top-1 {self.best:.4f}")
+        log.log({"score": scored.score, "best": self.best, metric: scored.cost}, self.count)
+        self.count += 1
 
 
 def uniform_architectures(run: Run) -> dict[str, Architecture]:
@@ -205,7 +259,7 @@ def _version() -> str:
 
 def asked_by(run: Run) -> dict[str, Any]:
     """Per result of a search, what it asked for: `{"architectures": [...], "generations": [...]}`."""
-    return {r.key: read_json(r.path / "asked.json") for r in run.results() if (r.path / "asked.json").exists()}
+    return {result.key: result.asked() for result in run.results() if result.asked_path.exists()}
 
 
 def evaluations_of(run: Run) -> Any:

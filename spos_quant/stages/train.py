@@ -6,17 +6,19 @@ from typing import Any
 
 from spos_quant.backbones.build import build
 from spos_quant.errors import ConfigError
-from spos_quant.run_dir import read_json, write_json
+from spos_quant.run_dir import check, drop
 from spos_quant.stages.models import calibrate
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
-from spos_quant.supernet.weights import save_weights
+from spos_quant.supernet.weights import read_said, save_weights
 from spos_quant.train.loop import Training, fit, make_fabric, uniform_path
 
 
 def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
     """Trains the supernet of a run unless it is there; returns `supernet`, `epochs`, `loss`, `top1` and `skipped`."""
     skipped = run.supernet_path.exists()
+    if skipped:
+        check(run.supernet_path)
     if not skipped and not in_ranks(run, "supernet", run.spec.train, device):
         train_here(run, device=device, show=show)
     last = history(run)[-1]
@@ -30,15 +32,25 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
     fabric = make_fabric(run.spec.train, device)
     supernet = build(run.space, seed=run.seed)
     calibrate(run, supernet)
-    training = Training(run.data, run.spec.train, run.seed, "supernet", show)
+    training = Training(
+        run.data,
+        run.spec.train,
+        run.seed,
+        "supernet",
+        show,
+        checkpoint=run.checkpoint_path,
+        identity="supernet",
+        loggers=run.spec.log,
+        logs=run.logs("supernet"),
+    )
     records = fit(fabric, supernet, training, before_step=uniform_path(run.seed))
     if fabric.global_rank == 0:
-        write_json(run.path / "training.json", records)
-        save_weights(supernet, run.supernet_path)
+        save_weights(supernet, run.supernet_path, {"history": records})
+        drop(run.checkpoint_path)
     fabric.barrier()
 
 
 def history(run: Run) -> list[dict[str, Any]]:
-    """One record per epoch of the supernet's training."""
-    records: list[dict[str, Any]] = read_json(run.path / "training.json")
+    """One record per epoch of the supernet's training; empty where it is not trained yet."""
+    records: list[dict[str, Any]] = read_said(run.supernet_path)["history"] if run.supernet_path.exists() else []
     return records

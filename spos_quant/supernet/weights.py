@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from spos_quant.errors import ModelError, near
-from spos_quant.run_dir import write_bytes
+from spos_quant.errors import ModelError, RunError, near
+from spos_quant.run_dir import check, store
 from spos_quant.supernet.network import named_blocks, plain_name
 from spos_quant.supernet.supernet import Supernet
+
+_SAID = "spos_quant"
+"""The key of our values in a file's header."""
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -25,10 +30,32 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes all tensors of a module as safetensors, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors(module)}
-    write_bytes(path, save(tensors))
+def save_weights(module: nn.Module, path: Path, said: Mapping[str, Any] | None = None) -> None:
+    """Writes all tensors of a module as safetensors, atomically, with their checksum.
+
+    Args:
+        module: A model or a supernet.
+        path: The file.
+        said: Plain values that travel in the file's header; `read_said` gives them back.
+    """
+    save_tensors(dict(named_tensors(module)), path, said)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, said: Mapping[str, Any] | None = None) -> None:
+    """Writes tensors by name as `save_weights` does."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    store(path, save(plain, metadata={_SAID: json.dumps(dict(said or {}))}))
+
+
+def read_said(path: Path) -> dict[str, Any]:
+    """The plain values that `save_weights` put into a file's header. Raises `RunError` where the file is damaged."""
+    check(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get(_SAID, "{}"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise RunError(f"{path}: is damaged ({error}); delete it and repeat the command to make it anew") from None
+    return found
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -36,9 +63,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelError: missing, truncated, of another kind, or a file that asks for code to be run (it is not).
+        RunError: an artifact of a run that was damaged.
     """
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist")
+    check(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -73,6 +73,11 @@ class FixedBatches:
     def __len__(self) -> int:
         return self.images
 
+    @property
+    def count(self) -> int:
+        """How many batches there are."""
+        return -(-self.images // self.batch_size)
+
     def _make(self) -> Iterator[Batch]:
         source = self.data.split(self.split)
         augmented = self.split == "train"

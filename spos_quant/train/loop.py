@@ -6,9 +6,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import cos, isfinite, pi
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import cos, pi
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +23,36 @@ from torch import Tensor, nn
 from spos_quant.config import TrainConfig
 from spos_quant.data import DataSet
 from spos_quant.errors import ConfigError, ModelError
+from spos_quant.interrupt import deferred
+from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps, loader
+from spos_quant.train.checkpoint import Checkpoint, Position
+from spos_quant.train.evaluation import batch_norms
 
-_PATH_STREAM = 3
-EpochRecord = Mapping[str, float | int]
+_PATH_STREAM, _TORCH_STREAM = 3, 4
+_MOST_SKIPPED = 100
+EpochRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is: data, seed and settings, and what it says of itself."""
+    """What a training is: data, seed and settings, what it says of itself, and where it keeps its checkpoint."""
 
     data: DataSet
     config: TrainConfig
     seed: int
     label: str
     show: bool = True
+    checkpoint: Path | None = None
+    """None keeps none: a training that is interrupted starts anew."""
+    identity: str = ""
+    """What the training depends on beside its settings; a checkpoint of another identity is not gone on from."""
+    loggers: tuple[str, ...] = ()
+    """Registered loggers that take the curves."""
+    logs: LogTarget | None = None
+    """Where they put them."""
 
 
 def make_fabric(config: TrainConfig, device: str) -> Fabric:
@@ -72,10 +87,11 @@ def fit(
     teacher: nn.Module | None = None,
     before_step: Callable[[nn.Module, int], None] | None = None,
 ) -> list[EpochRecord]:
-    """Trains a model in place and returns one record per epoch (`epoch`, `loss`, `top1`, `lr`).
+    """Trains a model in place and returns one record per epoch (`epoch`, `loss`, `top1`, `lr`, `skipped`).
 
     Parameters that no active layer uses get no gradient and are left out of the step: neither weight decay nor momentum
-    moves them.
+    moves them. Goes on from the training's checkpoint where there is one, to the same weights as if it had never
+    stopped; an interrupt waits for the end of the step and leaves a checkpoint there.
 
     Args:
         fabric: Device, precision and ranks.
@@ -85,42 +101,143 @@ def fit(
         before_step: Called with the model and the step, to choose a path.
 
     Raises:
-        ModelError: the loss is not finite.
+        ModelError: a loss or gradient is not finite, and `config.nonfinite` does not say to skip such steps.
+        RunError: the checkpoint is damaged or cannot be written.
+        KeyboardInterrupt: interrupted; the checkpoint is written.
     """
-    config = training.config
-    steps = TrainingSteps(
-        training.data, config.batch_size, training.seed, rank=fabric.global_rank, world_size=fabric.world_size
-    )
-    optimizer = make_optimizer(model, config)
-    model.to(fabric.device)
-    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     if teacher is not None:
         teacher.to(fabric.device).eval()
-    total = config.epochs * steps.per_epoch
-    records: list[EpochRecord] = []
-    meter = _Meter()
-    show = training.show and fabric.global_rank == 0
-    wrapped.train()
-    with progress(training.label, total, unit="steps", show=show) as tick:
-        for step, (x, y) in zip(range(total), loader(steps, 0, total, config.data_workers), strict=True):
-            x, y = x.to(fabric.device), y.to(fabric.device)
-            set_lr(optimizer, learning_rate(step, total, steps.per_epoch, config))
-            if before_step is not None:
-                before_step(model, step)
-            logits = wrapped(x)
-            loss = loss_of(logits, y, config, None if teacher is None else _answers(teacher, x))
-            if not isfinite(meter.add(loss, logits, y)):
-                raise ModelError(_not_finite(model, training.label, step))
-            wrapped_optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            if config.clip_grad:
-                fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=config.clip_grad, error_if_nonfinite=False)
-            wrapped_optimizer.step()
-            if (step + 1) % steps.per_epoch == 0:
-                records.append(meter.record(len(records) + 1, optimizer.param_groups[0]["lr"]))
-            tick(f"loss {meter.last:.3f}")
+    loop = _Loop(fabric, model, training, teacher, before_step)
+    loop.run()
     model.eval()
-    return records
+    return list(loop.position.records)
+
+
+class _Loop:
+    """One training: what changes from step to step, and a step."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        training: Training,
+        teacher: nn.Module | None,
+        before_step: Callable[[nn.Module, int], None] | None,
+    ) -> None:
+        self.fabric, self.model, self.training, self.config = fabric, model, training, training.config
+        self.teacher, self.before_step = teacher, before_step
+        self.steps = TrainingSteps(
+            training.data,
+            self.config.batch_size,
+            training.seed,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        self.total = self.config.epochs * self.steps.per_epoch
+        self.optimizer = make_optimizer(model, self.config)
+        model.to(fabric.device)
+        self.checkpoint = None if training.checkpoint is None else Checkpoint(training.checkpoint, training.identity)
+        self.position = Position() if self.checkpoint is None else self.checkpoint.load(model, self.optimizer)
+        self.meter = Meter(**self.position.meter)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(model, self.optimizer)
+        self.saved = time.monotonic()
+        self.skipped_in_a_row = 0
+
+    def run(self) -> None:
+        first = self.position.step
+        batches = loader(self.steps, first, self.total, self.config.data_workers)
+        show = self.training.show and self.fabric.global_rank == 0
+        self.wrapped.train()
+        with (
+            self._loggers() as log,
+            progress(self.training.label, self.total, unit="steps", show=show, done=first) as tick,
+            deferred() as interrupted,
+        ):
+            for step, (x, y) in zip(range(first, self.total), batches, strict=True):
+                self._step(step, x.to(self.fabric.device), y.to(self.fabric.device))
+                self.position.step = step + 1
+                log.log(self._told(), step)
+                tick(f"loss {self.meter.last:.3f}")
+                if self._due() or interrupted():
+                    self._save()
+                if interrupted():
+                    break
+
+    def _told(self) -> dict[str, float]:
+        """What the last step was like, and the epoch where it ended one, which is recorded."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        told = {"loss": self.meter.last, "lr": lr}
+        if self.position.step % self.steps.per_epoch == 0:
+            record = self.meter.record(len(self.position.records) + 1, lr)
+            self.position.records.append(record)
+            told |= {"epoch": record["epoch"], "epoch_loss": record["loss"], "epoch_top1": record["top1"]}
+        return told
+
+    def _step(self, step: int, x: Tensor, y: Tensor) -> None:
+        config = self.config
+        set_lr(self.optimizer, learning_rate(step, self.total, self.steps.per_epoch, config))
+        # Dropout and whatever else draws in the model follow from the step too.
+        torch.manual_seed(step_seed(self.training.seed, step, self.fabric.global_rank))
+        if self.before_step is not None:
+            self.before_step(self.model, step)
+        logits = self.wrapped(x)
+        loss = loss_of(logits, y, config, None if self.teacher is None else _answers(self.teacher, x))
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.wrapped_optimizer, max_norm=config.clip_grad or float("inf"), error_if_nonfinite=False
+        )
+        assert isinstance(norm, Tensor)
+        if not self._all_finite(loss, norm):
+            return self._not_finite(step)
+        self.skipped_in_a_row = 0
+        self.meter.add(loss, logits, y)
+        self.wrapped_optimizer.step()
+
+    def _all_finite(self, loss: Tensor, norm: Tensor) -> bool:
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        if self.fabric.world_size > 1:  # all ranks take a step, or none
+            return bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1)
+        return bool(finite)
+
+    def _not_finite(self, step: int) -> None:
+        """Leaves a step out, or raises: the weights are as they were before it."""
+        path = (
+            f" on path {self.model.space.encode(self.model.architecture)}" if isinstance(self.model, Supernet) else ""
+        )
+        what = f"{self.training.label}: the loss or its gradient is not finite at step {step}{path}"
+        kept = "" if self.checkpoint is None else "; the last good checkpoint is kept"
+        if self.config.nonfinite == "stop":
+            raise ModelError(
+                f"{what}{kept}. Look at the data, lower lr in a new run, or leave such steps out: "
+                "--set train.nonfinite=skip (or retrain.nonfinite=skip)"
+            )
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= _MOST_SKIPPED:
+            raise ModelError(f"{what}, the {_MOST_SKIPPED}th in a row{kept}. Lower lr in a new run")
+        self.meter.skip()
+        for norm in batch_norms(self.model):
+            if not bool(norm.running_mean.isfinite().all() & norm.running_var.isfinite().all()):
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1)
+
+    def _due(self) -> bool:
+        every = self.config.checkpoint_steps
+        if self.checkpoint is None or self.position.step == self.total:
+            return False
+        late = time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes
+        return late or bool(every and self.position.step % every == 0)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.fabric.global_rank == 0:
+            self.position.meter = vars(self.meter).copy()
+            self.checkpoint.save(self.model, self.optimizer, self.position)
+            self.saved = time.monotonic()
+
+    def _loggers(self) -> Loggers:
+        names = self.training.loggers if self.fabric.global_rank == 0 else ()
+        target = self.training.logs or LogTarget(Path(), "", self.training.label)
+        return open_loggers(names, replace(target, from_step=self.position.step))
 
 
 def uniform_path(seed: int) -> Callable[[nn.Module, int], None]:
@@ -179,28 +296,36 @@ def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _not_finite(model: nn.Module, label: str, step: int) -> str:
-    path = f" on path {model.space.encode(model.architecture)}" if isinstance(model, Supernet) else ""
-    return f"{label}: the loss is not finite at step {step}{path}; lower the learning rate or clip_grad"
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of torch's generator for a step; ranks draw differently."""
+    return int(np.random.SeedSequence([seed, _TORCH_STREAM, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-class _Meter:
+@dataclass
+class Meter:
     """Mean loss and accuracy since the last record."""
 
-    def __init__(self) -> None:
-        self.loss = self.right = 0.0
-        self.n = 0
-        self.last = 0.0
+    loss: float = 0.0
+    right: float = 0.0
+    n: int = 0
+    skipped: int = 0
+    last: float = 0.0
 
-    def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> float:
+    def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        """Counts a batch."""
         self.last = float(loss.detach())
         self.loss += self.last * len(y)
         self.right += float((logits.detach().argmax(1) == y).sum())
         self.n += len(y)
-        return self.last
+
+    def skip(self) -> None:
+        """Counts a step that was left out."""
+        self.skipped += 1
 
     def record(self, epoch: int, lr: float) -> EpochRecord:
-        made = {"epoch": epoch, "loss": self.loss / self.n, "top1": self.right / self.n, "lr": lr}
+        """What the epoch was like; starts the next."""
+        n = max(self.n, 1)
+        made = {"epoch": epoch, "loss": self.loss / n, "top1": self.right / n, "lr": lr, "skipped": self.skipped}
         self.loss = self.right = 0.0
-        self.n = 0
+        self.n = self.skipped = 0
         return made

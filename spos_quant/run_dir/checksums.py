@@ -1,0 +1,102 @@
+"""Artifacts: files of a run whose SHA-256 is kept beside them, in the form that `sha256sum -c` reads.
+
+A file and its checksum cannot be replaced in one step. So the new checksum is added first, then the file is replaced,
+then the old checksum goes: at every moment the file fits one that is listed, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from spos_quant.errors import RunError
+from spos_quant.run_dir.files import digest, json_text, not_written, read_json, write_bytes, write_text
+
+NAME = "checksums.sha256"
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_SEAL = "# "
+"""The last line is the checksum of those above it, which `sha256sum` passes over."""
+_Listed = dict[str, tuple[str, ...]]
+
+
+def store(path: Path, data: bytes) -> None:
+    """Writes an artifact atomically and lists its checksum. Raises `RunError` where it cannot be written."""
+    listed = _read(path.parent)
+    made = hashlib.sha256(data).hexdigest()
+    _write(path.parent, {**listed, path.name: (*listed.get(path.name, ()), made)})
+    write_bytes(path, data)
+    _write(path.parent, {**listed, path.name: (made,)})
+
+
+def store_json(path: Path, value: Any) -> None:
+    """Writes an artifact of indented JSON."""
+    store(path, json_text(value).encode("utf-8"))
+
+
+def read_artifact(path: Path) -> Any:
+    """The value of a JSON artifact. Raises `RunError` where it is missing or damaged."""
+    check(path)
+    return read_json(path)
+
+
+def check(path: Path) -> None:
+    """Holds a file against its checksum; a file that is not listed beside it was not made by a run and passes.
+
+    Raises:
+        RunError: the file was changed or damaged after it was made, or the list itself is damaged.
+    """
+    expected = _read(path.parent).get(path.name)
+    if expected is not None and path.is_file() and digest(path) not in expected:
+        raise RunError(
+            f"{path}: is damaged or was changed: its SHA-256 is not the one in {NAME}; delete it and repeat the "
+            "command that made it to have it made anew"
+        )
+
+
+def listed(path: Path) -> tuple[str, ...]:
+    """The checksums that a file may have; more than one where it was being replaced, none where it is not listed."""
+    return _read(path.parent).get(path.name, ())
+
+
+def drop(*paths: Path) -> None:
+    """Deletes artifacts and their checksums; those that are not there are passed over."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise not_written(path, error) from None
+        known = _read(path.parent)
+        if known.pop(path.name, None) is not None:
+            _write(path.parent, known)
+
+
+def _read(folder: Path) -> _Listed:
+    path = folder / NAME
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    *lines, seal = text.splitlines() or [""]
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if seal != _seal(lines) or None in matches:
+        raise RunError(
+            f"{path}: is damaged; delete it: the files beside it are then read unchecked until they are made anew"
+        )
+    found: _Listed = {}
+    for match in matches:
+        assert match is not None
+        found[match[2]] = (*found.get(match[2], ()), match[1])
+    return found
+
+
+def _write(folder: Path, files: _Listed) -> None:
+    lines = [f"{value}  {name}" for name in sorted(files) for value in files[name]]
+    write_text(folder / NAME, "\n".join([*lines, _seal(lines)]) + "\n")
+
+
+def _seal(lines: list[str]) -> str:
+    return _SEAL + hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()

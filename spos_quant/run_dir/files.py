@@ -1,0 +1,105 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from spos_quant.errors import RunError
+
+DRAFT = ".tmp"
+"""The suffix of files that are being written; what a killed process left of them is removed by the next owner."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that it is either there whole or not at all: a temporary file, fsync, rename.
+
+    Raises:
+        RunError: the disk is full, the folder cannot be written, the name is too long.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=DRAFT)
+    except OSError as error:
+        raise not_written(path, error) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            _write(file.fileno(), data)
+            os.fsync(file.fileno())
+        Path(draft).chmod(0o666 & ~_umask())
+        Path(draft).replace(path)
+    except OSError as error:
+        raise not_written(path, error) from None
+    finally:
+        # Gone where it was renamed. A read-only folder may refuse this too: the first error is the one to tell.
+        _remove(Path(draft))
+
+
+def not_written(path: Path, error: OSError) -> RunError:
+    """The error to raise where a file cannot be written."""
+    return RunError(
+        f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, then repeat the "
+        "command: what is finished is kept"
+    )
+
+
+def _write(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON that ends in a newline."""
+    return json.dumps(value, indent=1) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises `RunError` where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path}: is damaged ({str(error)[:80]}); delete it and repeat the command to make it anew"
+        ) from None
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises `RunError` where it cannot be read."""
+    try:
+        found = hashlib.sha256()
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                found.update(part)
+        return found.hexdigest()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
