@@ -1,0 +1,124 @@
+"""Evaluator processes: the same answers in the same order as in this process, whatever happens to them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from spos_quant.errors import DataError, RunError
+from spos_quant.searchers.base import Evaluation
+from spos_quant.searchers.pool import EvaluatorPool
+
+MANY = [(i, i % 3) for i in range(17)]
+
+
+class Judge:
+    """An evaluator that writes down whom it judged, and does what the test asks for at one architecture."""
+
+    def __init__(self, folder: Path, mode: str, number: int) -> None:
+        self.folder, self.mode = folder, mode
+        if mode == "cannot start":
+            raise DataError("the data set is gone; mount it")
+        (folder / f"started-{os.getpid()}-{number}").touch()
+
+    def __call__(self, architectures):
+        for a in architectures:
+            if a == MANY[5]:
+                self._trouble(a)
+            yield Evaluation(a, sum(a) / 7, None if a[1] else a[0] / 3)
+
+    def _trouble(self, a) -> None:
+        first = not (self.folder / "happened").exists()
+        (self.folder / "happened").touch()
+        if self.mode == "dies always" or (self.mode == "dies once" and first):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.mode == "exits once" and first:
+            os._exit(3)
+        if self.mode == "user error":
+            raise DataError("image 7.png cannot be read")
+        if self.mode == "our error":
+            raise ZeroDivisionError("a fault of ours")
+
+
+def judge(folder: Path, mode: str, number: int) -> Judge:
+    return Judge(folder, mode, number)
+
+
+def pool(folder: Path, mode: str, workers: int) -> EvaluatorPool:
+    return EvaluatorPool(partial(judge, folder, mode), workers)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_answers_are_those_of_this_process_in_order(tmp_path, workers):
+    expected = list(Judge(tmp_path, "", 0)(MANY))
+    with pool(tmp_path, "", workers) as evaluate:
+        assert list(evaluate(MANY)) == expected
+        assert list(evaluate(MANY[:2])) == expected[:2]
+        assert list(evaluate([])) == []
+    started = {path.name.split("-")[2] for path in tmp_path.glob("started-*")}
+    assert started == {str(i) for i in range(workers)}
+    assert len(list(tmp_path.glob("started-*"))) == workers + 1  # each once, and the one in this process
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("mode", "how"), [("dies once", "signal SIGKILL"), ("exits once", "exit status 3")])
+def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, capsys, mode, how):
+    with pool(tmp_path, mode, 2) as evaluate:
+        assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
+    assert f"an evaluator process ended ({how}); its work is done again" in capsys.readouterr().err
+
+
+def test_an_architecture_that_always_ends_its_process_is_named(tmp_path):
+    with pool(tmp_path, "dies always", 2) as evaluate, pytest.raises(RunError, match=r"\(5, 2\) ended .* 3 times"):
+        list(evaluate(MANY))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message"),
+    [
+        ("user error", DataError, "image 7.png cannot be read"),
+        ("cannot start", DataError, "the data set is gone; mount it"),
+        ("our error", RuntimeError, "an evaluator process failed: ZeroDivisionError: a fault of ours"),
+    ],
+)
+def test_what_an_evaluator_raises_is_raised_here(tmp_path, mode, kind, message):
+    with pool(tmp_path, mode, 2) as evaluate, pytest.raises(kind, match=message):
+        list(evaluate(MANY))
+    assert not multiprocessing.active_children()
+
+
+def test_what_was_finished_ahead_is_bounded(tmp_path):
+    """A kill loses at most what is finished and not yet handed on."""
+    with pool(tmp_path, "", 2) as evaluate:
+        evaluations = evaluate([(i, 0) for i in range(1000)])
+        assert next(evaluations).architecture == (0, 0)
+        evaluations.close()
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    code = (
+        "import sys, os, signal\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
+        "from test_pool import MANY, pool\n"
+        "if __name__ == '__main__':\n"
+        "    evaluate = pool(Path(sys.argv[1]), '', 2)\n"
+        "    list(evaluate(MANY))\n"
+        "    print('ready', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    # A pipe that all descendants hold ends only when the last of them has.
+    done = subprocess.run(
+        [sys.executable, script, str(tmp_path), str(Path(__file__).parent)], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == b"ready\n"
+    assert len(list(tmp_path.glob("started-*"))) == 2

@@ -1,0 +1,66 @@
+"""Ctrl-C: work stops at a safe place, and the process ends even where Python cannot notice."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from spos_quant import interrupt
+
+CHILD = """
+import hashlib, sys, threading, time
+from spos_quant import interrupt
+interrupt.install("go on with: again")
+what = sys.argv[1]
+ready = lambda: print("ready", flush=True)
+try:
+    if what == "python":
+        ready()
+        time.sleep(600)
+    if what == "c":
+        threading.Timer(0.5, ready).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a C call of many minutes that lets other threads run
+    if what == "safe place":
+        with interrupt.deferred() as interrupted:
+            ready()
+            while not interrupted():
+                time.sleep(0.01)
+            print("finished the step", flush=True)
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("what", "printed", "said"),
+    [("python", "stopped\n", ""), ("c", "", "go on with: again\n"), ("safe place", "finished the step\nstopped\n", "")],
+)
+def test_signals(number, what, printed, said):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (out, err) == (printed, said)
+    assert process.returncode == (interrupt.EXIT_STATUS if what == "c" else 0)
+
+
+def test_without_a_handler_nothing_waits():
+    with interrupt.deferred() as interrupted:
+        assert not interrupted()
+
+
+def test_an_interrupt_that_nobody_asked_about_is_raised_at_the_end():
+    with pytest.raises(KeyboardInterrupt):
+        with interrupt.deferred():
+            with interrupt.deferred() as interrupted:
+                interrupt._handle(signal.SIGINT, None)
+                assert interrupted()
+            assert interrupted()
+    with interrupt.deferred() as interrupted:
+        assert not interrupted()
