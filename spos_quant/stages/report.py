@@ -130,6 +130,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "layers": cost["layers"],
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
+        "complete": search.get("complete"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": metrics.get("history", []),
