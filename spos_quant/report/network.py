@@ -162,7 +162,9 @@ def _costs(result: Result, metric: str) -> Markup:
     cost = result["cost"]
     foot = element(
         "tr",
-        element("th", f"All {len(layers)} layers", attributes={"scope": "row", "colspan": 2 if full else 4}),
+        # The name alone stays where it is when a narrow screen scrolls the numbers.
+        element("th", f"All {len(layers)} layers", attributes={"scope": "row"}),
+        element("td", attributes={"colspan": 1 if full else 3}),
         element("td.number", exact(cost.get("macs"))),
         *([] if full else [element("td.number", exact(cost.get("bitops")))]),
         element("td.number", percent(1.0)),

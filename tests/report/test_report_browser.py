@@ -149,6 +149,7 @@ def test_sorting_by_the_keyboard(look, column):
     page = look(sample.run())
     before = page.run(COLUMN % json.dumps(column))
     assert (before["order"], before["sorted"]) == (None, 0)
+    page.click(*page.middle("#layers .panel:not([hidden]) th button"))  # by another column before
     heads = "[...document.querySelectorAll('#layers .panel:not([hidden]) th button')]"
     page.run(f"{heads}.find((button) => button.textContent === '{column}').focus()")
     for key, order, sign in (("Enter", "descending", -1), (" ", "ascending", 1), ("Enter", "descending", -1)):

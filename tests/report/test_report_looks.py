@@ -134,6 +134,21 @@ def test_bits_and_shares_are_in_sight_without_scrolling_sideways(look, width):
     assert blocks == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
 
 
+def test_the_sums_of_a_table_stand_under_their_columns_when_a_phone_scrolls_it(look):
+    data = sample.run()
+    page = look(data, width=390, height=800)
+    shown = page.run("""(() => {
+      const table = document.querySelector("#layers .panel:not([hidden]) table");
+      table.closest(".scroll").scrollLeft = 9999;
+      table.tFoot.scrollIntoView({ block: "center", behavior: "instant" });
+      return [...table.tFoot.rows[0].cells].slice(-2).map((cell) => {
+        const box = cell.getBoundingClientRect(), at = [box.x + box.width / 2, box.y + box.height / 2];
+        return document.elementFromPoint(...at).textContent;
+      });
+    })()""")
+    assert shown == [f"{data['results'][0]['cost']['bitops']:,}", "100 %"]
+
+
 def test_labels_of_baselines_cover_neither_each_other_nor_the_frame(look):
     page = look(sample.run())
     boxes = page.run("""[...document.querySelectorAll("#plane-plot .textpoint text")].map((label) => {
@@ -168,6 +183,7 @@ def test_paper_has_everything_but_what_one_presses(look):
     ):
         assert shown in text, shown
     assert data["commands"][0]["command"].replace(" ", "") in text
+    assert text.count("All10layers") == 1
     for pressed in ("Copy", "LogarithmicBitOps", "Skiptotheresults", "Zoomtothefront", "Network bitops-2.5M"):
         assert pressed not in text, pressed
     # Afterwards the screen is as it was.

@@ -12,11 +12,11 @@ const config = (buttons) => ({
 
 function layoutOf(change) {
   const axis = { gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: true };
-  const font = { size: fontSize(), color: colour("muted") };
+  const font = { size: fontSize(), color: colour("muted") }, family = getComputedStyle(document.body).fontFamily;
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    font: { color: colour("text"), family: getComputedStyle(document.body).fontFamily, size: fontSize() },
-    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("muted"), font: { color: colour("text") }, align: "left" },
+    font: { color: colour("text"), family, size: fontSize() },
+    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("muted"), font: { color: colour("text"), family, size: fontSize() }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("accent") },
     margin: { l: 56, r: 12, t: 30, b: 48 }, ...change,
     xaxis: { ...axis, ...change.xaxis, title: { text: change.xaxis.title, font } },
