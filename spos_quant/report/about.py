@@ -19,26 +19,26 @@ def commands_section(data: Data) -> Markup | None:
 
 
 def about_section(data: Data) -> Markup:
-    """Configuration and environment, folded by part."""
+    """Configuration, folded by part, and environment."""
     config = dict(data.get("config") or {})
     nested = {key: value for key, value in config.items() if isinstance(value, Mapping) and value}
     plain = {key: value for key, value in config.items() if key not in nested}
     parts = [_fold("Configuration", plain)] if plain else []
     parts += [_fold(f"Configuration: {key}", value) for key, value in nested.items()]
     if data.get("environment"):
-        parts.append(_fold("Environment", data["environment"]))
+        parts.append(_fold("Environment", data["environment"], opened=True))
     if not parts:
         parts = [element("p.empty", "Neither configuration nor environment is recorded.")]
     return section("about", "Configuration and environment", element("div.folds", *parts))
 
 
-def _fold(title: str, values: Mapping[str, Any]) -> Markup:
+def _fold(title: str, values: Mapping[str, Any], *, opened: bool = False) -> Markup:
     rows = [
         element("tr", element("th", key, attributes={"scope": "row"}), element("td", _shown(value)))
         for key, value in _flat(values)
     ]
     grid = element("div.scroll", element("table.values", element("tbody", *rows)))
-    return element("details", element("summary", title), grid)
+    return element("details", element("summary", title), grid, attributes={"open": opened})
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

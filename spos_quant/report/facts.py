@@ -73,6 +73,33 @@ def keeps_budget(result: Result) -> bool | None:
     return None if not budget or None in costs.values() else True
 
 
+def ended_early(result: Result) -> bool:
+    """Whether a time limit ended the search of a result before it had asked for all it wanted."""
+    return result.get("complete") is False
+
+
+def early_end(data: Data, result: Result) -> str:
+    """What a search that a time limit ended had evaluated by then."""
+    asked = sum(result["key"] in item["searches"] for item in data.get("evaluations") or ())
+    search = (data.get("config") or {}).get("search") or {}
+    wanted = (search.get("population") or 0) * (search.get("generations") or 0)
+    of = f" of about {wanted:,}" if wanted else ""
+    return f"ended early by the time limit: {asked:,}{of} architectures"
+
+
+def early_ends(data: Data) -> list[str]:
+    """A sentence per search that a time limit ended."""
+    return [f"Search {r['key']} was {early_end(data, r)}." for r in ordered(data) if ended_early(r)]
+
+
+def skipped_steps(data: Data) -> str:
+    """Per training, how many steps were left out because their loss was not finite; empty where none was."""
+    trainings = [("supernet", data.get("history") or ())]
+    trainings += [(r["key"], r.get("history") or ()) for r in ordered(data)]
+    counts = {name: sum(record.get("skipped") or 0 for record in history) for name, history in trainings}
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+
+
 def is_retrained(result: Result) -> bool:
     """Whether a result has a model of its own."""
     return any(result.get(key) for key in ("search_val", "test", "history", "export"))
@@ -102,7 +129,8 @@ def steps(data: Data) -> list[Step]:
     if not (data.get("history") or data.get("evaluations") or data.get("results")):
         space = shlex.quote(str(data["space"]["name"]))
         return [Step("The supernet is not trained yet.", f"spos-quant train {space} --out {path}")]
-    found = []
+    early = [result for result in ordered(data) if ended_early(result)]
+    found = [Step(f"Search {r['key']} was {early_end(data, r)}.", _again(data, r)) for r in early]
     if not of_kind(data, "searched"):
         found.append(Step("No search has finished yet.", f"spos-quant search {path} {option} 35%"))
     for result in ordered(data):
@@ -112,6 +140,21 @@ def steps(data: Data) -> list[Step]:
         what = "No uniform configuration is retrained to compare with."
         found.append(Step(what, f"spos-quant retrain {path} --bits {name}"))
     return found
+
+
+def _again(data: Data, result: Result) -> str:
+    """The command of a search; it goes on from what is evaluated."""
+    key, budget = result["key"], result.get("budget") or {}
+    given = {b["metric"]: b.get("text") for b in data.get("budgets") or () if b["key"] == key}
+    words = ["spos-quant", "search", run_path(data)]
+    for metric, limit in budget.items():
+        words += [f"--{metric.replace('_', '-')}-budget", shlex.quote(str(given.get(metric) or limit))]
+    name, _, searcher = key.rpartition("-")
+    if not searcher.isalpha():
+        name, searcher = key, ""
+    if name.startswith("drop-"):
+        words += ["--max-accuracy-drop", shlex.quote(name.removeprefix("drop-"))]
+    return " ".join([*words, *(["--searcher", searcher] if searcher else [])])
 
 
 def _steps_of(result: Result, path: str, *, full: bool) -> list[Step]:

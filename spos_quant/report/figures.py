@@ -1,17 +1,15 @@
-"""What the page's plots are drawn from; `page.js` turns it into Plotly figures in the colours of the reader's theme."""
+"""What the plots are drawn from; the page's script makes Plotly figures of it in the colours of the reader's theme."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from spos_quant.report.facts import Data, cost_of, ordered
+from spos_quant.report.describe import places, result_places
+from spos_quant.report.facts import Data, Result, cost_of, early_ends, ended_early, ordered, skipped_steps
 from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, section, table
-from spos_quant.report.text import NONE, bits, budget_text, count, exact, known, percent, unit
-
-SHOWN_PLACES = 18
-"""Lines of an architecture in a hover text; more would leave the screen."""
+from spos_quant.report.text import NONE, budget_text, count, exact, known, percent, unit
 
 
 def payload(data: Data) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def _plane(data: Data) -> dict[str, Any]:
             "x": [e["cost"] for e in evaluations],
             "y": [e["score"] for e in evaluations],
             "generation": [e.get("generation") for e in evaluations],
-            "text": [_hover(e) for e in evaluations],
+            "text": [_lines(places(e.get("describe") or {})) for e in evaluations],
             "architecture": [e["architecture"] for e in evaluations],
         },
         "front": list(data.get("front") or ()),
@@ -35,11 +33,29 @@ def _plane(data: Data) -> dict[str, Any]:
             {"name": escape(str(b["name"])), "x": b["cost"], "y": b["score"]} for b in data.get("baselines") or ()
         ],
         "winners": [
-            {"name": escape(r["key"]), "x": cost_of(r, metric), "y": r["supernet_top1"]}
+            _winner(data, r)
             for r in ordered(data)
             if r["kind"] == "searched" and known(r.get("supernet_top1")) and cost_of(r, metric)
         ],
         "budgets": _budget_lines(data),
+    }
+
+
+def _winner(data: Data, result: Result) -> dict[str, Any]:
+    cost, score = cost_of(result, data["metric"]), result["supernet_top1"]
+    # Which point it is, where cost and score tell: what a reader selects is then known by its candidates too.
+    points = [
+        i
+        for i, e in enumerate(data.get("evaluations") or ())
+        if (e["cost"], e["score"]) == (cost, score) and result["key"] in e["searches"]
+    ]
+    return {
+        "name": escape(result["key"]),
+        "x": cost,
+        "y": score,
+        "text": _lines(result_places(result)),
+        "point": points[0] if len(points) == 1 else None,
+        "early": ended_early(result),
     }
 
 
@@ -53,45 +69,8 @@ def _budget_lines(data: Data) -> list[dict[str, Any]]:
     return [{"x": limit, "name": name} for limit, name in sorted(lines.items())]
 
 
-def places(describe: Mapping[str, Any]) -> list[str]:
-    """An architecture in one line per place: `layer1.0: conv3x3, width 1.0, w2a4`.
-
-    Axes are named by what reads them (`layer1.0.op`); an axis that several places share keeps its own name.
-    """
-    lines: dict[str, list[str]] = {}
-    for axis, value in describe.items():
-        place, _, kind = axis.rpartition(".")
-        if kind not in _SPOKEN:
-            place, kind = axis, ""
-        lines.setdefault(place, []).append(_SPOKEN.get(kind, _plain)(value))
-    return [f"{place}: {', '.join(parts)}" for place, parts in lines.items()]
-
-
-def _plain(value: Any) -> str:
-    return _pair(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _pair(value: Any) -> str:
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        weight, act = value
-        return "float" if weight is None and act is None else f"w{bits(weight)}a{bits(act)}"
-    return str(value)
-
-
-_SPOKEN: Mapping[str, Callable[[Any], str]] = {
-    "op": str,
-    "width": lambda value: f"width {value}",
-    "bits": _pair,
-    "weight_bits": lambda value: f"weights {bits(value)}",
-    "act_bits": lambda value: f"inputs {bits(value)}",
-}
-
-
-def _hover(evaluation: Mapping[str, Any]) -> str:
-    """An architecture as Plotly shows it, which reads some markup in its texts."""
-    lines = places(evaluation.get("describe") or {})
-    if len(lines) > SHOWN_PLACES:
-        lines = [*lines[: SHOWN_PLACES - 1], f"and {len(lines) - SHOWN_PLACES + 1} more"]
+def _lines(lines: Iterable[str]) -> str:
+    """Lines as Plotly shows them, which reads some markup in its texts."""
     return "<br>".join(escape(line) for line in lines)
 
 
@@ -103,6 +82,7 @@ def _curves(data: Data) -> list[dict[str, Any]]:
             "epoch": [record.get("epoch") for record in history],
             "loss": [record.get("loss") for record in history],
             "top1": [record.get("top1") for record in history],
+            "skipped": [record.get("skipped") or 0 for record in history],
         }
         for name, history in named
         if history
@@ -111,7 +91,8 @@ def _curves(data: Data) -> list[dict[str, Any]]:
 
 def plane_section(data: Data) -> Markup:
     """Accuracy against cost of everything evaluated, and the front as a table."""
-    title = "Accuracy against cost"
+    early = early_ends(data)
+    title = "Accuracy against cost" + (": a search ended early" if early else "")
     evaluations = data.get("evaluations") or ()
     if not evaluations:
         return section("plane", title, element("p.empty", "No architecture is evaluated yet: a search does that."))
@@ -130,6 +111,7 @@ def plane_section(data: Data) -> Markup:
     return section(
         "plane",
         title,
+        *(element("p.warning", f"{what} Repeat its command to go on from there.") for what in early),
         element("p.note", intro),
         element("div.tools", *buttons, attributes={"role": "group", "aria-label": "How the plot is shown"}),
         _plot("plane-plot", label),
@@ -143,7 +125,7 @@ def _button(name: str, title: str) -> Markup:
 
 
 def _plot(name: str, label: str) -> Markup:
-    return element("div.plot", attributes={"id": name, "role": "img", "aria-label": label})
+    return element("div.plot", attributes={"id": name, "role": "figure", "aria-label": label})
 
 
 def _front_table(data: Data, evaluations: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -194,5 +176,14 @@ def curves_section(data: Data) -> Markup:
         _plot("loss-plot", "Training loss per epoch"),
         _plot("top1-plot", "Top-1 on training images per epoch"),
     )
+    skipped = skipped_steps(data)
+    warning = f"Steps left out because their loss was not finite: {skipped}." if skipped else None
     legend = element("div.legend", attributes={"id": "curves-legend", "aria-label": Markup(f"Curves of {names}")})
-    return section("curves", "Learning curves", element("p.note", note), legend, plots)
+    return section(
+        "curves",
+        "Learning curves",
+        element("p.warning", warning) if warning else None,
+        element("p.note", note),
+        legend,
+        plots,
+    )

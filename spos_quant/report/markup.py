@@ -114,4 +114,4 @@ def section(name: str, title: str, *children: object) -> Markup:
 def command_line(command: str) -> Markup:
     """A command with a button that copies it."""
     button = element("button.copy", "Copy", attributes={"type": "button", "aria-label": f"Copy {command}"})
-    return element("div.command", element("code", command, attributes={"tabindex": 0}), button)
+    return element("div.command", element("code", command), button)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
+from spos_quant.report.describe import grouped
 from spos_quant.report.facts import Data, Result, full_precision, leading, ordered
 from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, section, table
 from spos_quant.report.text import NONE, TIMES, bits, count, exact, percent
 
 Layer = Mapping[str, Any]
-Group = tuple[str | None, list[Layer]]
 
 
 def network_section(data: Data) -> Markup:
@@ -62,26 +61,6 @@ def _chooser(results: Sequence[Result], first: Result, title: str) -> Markup:
     return element("div.tools", element("label", "Network ", select), attributes={"hidden": True})
 
 
-def _grouped(result: Result) -> list[Group]:
-    """Layers in order of execution, those of a choice block together; blocks without layers keep their place."""
-    names = list(result.get("blocks") or {})
-
-    def block_of(layer: Layer) -> str | None:
-        inside = [b for b in names if layer["name"] == b or layer["name"].startswith(f"{b}.")]
-        return max(inside, key=len, default=None)
-
-    groups: list[Group] = [(block, list(layers)) for block, layers in groupby(result["layers"], block_of)]
-    present = [block for block, _ in groups]
-    for i, name in enumerate(names):
-        if name not in present:
-            # After the block before it; the first one goes after the layers that lead in.
-            before = names[i - 1] if i else None
-            place = present.index(before) + 1 if before in present else 0
-            groups.insert(place, (name, []))
-            present.insert(place, name)
-    return groups
-
-
 def _network(result: Result, metric: str) -> Markup:
     total = sum(layer[metric] or 0 for layer in result["layers"]) or 1
     shares = [(layer[metric] or 0) / total for layer in result["layers"]]
@@ -91,11 +70,11 @@ def _network(result: Result, metric: str) -> Markup:
         head_cell("Operator"),
         head_cell("Width", number=True),
         head_cell("Layer"),
-        *([] if metric == "macs" else [head_cell("Weight bits"), head_cell("Input bits")]),
+        *([] if metric == "macs" else [_bits_head("Weight bits"), _bits_head("Input bits")]),
         head_cell(f"Share of {'MACs' if metric == 'macs' else 'BitOps'}"),
     ]
     bodies = []
-    for block, layers in _grouped(result):
+    for block, layers in grouped(result):
         choice = (result.get("blocks") or {}).get(block) if block is not None else None
         cells = [join(_layer_cells(layer, block, metric, total, largest)) for layer in layers]
         quiet = [_is_quiet(layer, metric) for layer in layers]
@@ -105,7 +84,8 @@ def _network(result: Result, metric: str) -> Markup:
                 [False],
             )
         cells[0] = join((_block_cells(block, choice, len(cells)), cells[0]))
-        rows = [element("tr.uncounted" if q else "tr", row) for q, row in zip(quiet, cells, strict=True)]
+        rows = [_narrow_head(block, choice, full=metric == "macs")] if choice is not None else []
+        rows += [element("tr.uncounted" if q else "tr", row) for q, row in zip(quiet, cells, strict=True)]
         bodies.append(element("tbody", *rows))
     return table(head, bodies, label=f"Layers of {result['key']}", css=".network")
 
@@ -113,13 +93,21 @@ def _network(result: Result, metric: str) -> Markup:
 def _block_cells(block: str | None, choice: Mapping[str, Any] | None, rows: int) -> Markup:
     span = {"rowspan": rows if rows > 1 else None}
     if choice is None:
-        return element("td.quiet", NONE if block is None else block, attributes={**span, "colspan": 3})
+        return element("td.quiet.place", NONE if block is None else block, attributes={**span, "colspan": 3})
     return join(
         (
-            element("th", block, attributes={**span, "scope": "rowgroup"}),
-            element("td", choice["op"], attributes=span),
-            element("td.number", f"{choice['width']:g}{TIMES}", attributes=span),
+            element("th.place", block, attributes={**span, "scope": "rowgroup"}),
+            element("td.place", choice["op"], attributes=span),
+            element("td.number.place", f"{choice['width']:g}{TIMES}", attributes=span),
         )
+    )
+
+
+def _narrow_head(block: str | None, choice: Mapping[str, Any], *, full: bool) -> Markup:
+    """The block above its layers, shown in place of three columns where the screen is narrow."""
+    said = element("span.quiet", f"{choice['op']}, {choice['width']:g}{TIMES}")
+    return element(
+        "tr.narrow", element("th", block, " ", said, attributes={"scope": "rowgroup", "colspan": 2 if full else 4})
     )
 
 
@@ -141,6 +129,10 @@ def _layer_cells(layer: Layer, block: str | None, metric: str, total: int, large
         *([] if metric == "macs" else [_heat(layer["weight_bits"]), _heat(layer["act_bits"])]),
         element("td.bar", element("div", bar)),
     )
+
+
+def _bits_head(title: str) -> Markup:
+    return element("th.bits", title, attributes={"scope": "col"})
 
 
 def _heat(value: int | None) -> Markup:
@@ -170,7 +162,9 @@ def _costs(result: Result, metric: str) -> Markup:
     cost = result["cost"]
     foot = element(
         "tr",
-        element("th", f"All {len(layers)} layers", attributes={"scope": "row", "colspan": 2 if full else 4}),
+        # The name alone stays where it is when a narrow screen scrolls the numbers.
+        element("th", f"All {len(layers)} layers", attributes={"scope": "row"}),
+        element("td", attributes={"colspan": 1 if full else 3}),
         element("td.number", exact(cost.get("macs"))),
         *([] if full else [element("td.number", exact(cost.get("bitops")))]),
         element("td.number", percent(1.0)),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spos_quant.report.describe import bits_span
 from spos_quant.report.facts import (
     Data,
     Result,
     cost_of,
+    early_end,
+    ended_early,
     full_precision,
     is_retrained,
     keeps_budget,
@@ -69,7 +72,8 @@ def tiles(data: Data) -> Markup | None:
     result = leading(data)
     if result is None:
         return None
-    found = [_accuracy_tile(result), _cost_tile(data, result), _weights_tile(result), *_file_tiles(result)]
+    found = [_accuracy_tile(result), _cost_tile(data, result), *_bits_tiles(result)]
+    found += [_weights_tile(result), *_file_tiles(result)]
     items = [
         element("div.tile", element("dt", name), element("dd", value, element("small", note)))
         for name, value, note in found
@@ -90,6 +94,16 @@ def _cost_tile(data: Data, result: Result) -> tuple[str, str, str]:
     limit = (result.get("budget") or {}).get(metric)
     note = "no budget in this metric" if limit is None else f"of {count(limit)} allowed"
     return unit(metric)[:1].upper() + unit(metric)[1:], count(cost_of(result, metric)), note
+
+
+def _bits_tiles(result: Result) -> list[tuple[str, str, str]]:
+    weights, inputs = bits_span(result, "weight_bits"), bits_span(result, "act_bits")
+    if not weights and not inputs:
+        return []
+    layers = result["layers"]
+    kept = sum(layer["weight_bits"] is None for layer in layers)
+    note = f"in {len(layers) - kept} layers" + (f"; {kept} kept float" if kept else "")
+    return [("Bits of weights / inputs", f"{weights or 'float'} / {inputs or 'float'}", note)]
 
 
 def _weights_tile(result: Result) -> tuple[str, str, str]:
@@ -141,7 +155,12 @@ def models(data: Data) -> Markup:
         head_cell("Budget kept"),
     ]
     lead = leading(data)
-    rows = [_model_row(result, full=full, leads=result is lead) for result in ordered(data)]
+    rows = [
+        _model_row(
+            result, full=full, leads=result is lead, early=early_end(data, result) if ended_early(result) else None
+        )
+        for result in ordered(data)
+    ]
     note = element(
         "p.note",
         "± is half the 95 % interval that follows from the number of images alone. Search-val took part in choosing; "
@@ -150,12 +169,13 @@ def models(data: Data) -> Markup:
     return section("models", "Models", table(head, rows, label="Models side by side", css=".sortable"), note)
 
 
-def _model_row(result: Result, *, full: bool, leads: bool) -> Markup:
+def _model_row(result: Result, *, full: bool, leads: bool, early: str | None) -> Markup:
     kind = result["kind"]
     name = element(
         "th",
         element("span.key", result["key"]),
         element(f"span.kind.{kind if kind in ('searched', 'uniform', 'float') else 'given'}", kind),
+        element("div.early", f"search {early}") if early else None,
         attributes={"scope": "row"},
     )
     bitops, macs, weights = (cost_of(result, m) for m in ("bitops", "macs", "weight_bytes"))

@@ -14,6 +14,7 @@ from spos_quant.report.markup import Markup, element, join, json_text
 from spos_quant.report.network import layers_section, network_section
 from spos_quant.report.overview import header, missing, models, tiles
 
+_SCRIPTS = ("base", "plane", "labels", "curves", "reading", "start")
 _NAVIGATION = (
     ("models", "Models"),
     ("plane", "Accuracy and cost"),
@@ -49,13 +50,14 @@ def render(data: Mapping[str, Any]) -> str:
     )
     plots = payload(data)
     plotted = plots["plane"]["points"]["x"] or plots["curves"]
-    scripts = [*([_plotly()] if plotted else []), _own("page.js")]
+    scripts = [*([_plotly()] if plotted else []), _ours()]
     body = join(
         (
             element("a.skip", "Skip to the results", attributes={"href": "#main"}),
             header(data),
             _navigation(data),
             main,
+            element("div.said", attributes={"id": "said", "role": "status"}),
             element("script", json_text(plots), attributes={"type": "application/json", "id": "data"}),
             *(element("script", script) for script in scripts),
         )
@@ -92,6 +94,12 @@ def _navigation(data: Mapping[str, Any]) -> Markup:
 
 def _own(name: str) -> Markup:
     return Markup((files("spos_quant.report") / name).read_text("utf-8"))
+
+
+def _ours() -> Markup:
+    """The scripts of the page as one, whose names nothing else sees."""
+    parts = "".join(_own(f"scripts/{name}.js") for name in _SCRIPTS)
+    return Markup(f'"use strict";\n(() => {{\n{parts}}})();\n')
 
 
 def _plotly() -> Markup:

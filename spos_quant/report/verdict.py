@@ -12,6 +12,8 @@ from spos_quant.report.facts import (
     Data,
     Result,
     cost_of,
+    early_end,
+    ended_early,
     full_precision,
     keeps_budget,
     leading,
@@ -61,7 +63,12 @@ def remarks(data: Data) -> list[str]:
 
 
 def sentence(data: Data, result: Result) -> str:
-    """A searched result in one sentence: the budget, what it reaches, and the best uniform configuration beside it."""
+    """A searched result: the budget, what it reaches, the best uniform configuration beside it, and an early end."""
+    early = f" This search was {early_end(data, result)}; repeat its command to go on." if ended_early(result) else ""
+    return _found(data, result) + early
+
+
+def _found(data: Data, result: Result) -> str:
     budget = result.get("budget") or {}
     limits = " and ".join(f"{count(limit)} {unit(metric)}" for metric, limit in budget.items())
     start = f"Within {limits} the search found" if limits else f"The search {result['key']} found"

@@ -150,6 +150,60 @@ def test_every_layer_has_a_row_in_both_tables(html: str) -> None:
     assert html.count('<tr class="uncounted">') == uncounted
 
 
+def test_an_early_end_is_marked_in_row_verdict_and_plane() -> None:
+    data = sample.run()
+    assert "ended early" not in Page(render(data)).visible
+    for known in (True, None):
+        data["results"][0]["complete"] = known
+        assert "ended early" not in Page(render(data)).visible
+    data["results"][0]["complete"] = False
+    del data["evaluations"][100:]
+    data["front"] = [i for i in data["front"] if i < 100]
+    page = Page(render(data))
+    asked = sum(item["generation"] is not None for item in data["evaluations"])
+    said = f"ended early by the time limit: {asked} of about 360 architectures"
+    assert f"This search was {said}; repeat its command to go on." in page.visible
+    assert f"Search bitops-2.5M was {said}. spos-quant search runs/digits-mixed --bitops-budget 2.5M" in page.visible
+    assert f"bitops-2.5M searched search {said} 93.0 %" in page.visible
+    assert f"Accuracy against cost: a search ended early Search bitops-2.5M was {said}." in page.visible
+    assert [winner["early"] for winner in page.data["plane"]["winners"]] == [True]
+
+
+def test_steps_left_out_are_told() -> None:
+    data = sample.run()
+    assert "left out" not in Page(render(data)).visible
+    data["history"] = [record | {"skipped": 0} for record in data["history"]]
+    assert "left out" not in Page(render(data)).visible
+    data["history"][2]["skipped"], data["history"][7]["skipped"] = 1, 3
+    data["results"][1]["history"][0]["skipped"] = 1_200
+    page = Page(render(data))
+    assert "Steps left out because their loss was not finite: supernet 4, bits-w3a3 1,200." in page.visible
+    assert page.data["curves"][0]["skipped"] == [0, 0, 1, 0, 0, 0, 0, 3, *[0] * 42]
+
+
+def test_bits_of_the_winner_at_a_glance() -> None:
+    result = sample.result("bitops-2.5M", "searched", "0,1,0,0,1,3,0,1,3,0,1,4", 0.9, supernet=0.9)
+    assert (
+        "Bits of weights / inputs 1\u20134 / 2\u20133 in 8 layers; 2 kept float"
+        in Page(render(sample.with_results(result))).visible
+    )
+    assert "Bits of weights" not in Page(render(sample.full_precision())).visible
+
+
+def test_a_winner_is_the_point_that_it_was_found_at() -> None:
+    data = sample.run()
+    (winner,) = Page(render(data)).data["plane"]["winners"]
+    item = data["evaluations"][winner["point"]]
+    assert (item["cost"], item["score"]) == (winner["x"], winner["y"])
+    lines = winner["text"].split("<br>")
+    bits = [item["describe"][f"{line.partition(':')[0]}.bits"] for line in lines]
+    assert len(bits) == 4
+    assert [line.rpartition(" ")[2] for line in lines] == [f"w{w}a{a}" for w, a in bits]
+    # Where two points are alike, neither is said to be it.
+    data["evaluations"].append(item | {"architecture": "another"})
+    assert Page(render(data)).data["plane"]["winners"][0]["point"] is None
+
+
 def test_a_block_without_layers_is_shown() -> None:
     result = sample.result("bitops-2.5M", "searched", "4,1,0,0,1,1,4,1,0,0,1,1", 0.9, supernet=0.9)
     page = Page(render(sample.with_results(result)))

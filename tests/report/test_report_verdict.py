@@ -143,3 +143,27 @@ def test_remarks_name_chance_float_and_the_other_budgets() -> None:
     assert rest.startswith("Within 1M BitOps the search found 94.0 % on the test split;")
     certain = sample.with_results(searched(0.961, n=10**6), uniform(0.955, 2_587_200, n=10**6))
     assert remarks(certain) == []
+
+
+def test_the_command_of_a_search_that_ended_early() -> None:
+    def again(key: str, budget: dict[str, int] | None, texts: dict[str, str]) -> str:
+        result = searched(0.961) | {"key": key, "budget": budget, "complete": False}
+        budgets = [{"key": key, "metric": m, "limit": (budget or {})[m], "text": text} for m, text in texts.items()]
+        return steps(sample.with_results(result, budgets=budgets))[0].command
+
+    start = "spos-quant search runs/digits-mixed"
+    both = {"bitops": 2_500_000, "weight_bytes": 40_000}
+    assert again("bitops-35pct", {"bitops": 2_500_000}, {"bitops": "35%"}) == f"{start} --bitops-budget 35%"
+    assert again("bitops-2.5M+weight_bytes-40K", both, {"bitops": "2.5M", "weight_bytes": "40K"}) == (
+        f"{start} --bitops-budget 2.5M --weight-bytes-budget 40K"
+    )
+    assert again("bitops-w3a3-random", {"bitops": 7}, {}) == f"{start} --bitops-budget 7 --searcher random"
+    assert again("drop-0.01", None, {}) == f"{start} --max-accuracy-drop 0.01"
+    assert again("drop-0.01-random", None, {}) == f"{start} --max-accuracy-drop 0.01 --searcher random"
+
+
+def test_an_early_end_without_a_known_extent() -> None:
+    data = sample.with_results(searched(0.961) | {"key": "other", "complete": False}, config={})
+    assert verdict(data).endswith(
+        " This search was ended early by the time limit: 0 architectures; repeat its command to go on."
+    )
