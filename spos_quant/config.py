@@ -248,13 +248,13 @@ def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[Ba
     """
     path, equals, text = assignment.partition("=")
     section, dot, key = path.strip().partition(".")
-    if not equals:
+    if not equals or not path.strip():
         raise ConfigError(f"--set {assignment!r}: expected SECTION.KEY=VALUE, such as --set train.epochs=5")
     if section not in sections:
         raise ConfigError(f"--set {path}: unknown section or key {section!r}{near(section, sections)}")
     model = sections[section]
     if (model is None) == bool(dot):
-        expected = "a key without a dot" if model is None else f"{section}.KEY, such as --set {section}.epochs=5"
+        expected = f"{section}=VALUE" if model is None else f"{section}.KEY=VALUE"
         raise ConfigError(f"--set {assignment!r}: expected {expected}")
     if model is not None and key not in model.model_fields:
         raise ConfigError(f"--set {path}: unknown key{near(key, model.model_fields)}")

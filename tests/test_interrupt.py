@@ -56,11 +56,10 @@ def test_without_a_handler_nothing_waits():
 
 
 def test_an_interrupt_that_nobody_asked_about_is_raised_at_the_end():
-    with pytest.raises(KeyboardInterrupt):
-        with interrupt.deferred():
-            with interrupt.deferred() as interrupted:
-                interrupt._handle(signal.SIGINT, None)
-                assert interrupted()
+    with pytest.raises(KeyboardInterrupt), interrupt.deferred():
+        with interrupt.deferred() as interrupted:
+            interrupt._handle(signal.SIGINT, None)
             assert interrupted()
+        assert interrupted()
     with interrupt.deferred() as interrupted:
         assert not interrupted()

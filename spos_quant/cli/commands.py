@@ -155,8 +155,8 @@ def retrain(
 ) -> None:
     """Quantization-aware training of the found subnet, or of any bit configuration."""
     o.check_device(device)
+    from spos_quant.stages.plan import Options, plan_existing
     from spos_quant.stages.retrain import given_result, retrain_result
-    from spos_quant.stages.run import Options, plan_existing
 
     if bits is not None and result_key is not None:
         raise ConfigError("give either --bits or --result, not both")
@@ -180,7 +180,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> None:
     """Accuracy of the retrained model."""
-    from spos_quant.stages.run import plan_existing
+    from spos_quant.stages.plan import plan_existing
 
     plan = plan_existing(run_dir)
     picked = plan.run.pick(result_key)
@@ -206,7 +206,7 @@ def export(
     verbose: o.Verbose = False,
 ) -> None:
     """Writes the retrained model as a file and checks that the file answers as the model does."""
-    from spos_quant.stages.run import plan_existing
+    from spos_quant.stages.plan import plan_existing
 
     plan = plan_existing(run_dir)
     picked = plan.run.pick(result_key)
@@ -228,7 +228,7 @@ def verify(
     run_dir: o.RunArg, result_key: o.ResultKey = None, as_json: o.Json = False, verbose: o.Verbose = False
 ) -> None:
     """Measures every exported file from outside: accuracy, agreement, bytes, BitOps, budget kept."""
-    from spos_quant.stages.run import open_existing
+    from spos_quant.stages.plan import open_existing
 
     picked = open_existing(run_dir).pick(result_key)
     picked.need_model()
@@ -336,8 +336,8 @@ def spaces(as_json: o.Json = False, verbose: o.Verbose = False) -> None:
 @app.command()
 def report(run_dir: o.RunArg, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
     """One HTML page that opens without a network, and the same figures as JSON and CSV."""
+    from spos_quant.stages.plan import open_existing
     from spos_quant.stages.report import write_report
-    from spos_quant.stages.run import open_existing
 
     result = write_report(open_existing(run_dir))
     return show.emit(result) if as_json else show.say(result["path"])
@@ -361,7 +361,7 @@ def _need_supernet(opened: Any) -> None:
 def _space(text: str) -> Any:
     """A search space, or that of a run directory."""
     if Path(text).is_dir():
-        from spos_quant.stages.run import open_existing
+        from spos_quant.stages.plan import open_existing
 
         return open_existing(text).space
     from spos_quant.backbones.build import load_space

@@ -21,7 +21,7 @@ class Opening:
     def __init__(
         self, target: str, out: Path | None, data: str | None, seed: int | None, assignments: list[str] | None
     ) -> None:
-        from spos_quant.stages.run import Options, plan_run
+        from spos_quant.stages.plan import Options, plan_run
 
         self.plan = plan_run(target, Options(out, data, seed, tuple(assignments or ())))
 

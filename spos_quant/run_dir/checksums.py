@@ -25,7 +25,7 @@ def store(path: Path, data: bytes) -> None:
     """Writes an artifact atomically and lists its checksum. Raises `RunError` where it cannot be written."""
     listed = _read(path.parent)
     made = hashlib.sha256(data).hexdigest()
-    _write(path.parent, {**listed, path.name: (*listed.get(path.name, ()), made)})
+    _write(path.parent, {**listed, path.name: tuple(dict.fromkeys((*listed.get(path.name, ()), made)))})
     write_bytes(path, data)
     _write(path.parent, {**listed, path.name: (made,)})
 
@@ -70,6 +70,26 @@ def drop(*paths: Path) -> None:
         known = _read(path.parent)
         if known.pop(path.name, None) is not None:
             _write(path.parent, known)
+
+
+def settle(folder: Path) -> None:
+    """Strikes checksums that a stopped process listed for files which it did not get to write.
+
+    Raises:
+        RunError: a list is damaged, or cannot be written.
+    """
+    for path in folder.rglob(NAME):
+        known = _read(path.parent)
+        settled = {name: _fitting(path.with_name(name), values) for name, values in known.items()}
+        if settled != known:
+            _write(path.parent, settled)
+
+
+def _fitting(path: Path, values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(values) == 1 or not path.is_file():
+        return values[:1]
+    found = digest(path)
+    return (found,) if found in values else values
 
 
 def _read(folder: Path) -> _Listed:

@@ -15,6 +15,7 @@ from typing import Any
 
 from spos_quant.errors import RunError
 from spos_quant.progress import remark
+from spos_quant.run_dir.checksums import settle
 from spos_quant.run_dir.files import DRAFT, not_written
 
 NAME = "run.lock"
@@ -45,6 +46,7 @@ def claim(folder: Path) -> Iterator[int]:
         _sign(handle)
         for draft in folder.rglob(f".*{DRAFT}"):
             draft.unlink(missing_ok=True)
+        settle(folder)
         yield handle
         os.ftruncate(handle, 0)
     finally:

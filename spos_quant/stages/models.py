@@ -10,7 +10,8 @@ from spos_quant.backbones.build import build, space_of
 from spos_quant.quant.switch import InputQuantizer
 from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.space.locked import locked_spec
-from spos_quant.stages.run import Result, Run, open_existing
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import inherit, load_weights, named_tensors, read_weights
 from spos_quant.train.batches import FixedBatches

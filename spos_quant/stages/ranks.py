@@ -12,7 +12,8 @@ import sys
 from spos_quant import interrupt
 from spos_quant.config import TrainConfig
 from spos_quant.errors import RunError
-from spos_quant.stages.run import Run, open_existing
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Run
 
 
 def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:

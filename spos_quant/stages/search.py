@@ -28,7 +28,8 @@ from spos_quant.searchers.log import EvaluationLog
 from spos_quant.searchers.pool import EvaluatorPool
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
-from spos_quant.stages.run import Run, open_existing
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Run
 from spos_quant.train.loop import make_fabric
 
 

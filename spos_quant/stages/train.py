@@ -22,7 +22,7 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
     if not skipped and not in_ranks(run, "supernet", run.spec.train, device):
         train_here(run, device=device, show=show)
     last = history(run)[-1]
-    return {"supernet": str(run.supernet_path), "skipped": skipped, **last}
+    return {**last, "supernet": str(run.supernet_path), "skipped": skipped}
 
 
 def train_here(run: Run, *, device: str, show: bool) -> None:

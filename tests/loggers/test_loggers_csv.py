@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -122,34 +124,35 @@ def test_a_foreign_file_is_kept(target):
     assert path.read_text() == "step,loss\n0,1.0\n"
 
 
-@pytest.fixture
-def full_after():
-    """Lets no file grow over some bytes, as a full disk does."""
+@contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """Lets no file grow over some bytes, as a full disk does; the test's own output is among the files."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_an_error_and_costs_no_row_that_was_there(target, full_after):
+def test_a_full_disk_is_an_error_and_costs_no_row_that_was_there(target):
     log = open_loggers(("csv",), target())
     log.log({"loss": 0.0}, step=0)
     rows = ["step,loss\n", "0,0.0\n"]
-    full_after(len("".join(rows)) + len("1,1.0\n") + 3)
-    log.log({"loss": 1.0}, step=1)
-    with pytest.raises(RunError, match=r"supernet.csv: cannot be written \(.+\); free some space"):
-        log.log({"loss": 2.0}, step=2)
+    with full_after(len("".join(rows)) + len("1,1.0\n") + 3):
+        log.log({"loss": 1.0}, step=1)
+        with pytest.raises(RunError, match=r"supernet.csv: cannot be written \(.+\); free some space"):
+            log.log({"loss": 2.0}, step=2)
     assert text(target()) == "step,loss\n0,0.0\n1,1.0\n2,2"  # torn
     log.close()
-    full_after(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
     log_all(target(from_step=2), [(2, {"loss": 2.0})])
     assert text(target()) == "step,loss\n0,0.0\n1,1.0\n2,2.0\n"
 
 
-def test_a_full_disk_at_a_new_column_keeps_the_old_file(target, full_after):
+def test_a_full_disk_at_a_new_column_keeps_the_old_file(target):
     log = open_loggers(("csv",), target())
     log.log({"loss": 0.0}, step=0)
-    full_after(16)
-    with pytest.raises(RunError, match=r"supernet.csv: cannot be written"):
+    with full_after(16), pytest.raises(RunError, match=r"supernet.csv: cannot be written"):
         log.log({"accuracy": 1.0}, step=1)
     log.close()
     assert text(target()) == "step,loss\n0,0.0\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 
 from spos_quant.errors import RunError
 from spos_quant.run_dir import check, drop, files, listed, read_artifact, read_json, store, store_json, write_bytes
-from spos_quant.run_dir.checksums import NAME
+from spos_quant.run_dir.checksums import NAME, settle
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def full_disk(monkeypatch):
 
         monkeypatch.setattr(files, "_write", write)
 
-    yield after
+    return after
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
@@ -46,7 +47,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
-def test_an_artifact_fits_its_checksum_wherever_writing_it_stops(tmp_path, full_disk, writes):
+def test_an_artifact_fits_its_checksum_wherever_writing_it_stops(tmp_path, monkeypatch, full_disk, writes):
     path = tmp_path / "x.json"
     store(path, b"1")
     full_disk(writes)
@@ -55,7 +56,11 @@ def test_an_artifact_fits_its_checksum_wherever_writing_it_stops(tmp_path, full_
             store(path, content)
         check(path)
         full_disk(writes)
-    assert path.read_bytes() in (b"1", b"2", b"3")
+    monkeypatch.undo()
+    settle(tmp_path)
+    assert listed(path) == (hashlib.sha256(path.read_bytes()).hexdigest(),)
+    store(path, b"4")
+    assert len(listed(path)) == 1
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

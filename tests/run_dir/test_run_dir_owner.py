@@ -37,9 +37,9 @@ def owner(folder, *arguments):
 def test_a_second_process_is_told_who_owns_the_run(tmp_path):
     run = tmp_path / "run"
     process = owner(run)
-    with pytest.raises(RunError, match=rf"run is in use by process {process.pid} \(spos-quant .*\); wait for it"):
-        with claim(run):
-            pass
+    told = rf"run is in use by process {process.pid} \(spos-quant .*\); wait for it"
+    with pytest.raises(RunError, match=told), claim(run):
+        pass
     process.communicate("")
     with claim(run):
         assert (run / LOCK).stat().st_size > 0
@@ -74,16 +74,13 @@ def test_rubbish_in_the_lock_is_no_owner(tmp_path):
 
 
 def test_the_same_process_may_own_it_again_but_not_twice(tmp_path):
-    with claim(tmp_path):
-        with pytest.raises(RunError, match="in use by process"):
-            with claim(tmp_path):
-                pass
+    with claim(tmp_path), pytest.raises(RunError, match="in use by process"), claim(tmp_path):
+        pass
     with claim(tmp_path):
         pass
 
 
 def test_a_place_that_cannot_be_a_run(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be written"):
-        with claim(tmp_path / "file"):
-            pass
+    with pytest.raises(RunError, match=r"cannot be written"), claim(tmp_path / "file"):
+        pass

@@ -85,7 +85,7 @@ def test_a_newer_format_is_refused_and_left_alone(path):
 def test_format_is_written(path):
     fill(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,) == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,) == (2,)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to look at" * 40, b"\x00" * 4096])
@@ -110,13 +110,10 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 def test_a_damaged_file_is_never_an_error_of_sqlite(path):
     """Pages overwritten at any place: either the evaluations are read, or a RunError says what to do."""
-    fill(path)
-    with contextlib.closing(sqlite3.connect(path)) as db, db:
-        for extra in range(60):  # many pages
-            db.execute(
-                "INSERT INTO evaluations (settings, architecture, score, loss) "
-                f"SELECT 'settings {extra}', architecture, score, loss FROM evaluations WHERE settings = 'one'"
-            )
+    for extra in range(60):  # many pages
+        fill(path, f"settings {extra}")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for turn in range(30):
         data = bytearray(whole)
@@ -139,12 +136,32 @@ def test_a_damaged_file_is_never_an_error_of_sqlite(path):
     assert refused > 10
 
 
+def test_a_value_that_changed_is_noticed(path):
+    """SQLite itself cannot tell one number from another."""
+    fill(path)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE evaluations SET score = 0.99 WHERE id = 5")
+    with EvaluationLog(path, SPACE, "one") as log:
+        assert log.get(SOME[3].architecture) == SOME[3]
+        for read in (lambda: log.get(SOME[4].architecture), lambda: list(log)):
+            with pytest.raises(RunError, match=r"evaluations\.sqlite: the evaluation of .* is damaged; delete"):
+                read()
+
+
+def test_a_format_of_before_any_release_is_refused(path):
+    fill(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=1")
+    with pytest.raises(RunError, match="has format 1, before any release; delete it to evaluate anew"):
+        EvaluationLog(path, SPACE, "one")
+
+
 def test_a_disk_without_room_is_said(path, monkeypatch):
     with EvaluationLog(path, SPACE, "one") as log:
         log.add(SOME[0])
         log._db.execute("PRAGMA max_page_count=1")
         monkeypatch.setattr(log, "settings", "s" * 60_000)
-        with pytest.raises(RunError, match="cannot be written .*free some space and repeat"):
+        with pytest.raises(RunError, match="cannot be written .*make room or mend"):
             log.add(SOME[1])
         monkeypatch.undo()
         assert list(log) == SOME[:1]

@@ -117,7 +117,10 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     script.write_text(code)
     # A pipe that all descendants hold ends only when the last of them has.
     done = subprocess.run(
-        [sys.executable, script, str(tmp_path), str(Path(__file__).parent)], capture_output=True, timeout=60, check=False
+        [sys.executable, script, str(tmp_path), str(Path(__file__).parent)],
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == b"ready\n"

@@ -87,6 +87,10 @@ def test_verify_notices_a_file_of_another_model(tiny_run, command, tmp_path):
     other = next(p for p in (run / "results").glob("bits-w*/model-qcdq.onnx"))
     shutil.copy(other, run / "results" / KEY / "model-qcdq.onnx")
     status, _, err = command("verify", run, "--result", KEY)
+    assert status == 2
+    assert f"{KEY}/model-qcdq.onnx: is damaged or was changed" in err
+    (run / "results" / KEY / "checksums.sha256").unlink()
+    status, _, err = command("verify", run, "--result", KEY)
     assert status == 1
     assert "differs" in err
 

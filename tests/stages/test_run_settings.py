@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from spos_quant.errors import ConfigError, RunError
-from spos_quant.stages.run import Options, open_existing, plan_run
+from spos_quant.run_dir import LOCK, store
+from spos_quant.stages.plan import Options, open_existing, plan_run
 
 SPACE = """\
 name: mine
@@ -28,8 +29,8 @@ def space(tmp_path, monkeypatch):
 
 def made(target, *assignments, **options):
     plan = plan_run(target, Options(assignments=assignments, **options))
-    plan.write()
-    return plan.run
+    with plan.open() as run:
+        return run
 
 
 def test_planning_writes_nothing(space, tmp_path):
@@ -76,6 +77,49 @@ def test_search_settings_are_free(space):
     assert plan_run(space, Options()).run.spec.search.generations == 3
 
 
+def test_settings_that_no_model_depends_on_are_free(space):
+    made(space)
+    given = ("log=csv", "train.nonfinite=skip", "retrain.checkpoint_steps=9", "train.checkpoint_minutes=1")
+    run = made(space, *given, "train.data_workers=1")
+    again = open_existing("runs/mine").spec
+    assert run.spec == again
+    assert (again.log, again.train.nonfinite, again.retrain.checkpoint_steps) == (("csv",), "skip", 9)
+    assert (again.train.checkpoint_minutes, again.train.data_workers, again.train.epochs) == (1.0, 1, 7)
+    assert made(space, "log=[csv, tensorboard]").spec.log == ("csv", "tensorboard")
+    with pytest.raises(RunError, match="train.epochs is 7 there, 8 was asked for"):
+        made(space, "train.epochs=8", "log=csv")
+
+
+def test_a_damaged_configuration_is_named_and_can_be_made_again(space, tmp_path):
+    run = made(space, "train.epochs=3", seed=4)
+    path = tmp_path / "runs/mine/config.yaml"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"seed: 4", b"seed: 5"))
+    with pytest.raises(RunError, match=r"config\.yaml: is damaged or was changed: .*; delete it and repeat"):
+        open_existing("runs/mine")
+    path.unlink()
+    with pytest.raises(RunError, match=r"no run directory \(no config.yaml\)"):
+        open_existing("runs/mine")
+    with pytest.raises(RunError, match=r"lost its config\.yaml, and this command would write another one"):
+        made(space)
+    assert made(space, "train.epochs=3", seed=4).spec == run.spec
+    assert path.read_bytes() == whole
+
+
+def test_a_run_that_another_command_changed_meanwhile_is_not_touched(space):
+    plan = plan_run(space, Options())
+    made(space, seed=3)
+    with pytest.raises(RunError, match="was changed by another command in the meantime"), plan.open():
+        pass
+    assert open_existing("runs/mine").seed == 3
+
+
+def test_what_a_kill_before_the_first_file_leaves_is_no_foreign_folder(space, tmp_path):
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine" / LOCK).write_text("")
+    assert made(space).seed == 0
+
+
 def test_configuration_is_resolved_and_readable(space, tmp_path):
     made(space, "train.epochs=3")
     config = yaml.safe_load((tmp_path / "runs/mine/config.yaml").read_text())
@@ -88,7 +132,7 @@ def test_configuration_is_resolved_and_readable(space, tmp_path):
 def test_a_run_of_a_newer_format_is_refused(space, tmp_path):
     made(space)
     path = tmp_path / "runs/mine/config.yaml"
-    path.write_text(path.read_text().replace("format: 1", "format: 2"))
+    store(path, path.read_bytes().replace(b"format: 1", b"format: 2"))
     with pytest.raises(RunError, match="format 2; this version reads format 1"):
         open_existing("runs/mine")
 
