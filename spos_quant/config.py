@@ -25,6 +25,10 @@ MAX_POPULATION = 100_000
 """Architectures that are held in memory at once."""
 _LONGEST_NUMBER = 100
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# What PyYAML's constructors raise over `!!int ""`, `!!bool maybe`, `!!timestamp soon`, 2026-99-99, 1:59:59...
+_BAD_SCALAR = (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
+# YAML can escape these; half pairs from dc80 to dcff are how Python spells the bytes of a path that is not UTF-8.
+_IN_NO_PATH = re.compile("[\\0\\ud800-\\udc7f\\udd00-\\udfff]")
 
 
 class Strict(BaseModel):
@@ -215,8 +219,11 @@ class _Loader(yaml.SafeLoader):
     def _check(self, node: yaml.Node | None) -> None:
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
-        elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-            raise _problem(f"a number of {len(node.value):,} characters", node)
+        elif isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise _problem(f"a number of {len(node.value):,} characters", node)
+            if _IN_NO_PATH.search(node.value):
+                raise _problem("a character that no text has (NUL or half of a pair)", node)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -300,7 +307,7 @@ def _load(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise _Unreadable(" ".join(str(error).split())) from None
-    except Exception as error:  # noqa: BLE001 - PyYAML raises whatever `!!bool x` or `!!timestamp x` leads to
+    except _BAD_SCALAR as error:
         raise _Unreadable(f"{type(error).__name__} {' '.join(str(error).split())}") from None
 
 
