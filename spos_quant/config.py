@@ -126,6 +126,7 @@ def validate(model: type[M], raw: object, where: str) -> M:
 
 def describe(value: object) -> str:
     """`value` for a message: its type and, where short, itself."""
+    value = list(value) if isinstance(value, tuple) else value  # as it was written
     return f"{type(value).__name__} {_shorten(repr(value))}"
 
 
