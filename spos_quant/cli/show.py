@@ -45,12 +45,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
     for row in rows:
         made.add_row(*row)
     # Piped output keeps its columns; a terminal wraps at its own width.
+    width = None if sys.stdout.isatty() else 200
+    # By way of a file of our own: where the reader of a pipe has gone, Rich would end the program with status 1.
     out = _stdout()
-    console = Console(file=out, width=None if out.isatty() else 200, highlight=False, color_system=None, markup=False)
-    # Rich would end the program with status 1 where the reader of a pipe has gone.
-    with console.capture() as text:
-        console.print(made)
-    out.write(text.get())
+    page = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding or "utf-8", errors="backslashreplace")
+    Console(file=page, width=width, highlight=False, color_system=None, markup=False).print(made)
+    page.seek(0)
+    out.write(page.read())
 
 
 def count(value: int | None) -> str:
