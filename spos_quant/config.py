@@ -13,9 +13,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from spos_quant.errors import ConfigError, near
 
 M = TypeVar("M", bound=BaseModel)
-MAX_YAML_BYTES = 1_000_000
-MAX_YAML_VALUES = 200_000
-"""Values in a YAML text, those behind aliases counted as often as they are named."""
+MAX_BYTES = 1_000_000
+"""Of a search space, a configuration or a bit configuration; they are hundreds of times smaller."""
+MAX_YAML_VALUES = 20_000
+"""Keys and values in a YAML text, those behind aliases counted as often as they are named."""
+MAX_DEPTH = 40
+"""Lists and mappings inside one another."""
+MAX_COUNT = 10_000_000
+"""Epochs, images, generations."""
+MAX_POPULATION = 100_000
+"""Architectures that are held in memory at once."""
+_LONGEST_NUMBER = 100
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# What PyYAML's constructors raise over `!!int ""`, `!!bool maybe`, `!!timestamp soon`, 2026-99-99, 1:59:59...
+_BAD_SCALAR = (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
+# YAML can escape these; half pairs from dc80 to dcff are how Python spells the bytes of a path that is not UTF-8.
+_IN_NO_PATH = re.compile("[\\0\\ud800-\\udc7f\\udd00-\\udfff]")
 
 
 class Strict(BaseModel):
@@ -29,9 +42,9 @@ class Strict(BaseModel):
 class TrainConfig(Strict):
     """How the supernet is trained, and, with other defaults, how the winner is retrained."""
 
-    epochs: int = Field(default=120, ge=1)
+    epochs: int = Field(default=120, ge=1, le=MAX_COUNT)
     """Passes over the training split."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=MAX_COUNT)
     """Images per optimizer step, over all devices."""
     lr: float = Field(default=0.1, gt=0)
     """Peak learning rate of SGD; a cosine takes it to 0."""
@@ -49,9 +62,9 @@ class TrainConfig(Strict):
     """Share of the loss that compares with the float model's answers; 0 is off."""
     precision: str = Field(default="32-true", pattern=r"^(32-true|bf16-mixed)$")
     """Lightning Fabric's name: `32-true`, or `bf16-mixed` for bf16 autocast."""
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, le=1024)
     """Number of devices, in Lightning Fabric's sense."""
-    data_workers: int = Field(default=0, ge=0)
+    data_workers: int = Field(default=0, ge=0, le=1024)
     """Processes that prepare batches; 0 prepares them in this one."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     """A checkpoint is written when this time has passed since the last one."""
@@ -64,7 +77,7 @@ class TrainConfig(Strict):
 class RetrainConfig(TrainConfig):
     """Quantization-aware training of the found subnet."""
 
-    epochs: int = Field(default=240, ge=1)
+    epochs: int = Field(default=240, ge=1, le=MAX_COUNT)
     """Passes over the training split."""
     init: str = Field(default="inherit", pattern=r"^(inherit|fresh)$")
     """`inherit` starts from the supernet's weights, `fresh` from new ones."""
@@ -73,30 +86,30 @@ class RetrainConfig(TrainConfig):
 class SearchConfig(Strict):
     """The evolutionary search and how it judges a candidate."""
 
-    population: int = Field(default=50, ge=2)
+    population: int = Field(default=50, ge=2, le=MAX_POPULATION)
     """Architectures per generation."""
-    generations: int = Field(default=20, ge=1)
+    generations: int = Field(default=20, ge=1, le=MAX_COUNT)
     """Generations, the random first one included."""
-    parents: int = Field(default=10, ge=1)
+    parents: int = Field(default=10, ge=1, le=MAX_POPULATION)
     """The best architectures so far that may have children."""
-    crossover: int = Field(default=25, ge=0)
+    crossover: int = Field(default=25, ge=0, le=MAX_POPULATION)
     """Children of two parents per generation."""
-    mutation: int = Field(default=25, ge=0)
+    mutation: int = Field(default=25, ge=0, le=MAX_POPULATION)
     """Mutated children per generation; what is left of the population is drawn anew."""
     mutation_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one axis of a mutated child is drawn anew."""
-    recalibration_images: int = Field(default=1024, ge=1)
+    recalibration_images: int = Field(default=1024, ge=1, le=MAX_COUNT)
     """Training images, augmented as in training, that BatchNorm statistics are recomputed from."""
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=MAX_COUNT)
     """Images per forward pass of an evaluation."""
-    max_images: int | None = Field(default=None, ge=1)
+    max_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """The first so many images of search-val that score a candidate; all where null."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
 
 
 def validate(model: type[M], raw: object, where: str) -> M:
-    """`raw`, usually read from YAML, as a validated `model`.
+    """`raw`, usually read from YAML or JSON, as a validated `model`.
 
     Raises:
         ConfigError: names the first wrong key as `where.key`, what was expected and what was given.
@@ -104,37 +117,58 @@ def validate(model: type[M], raw: object, where: str) -> M:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected a mapping of keys to values, got {describe(raw)}")
     try:
-        # YAML has no tuples, so sequences are coerced; scalars stay strict.
-        return model.model_validate(_tuples(dict(raw)))
+        # Neither YAML nor JSON has tuples, so sequences are coerced; scalars stay strict.
+        return model.model_validate(_tuples(raw, MAX_DEPTH))
     except ValidationError as error:
         raise ConfigError(_explain(model, error, where)) from None
     except RecursionError:
-        raise ConfigError(f"{where}: values are nested too deeply") from None
+        raise ConfigError(f"{where}: values are nested too deeply; expected at most {MAX_DEPTH} levels") from None
 
 
 def describe(value: object) -> str:
     """`value` for a message: its type and, where short, itself."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    value = list(value) if isinstance(value, tuple) else value  # as it was written
+    return f"{type(value).__name__} {_shorten(repr(value))}"
 
 
-def _tuples(value: Any) -> Any:
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(key: object) -> str:
+    """A key for a message, in quotes where it is a text."""
+    return _shorten(repr(key))
+
+
+def _tuples(value: Any, depth: int) -> Any:
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        return value
+    if not depth:
+        raise RecursionError
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return (
-        tuple(_tuples(item) for item in value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    )
+        return {key: _tuples(item, depth - 1) for key, item in value.items()}
+    return tuple(_tuples(item, depth - 1) for item in value)
 
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    path = ".".join(str(part) for part in (where, *first["loc"]) if str(part))
+    path = ".".join((where, *(_step(part) for part in first["loc"] if str(part))))
     if first["type"] == "extra_forbidden":
         owner = _owner(model, first["loc"][:-1])
         return f"{path}: unknown key{near(first['loc'][-1], owner.model_fields)}"
+    if first["type"] == "missing":
+        return f"{path}: is missing"
     message = first["msg"].removeprefix("Value error, ").replace("valid tuple", "list").replace("dictionary", "mapping")
+    if words := re.fullmatch(r"\^\((\w[\w|-]+)\)\$", first.get("ctx", {}).get("pattern", "")):
+        message = f"expected {' or '.join(words[1].split('|'))}"
     got = "" if ", got " in message else f", got {describe(first['input'])}"
     return f"{path}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _step(part: int | str) -> str:
+    """A key in the path of a value: as it is where that is readable."""
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 60 else _shown(text)
 
 
 def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
@@ -147,30 +181,51 @@ def _owner(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without objects, whose mappings may not hold a key twice and whose aliases may not multiply endlessly."""
+    """YAML without objects, whose mappings may not hold a key twice.
 
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            self._weigh(node, {})
+    Values are counted while they are read, so that a text of a million brackets or of aliases that multiply is refused
+    at once: PyYAML would take a minute over it.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._values = 0
+        self._weights: dict[int, int] = {}
+        """By node, how many values it stands for."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node; raises where the text holds too much, too deep, or a key twice."""
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self._weights:
+                raise _problem("an alias inside of what it names", event)
+            self._count(self._weights[id(node)], event)
+            return node
+        before = self._values
+        self._count(1, event)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _problem(f"values nested more than {MAX_DEPTH} deep", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        self._check(node)
+        self._weights[id(node)] = self._values - before
         return node
 
-    def _weigh(self, node: yaml.Node, weights: dict[int, int]) -> int:
-        """How many values a node stands for; raises where a key appears twice or there are too many."""
-        if id(node) in weights:
-            if not weights[id(node)]:
-                raise _problem("an alias inside of what it names", node)
-            return weights[id(node)]
-        weights[id(node)] = 0  # open
-        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+    def _count(self, values: int, event: yaml.Event) -> None:
+        self._values += values
+        if self._values > MAX_YAML_VALUES:
+            raise _problem(f"more than {MAX_YAML_VALUES:,} values", event)
+
+    def _check(self, node: yaml.Node | None) -> None:
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
-            inner = [value for _, value in inner]
-        weight = 1 + sum(self._weigh(value, weights) for value in inner)
-        if weight > MAX_YAML_VALUES:
-            raise _problem(f"more than {MAX_YAML_VALUES:,} values", node)
-        weights[id(node)] = weight
-        return weight
+        elif isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+                raise _problem(f"a number of {len(node.value):,} characters", node)
+            if _IN_NO_PATH.search(node.value):
+                raise _problem("a character that no text has (NUL or half of a pair)", node)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -182,7 +237,7 @@ class _Loader(yaml.SafeLoader):
                 raise _problem("merge keys (<<) are not read; write the keys out", key_node)
             key = self.construct_object(key_node)
             if key in seen:
-                raise _problem(f"key {key!r} appears twice", key_node)
+                raise _problem(f"key {_shown(key)} appears twice", key_node)
             seen.add(key)
 
 
@@ -192,8 +247,30 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _problem(what: str, node: yaml.Node) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+def _problem(what: str, at: yaml.Node | yaml.Event) -> yaml.YAMLError:
+    mark: Any = at.start_mark
+    return yaml.constructor.ConstructorError(None, None, what, mark)
+
+
+def read_text(path: Path, what: str) -> str:
+    """The UTF-8 text of a file that is small by nature, with or without a byte order mark.
+
+    Raises:
+        ConfigError: no such file, too large or no UTF-8; `what` says in the message what it should have been.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # never the whole of /dev/zero
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {what}") from None
+    except ValueError as error:  # a NUL character in the path
+        raise ConfigError(f"{str(path)!r}: cannot be read ({error}); expected {what}") from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_BYTES:,} bytes; expected {what}, which is smaller")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no UTF-8 text (byte {error.start}); expected {what}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -202,37 +279,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, binary, too large, no valid YAML, empty or no mapping.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(raw) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path}: {len(raw):,} bytes; a search space has at most {MAX_YAML_BYTES:,}")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no UTF-8 text (byte {error.start}); expected a YAML file") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(read_text(path, "a YAML file"), str(path))
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in a YAML text; `where` names it in messages. Raises `ConfigError` as `read_yaml` does."""
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
+        value = _load(text)
+    except _Unreadable as error:
+        problem = str(error)
         if "python/" in problem or "could not determine a constructor" in problem:
             raise ConfigError(
                 f"{where}: asks for an object ({problem[:160]}); only plain YAML is read, nothing was run"
             ) from None
         raise ConfigError(f"{where}: is no valid YAML: {problem[:240]}") from None
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{where}: is no valid YAML: {type(error).__name__} {str(error)[:120]}") from None
     if value is None:
         raise ConfigError(f"{where}: is empty; expected a mapping of keys to values")
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: expected a mapping of keys to values, got {describe(value)}")
     return value
+
+
+class _Unreadable(Exception):
+    """Why a text is no YAML that we read, in one line."""
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise _Unreadable(" ".join(str(error).split())) from None
+    except _BAD_SCALAR as error:
+        raise _Unreadable(f"{type(error).__name__} {' '.join(str(error).split())}") from None
 
 
 def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[BaseModel] | None]) -> None:
@@ -259,11 +337,11 @@ def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[Ba
     if model is not None and key not in model.model_fields:
         raise ConfigError(f"--set {path}: unknown key{near(key, model.model_fields)}")
     try:
-        value = yaml.load(text, _Loader)
+        value = _load(text)
         if model is not None and type(value) is int and model.model_fields[key].annotation is float:
             value = float(value)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
-        raise ConfigError(f"--set {path}: {text!r} is no YAML value") from None
+    except (_Unreadable, OverflowError):
+        raise ConfigError(f"--set {path}: {describe(text)} is no YAML value") from None
     if model is None:
         tree[section] = value
     else:

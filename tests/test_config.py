@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +70,9 @@ class Outer(Strict):
         ({"rate": "1e-3x"}, "where.rate.*got str"),
         ({1: 2}, "where"),
         ({"name": "x" * 500, "rate": "y" * 500}, r"got str 'y+\.\.\."),
+        ({"k" * 500: 1}, r"^where.'k{56}\.\.\.: unknown key"),
+        ({"named": {"a\nb\x1b[31m": 3}}, r"^where.named.'a\\nb\\x1b\[31m': input should be"),
+        ({"must": 1}, "where.must: unknown key"),
     ],
 )
 def test_wrong_values_are_explained_by_their_place(raw, message):
@@ -87,7 +90,7 @@ def test_right_values_are_read_and_frozen():
 def test_values_that_hold_themselves_are_explained():
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises(ConfigError, match="nested too deeply"):
+    with pytest.raises(ConfigError, match="nested too deeply; expected at most 40 levels"):
         validate(Outer, {"anything": endless}, "where")
 
 
@@ -120,9 +123,19 @@ def test_messages_show_short_values_whole():
         ("a: &x [*x]", "an alias inside of what it names"),
         ("a: &x {b: *x}", "an alias inside of what it names"),
         ("a: 2026-99-99", "is no valid YAML"),
-        ("a: " + "9" * 5000, "is no valid YAML"),
-        ("a: " + "[" * 5000 + "]" * 5000, "is no valid YAML"),
-        ("a: " + "{b: " * 5000 + "1" + "}" * 5000, "is no valid YAML"),
+        ("a: " + "9" * 5000, "a number of 5,000 characters"),
+        ("a: 0x" + "f" * 5000, "a number of 5,002 characters"),
+        ("a: 1" + ":59" * 5000 + ".5", "a number of 15,003 characters"),
+        ("a: " + "[" * 5000 + "]" * 5000, "values nested more than 40 deep"),
+        ("a: " + "{b: " * 5000 + "1" + "}" * 5000, "values nested more than 40 deep"),
+        ("? " * 5000, "values nested more than 40 deep"),
+        ("[" * 900_000, "values nested more than 40 deep"),
+        ("a: [" + "1," * 400_000 + "1]", "more than 20,000 values"),
+        ('a: !!int ""', "is no valid YAML: IndexError"),
+        ('a: "b\\0"', r"a character that no text has \(NUL"),
+        ('a: "\\ud800"', "a character that no text has"),
+        ("a: !!bool maybe", "is no valid YAML: KeyError"),
+        ("a: !!timestamp soon", "is no valid YAML: AttributeError"),
         ("a: !!python/name:os.system ''", "only plain YAML is read, nothing was run"),
         ("a: !!python/object/new:os.system [touch x]", "nothing was run"),
         ("!!python/object/apply:os.system [touch x]: 1", "nothing was run|must be a word"),
@@ -133,10 +146,8 @@ def test_messages_show_short_values_whole():
 )
 def test_texts_that_are_no_mapping_are_explained(text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    start = time.monotonic()
     with pytest.raises(ConfigError, match=message):
         parse_yaml(text, "x.yaml")
-    assert time.monotonic() - start < 5
     assert not list(tmp_path.iterdir())
 
 
@@ -153,12 +164,10 @@ def laughs(link):
     ],
 )
 def test_aliases_that_multiply_are_refused_at_once(link):
-    start = time.monotonic()
-    with pytest.raises(ConfigError, match="more than 200,000 values"):
+    with pytest.raises(ConfigError, match="more than 20,000 values"):
         parse_yaml(laughs(link), "x.yaml")
     with pytest.raises(ConfigError, match="is no YAML value"):
         assign({}, "train.epochs={" + laughs(link).replace("\n", ", ") + "}", SECTIONS)
-    assert time.monotonic() - start < 2
 
 
 def test_aliases_are_read_and_merge_keys_refused():
@@ -198,11 +207,16 @@ def test_files(tmp_path):
     path.write_bytes(b"a: \x00")
     with pytest.raises(ConfigError, match="is no valid YAML"):
         read_yaml(path)
-    path.write_bytes(b"#" * (config.MAX_YAML_BYTES + 1))
-    with pytest.raises(ConfigError, match="at most 1,000,000"):
+    path.write_bytes(b"#" * (config.MAX_BYTES + 1))
+    with pytest.raises(ConfigError, match="x.yaml: more than 1,000,000 bytes; expected a YAML file, which is smaller"):
         read_yaml(path)
-    path.write_text("größe: 1", "utf-8")
-    assert read_yaml(path) == {"größe": 1}
+    with pytest.raises(ConfigError, match="more than 1,000,000 bytes"):
+        read_yaml(Path("/dev/zero"))
+    with pytest.raises(ConfigError, match=r"'a\\x00b': cannot be read"):
+        read_yaml(Path("a\0b"))
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text("größe: 1", encoding)
+        assert read_yaml(path) == {"größe": 1}
 
 
 def test_assignments():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from spos_quant.cost.budget import human
 from spos_quant.progress import remark
@@ -15,16 +16,23 @@ __all__ = ["count", "emit", "layers", "models", "percent", "remark", "say", "tab
 
 def emit(value: Any) -> None:
     """One JSON value on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    _stdout().write(json.dumps(value, indent=1) + "\n")
 
 
 def say(text: str) -> None:
     """A line of the result on stdout."""
-    sys.stdout.write(text + "\n")
+    _stdout().write(text + "\n")
+
+
+def _stdout() -> TextIO:
+    """Standard output, which escapes what its encoding has not rather than fail: names of classes, paths."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return sys.stdout
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """A table on stdout, numbers to the right."""
+    """A table on stdout, numbers to the right; without colours, whatever the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -36,7 +44,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
         made.add_row(*row)
     # Piped output keeps its columns; a terminal wraps at its own width.
     width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, highlight=False).print(made)
+    # By way of a file of our own: where the reader of a pipe has gone, Rich would end the program with status 1.
+    out = _stdout()
+    page = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding or "utf-8", errors="backslashreplace")
+    Console(file=page, width=width, highlight=False, color_system=None, markup=False).print(made)
+    page.seek(0)
+    out.write(page.read())
 
 
 def count(value: int | None) -> str:

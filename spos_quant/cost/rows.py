@@ -95,6 +95,11 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
         if name not in config.layers:
             raise SpaceError(f"layer {name!r} misses in the bit configuration")
         bits = config.layers[name]
+        if bits.out_channels not in (None, shape.out_channels):
+            raise SpaceError(
+                f"layer {name!r}: the bit configuration says {bits.out_channels} output channels, its operator and "
+                f"width give {shape.out_channels}; mend out_channels or leave it out"
+            )
         quantized = (bits.weight_bits, bits.act_bits) != (None, None)
         rows.append(LayerRow(name, kind, shape, bits.weight_bits, bits.act_bits, counted or quantized))
     extra = [name for name in config.layers if name not in {row.name for row in rows}]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
 from spos_quant.data.arrays import Floats, Labels, Pixels
 from spos_quant.data.augmentation import Augmentation
+from spos_quant.data.function import blamed
 from spos_quant.data.preprocessing import Preprocessing
-from spos_quant.data.split import Split
+from spos_quant.data.split import ArraySplit, FileSplit, Split
 
 # numpy pads short seeds with zeros, so [seed, epoch] would be the stream of [seed, epoch, 0]: a key sets orders apart.
 _ORDER_STREAM = 1
@@ -84,7 +86,9 @@ def batch(
 
 
 def _pixels(split: Split, index: int, augmentation: Augmentation | None, seed: int, epoch: int) -> Pixels:
-    if augmentation is None:
-        return split.image(index)
-    picture = split.raw(index) if augmentation.full_picture else split.image(index)
-    return augmentation.apply(picture, np.random.default_rng([seed, epoch, index]))
+    full = augmentation is not None and augmentation.full_picture
+    # What a split of another's making raises is no fault of ours; of our own splits it is.
+    ours = isinstance(split, ArraySplit | FileSplit)
+    with nullcontext() if ours else blamed(f"data: {type(split).__name__}, picture {index}, raised"):
+        picture = split.raw(index) if full else split.image(index)
+    return picture if augmentation is None else augmentation.apply(picture, np.random.default_rng([seed, epoch, index]))

@@ -17,7 +17,7 @@ from spos_quant.data.augmentation import Augmentation
 from spos_quant.data.dataset import DataSet
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.data.split import ArraySplit
-from spos_quant.errors import ConfigError, DataError, near
+from spos_quant.errors import ConfigError, DataError, SposQuantError, near
 
 _KEYS = ("train", "test", "search-val", "classes", "mean", "std", "flip", "pad")
 _COUNTED_AT_ONCE = 1024
@@ -61,36 +61,46 @@ def load_function(module: str, function: str, *, input: Shape, classes: int, see
     """
     where = f"data function {module}:{function}"
     with working_folder_importable():
-        result = _call(_find(module, function, where), where)
+        found = _find(module, function, where)
+        with blamed(f"{where}: it raised"):
+            result = found()
     if isinstance(result, DataSet):
         return result
-    if not isinstance(result, Mapping):
-        raise DataError(f"{where}: it must return {_EXPECTED}; got {_describe(result)}")
+    with blamed(f"{where}: what it returned raised"):
+        if not isinstance(result, Mapping):
+            raise DataError(f"{where}: it must return {_EXPECTED}; got {_describe(result)}")
+        try:
+            return _from_mapping(result, f"{module}:{function}", input, classes, seed)
+        except (DataError, ConfigError) as error:
+            raise DataError(f"{where}: {error}") from error
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Makes whatever the user's code raises, `SystemExit` too, a `DataError` that begins with `what`."""
     try:
-        return _from_mapping(result, f"{module}:{function}", input, classes, seed)
-    except (DataError, ConfigError) as error:
-        raise DataError(f"{where}: {error}") from error
+        yield
+    except (SposQuantError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        try:
+            text = f"{type(error).__name__}: {error}"
+        except Exception:  # noqa: BLE001 - an error whose own text fails
+            text = type(error).__name__
+        raise DataError(f"{what} {text.removesuffix(': ')}; mend the function") from error
 
 
 def _find(module: str, function: str, where: str) -> Callable[[], object]:
-    try:
+    with blamed(f"{where}: cannot import {module}:"):
         found = import_module(module)
-    except Exception as error:
-        raise DataError(f"{where}: cannot import {module}: {type(error).__name__}: {error}") from error
-    if not hasattr(found, function):
-        known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
-        raise DataError(f"{where}: {module} has no {function!r}{near(function, known)}")
-    value: object = getattr(found, function)
-    if not callable(value):
-        raise DataError(f"{where}: {function!r} must be a function without arguments, got {_describe(value)}")
+    with blamed(f"{where}: {module} raised"):
+        if not hasattr(found, function):
+            known = [name for name, value in vars(found).items() if callable(value) and not name.startswith("_")]
+            raise DataError(f"{where}: {module} has no {function!r}{near(function, known)}")
+        value: object = getattr(found, function)
+        if not callable(value):
+            raise DataError(f"{where}: {function!r} must be a function without arguments, got {_describe(value)}")
     return value
-
-
-def _call(function: Callable[[], object], where: str) -> object:
-    try:
-        return function()
-    except Exception as error:
-        raise DataError(f"{where}: it raised {type(error).__name__}: {error}") from error
 
 
 def _from_mapping(values: Mapping[object, object], name: str, input: Shape, classes: int, seed: int) -> DataSet:

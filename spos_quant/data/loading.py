@@ -9,7 +9,7 @@ import numpy as np
 
 from spos_quant.data.arrays import Shape, format_shape
 from spos_quant.data.dataset import SPLITS, DataSet
-from spos_quant.data.function import load_function, working_folder_importable
+from spos_quant.data.function import blamed, load_function, working_folder_importable
 from spos_quant.data.split import Split
 from spos_quant.errors import ConfigError, DataError, near
 from spos_quant.registry import Registry
@@ -66,6 +66,9 @@ def load_data(text: str, *, input: Shape, classes: int, seed: int) -> DataSet:
         loaded = datasets[name](rest or None, input=input, classes=classes, seed=seed)
     elif _names_function(name, rest):
         loaded = load_function(name, rest, input=input, classes=classes, seed=seed)
+        with blamed(f"data function {text}: what it returned raised"):
+            _check(loaded, text, input, classes)
+        return loaded
     elif ":" in text:
         # Not left to the registry: what looks like code gets told how code is named.
         raise ConfigError(

@@ -14,6 +14,9 @@ from spos_quant.data.arrays import Floats, Pixels, Shape
 from spos_quant.data.images import MODES, read_image, to_mode
 from spos_quant.errors import DataError, near
 
+# Per side; a file that asks for more would take all memory.
+_MOST_PIXELS = 4096
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -39,8 +42,9 @@ class Preprocessing:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise DataError(f"preprocessing: size must be a positive height and width, got {list(self.size)}")
+        if min(self.size) < 1 or max(self.size) > _MOST_PIXELS:
+            expected = f"a height and a width of 1 to {_MOST_PIXELS}"
+            raise DataError(f"preprocessing: size must be {expected}, got {list(self.size)}")
         if self.channels not in MODES:
             raise DataError(f"preprocessing: channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -49,6 +53,8 @@ class Preprocessing:
                 raise DataError(f"preprocessing: {name} must be {expected}, got {list(values)}")
         if min(self.std) <= 0:
             raise DataError(f"preprocessing: std must be above 0, got {list(self.std)}")
+        if self.resize is not None and self.resize > 2 * _MOST_PIXELS:
+            raise DataError(f"preprocessing: resize must be at most {2 * _MOST_PIXELS}, got {self.resize}")
         if self.resize is not None and self.resize < max(self.size):
             raise DataError(f"preprocessing: resize {self.resize} is smaller than the crop {list(self.size)}")
 
@@ -193,6 +199,9 @@ def _whole(value: object, name: str) -> int:
 
 
 def _number(value: object, name: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise DataError(f"preprocessing: {name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        pass
+    raise DataError(f"preprocessing: {name} must be a number, got {value!r}")

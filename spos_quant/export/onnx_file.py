@@ -56,18 +56,29 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: no such file, no ONNX file, or none of ours.
     """
-    model = _load(path)
+    found = _metadata(_load(path))
+    if not found:
+        raise ExportError(
+            f"{path} was not written by spos-quant: it says nothing of preprocessing and classes; "
+            "export it with `spos-quant export`"
+        )
+    return found
+
+
+def _metadata(model: Any) -> dict[str, Any]:
+    """What we wrote into a file; empty where it is none of ours, or no longer."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
-            with suppress(ValueError):
-                found: dict[str, Any] = json.loads(entry.value)
-                return found
-    raise ExportError(f"{path} was not written by spos-quant: it says nothing of preprocessing and classes")
+            with suppress(ValueError, RecursionError):
+                found = json.loads(entry.value)
+                return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise ExportError(f"{path} does not exist; expected an ONNX file that `spos-quant export` wrote")
+        what = "is no file" if path.exists() else "does not exist"
+        raise ExportError(f"{path} {what}; expected an ONNX file that `spos-quant export` wrote")
     check(path)
     try:
         return onnx.load(path)
@@ -166,15 +177,17 @@ def measure_onnx(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: no ONNX file, or shapes that cannot be inferred.
     """
-    model = onnx.shape_inference.infer_shapes(_load(path))
+    model = _load(path)
+    try:
+        model = onnx.shape_inference.infer_shapes(model)
+    except Exception as error:  # noqa: BLE001 - onnx raises several private classes
+        raise ExportError(f"{path}: shapes cannot be inferred ({str(error)[:200]})") from None
     shapes = {
         item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
         for item in (*model.graph.value_info, *model.graph.output, *model.graph.input)
     }
-    searchable = set()
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            searchable = set(json.loads(entry.value).get("searchable", []))
+    said = _metadata(model).get("searchable", [])
+    searchable = {name for name in said if isinstance(name, str)} if isinstance(said, list) else set()
     chains = _Chains(model.graph)
     weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
     rows = []

@@ -20,7 +20,7 @@ class OnnxModel:
     """An ONNX file in onnxruntime on the CPU.
 
     Raises:
-        ExportError: onnxruntime cannot load the file.
+        ExportError: onnxruntime cannot load the file, or it takes something else than images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +33,19 @@ class OnnxModel:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
             raise ExportError(f"{path}: onnxruntime cannot load it: {str(error)[:300]}") from None
-        self._input = self._session.get_inputs()[0].name
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ExportError(f"{path} takes {len(inputs)} inputs; expected one, the images")
+        self._path, self._input = path, inputs[0].name
 
     def __call__(self, x: Floats) -> Floats:
         """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`."""
-        logits: Floats = self._session.run(None, {self._input: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        images = np.ascontiguousarray(x, dtype=np.float32)
+        try:
+            logits: Floats = self._session.run(None, {self._input: images})[0]
+        except Exception as error:  # noqa: BLE001 - as above
+            shape = "x".join(map(str, images.shape))
+            raise ExportError(f"{self._path}: onnxruntime cannot run it on {shape}: {str(error)[:300]}") from None
         return logits
 
 

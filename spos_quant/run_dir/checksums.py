@@ -6,6 +6,7 @@ then the old checksum goes: at every moment the file fits one that is listed, wh
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from pathlib import Path
@@ -96,9 +97,11 @@ def _read(folder: Path) -> _Listed:
     path = folder / NAME
     try:
         text = path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
+    except ValueError:  # a NUL character in the path
         return {}
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return {}
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     *lines, seal = text.splitlines() or [""]
     matches = [_LINE.fullmatch(line) for line in lines]

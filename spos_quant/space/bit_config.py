@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from spos_quant.config import Strict, describe, validate
+from spos_quant.config import Strict, describe, read_text, validate
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.run_dir import check
 from spos_quant.space.spec import Bits
@@ -98,12 +98,26 @@ def read_bit_config(path: Path) -> BitConfig:
     """The bit configuration in a file. Raises `SpaceError`, or `RunError` where a run's was damaged."""
     check(path)
     try:
-        raw = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SpaceError(f"{path}: cannot be read ({error.strerror})") from None
+        text = read_text(path, "a bit configuration (JSON)")
+        raw = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except ConfigError as error:
+        raise SpaceError(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise SpaceError(f"{path}: is no JSON text ({str(error)[:120]}); expected a bit configuration") from None
     return parse_bit_config(raw, str(path))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, none of whose keys may be there twice: the last would win without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} appears twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number that JSON knows")
 
 
 def parse_uniform(text: str) -> tuple[Bits, Bits] | None:

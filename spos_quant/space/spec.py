@@ -12,6 +12,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from spos_quant.config import RetrainConfig, SearchConfig, Strict, TrainConfig, describe, read_yaml, validate
 from spos_quant.errors import ConfigError, SpaceError
 
+MAX_CANDIDATES = 100
+"""Per axis: far more than anyone searches, few enough to measure."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Bits = int | None
 """A bit-width of 1 to 8, or None for float."""
 
@@ -57,6 +60,8 @@ class AxesSpec(Strict):
             raise ValueError("an axis needs at least one candidate")
         if len(set(value)) < len(value):
             raise ValueError("a candidate appears twice")
+        if len(value) > MAX_CANDIDATES:
+            raise ValueError(f"an axis takes at most {MAX_CANDIDATES} candidates, got {len(value)}")
         return value
 
     @model_validator(mode="after")
@@ -80,7 +85,7 @@ class AxesSpec(Strict):
 class SpaceSpec(Strict):
     """A search space as written: see the built-in ones in `search_spaces/`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    name: str
     """A word for run directories and reports."""
     backbone: str
     """A registered backbone."""
@@ -88,7 +93,7 @@ class SpaceSpec(Strict):
     """A file of float weights (safetensors, or a state dict that loads without running code) to start from."""
     input: tuple[int, int, int]
     """Channels, height and width of an image."""
-    classes: int = Field(ge=2)
+    classes: int = Field(ge=2, le=1_000_000)
     """Number of classes."""
     axes: AxesSpec = AxesSpec()
     """Candidates of every choice block."""
@@ -119,6 +124,17 @@ class SpaceSpec(Strict):
     @classmethod
     def _one_logger(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_word(cls, value: str) -> str:
+        # It names folders and files.
+        if not _NAME.fullmatch(value):
+            raise ValueError(
+                "expected a word of at most 64 letters, digits, dots, dashes and underscores that starts with a letter "
+                "or digit"
+            )
+        return value
 
     @field_validator("input")
     @classmethod

@@ -11,7 +11,7 @@ import numpy as np
 from spos_quant.data import Preprocessing, batch, load_data, preprocess_files
 from spos_quant.errors import DataError, ExportError
 from spos_quant.export.onnx_file import read_metadata
-from spos_quant.export.runtime import OnnxModel, in_batches, softmax_loss
+from spos_quant.export.runtime import Floats, OnnxModel, in_batches, softmax_loss
 
 _BATCH = 256
 
@@ -27,7 +27,7 @@ def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, A
     right, loss = 0, 0.0
     for chosen in in_batches(len(part), _BATCH):
         x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, seed, 0)
-        logits = model(x)
+        logits = _answers(model, x, path, classes)
         right += int((logits.argmax(1) == y).sum())
         loss += softmax_loss(logits, y)
     n = len(part)
@@ -41,7 +41,7 @@ def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
     predictions = []
     for chosen in in_batches(len(images), _BATCH):
         part = images[chosen]
-        logits = model(preprocess_files(part, preprocessing)).astype(np.float64)
+        logits = _answers(model, preprocess_files(part, preprocessing), path, classes).astype(np.float64)
         odds = np.exp(logits - logits.max(1, keepdims=True))
         odds /= odds.sum(1, keepdims=True)
         for image, p in zip(part, odds, strict=True):
@@ -59,9 +59,24 @@ def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
 
 def _said(path: Path) -> tuple[Preprocessing, list[str]]:
     metadata = read_metadata(path)
-    if not {"preprocessing", "classes"} <= metadata.keys():
-        raise ExportError(f"{path} says nothing of preprocessing and classes; export it with `spos-quant export`")
-    return Preprocessing.from_dict(metadata["preprocessing"]), list(metadata["classes"])
+    classes = metadata.get("classes")
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ExportError(f"{path} names no classes; export it with `spos-quant export`")
+    try:
+        return Preprocessing.from_dict(metadata.get("preprocessing")), classes
+    except DataError as error:
+        raise ExportError(f"{path}: {error}; export it with `spos-quant export`") from None
+
+
+def _answers(model: OnnxModel, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
+    """One number per image and class, whatever the file says of itself."""
+    logits = model(x)
+    if logits.shape != (len(x), len(classes)) or not np.isfinite(logits).all():
+        what = f"numbers of shape {list(logits.shape)}" if np.isfinite(logits).all() else "NaN or infinity"
+        raise ExportError(
+            f"{path} answers {len(x)} images with {what}; expected a finite number for each of {len(classes)} classes"
+        )
+    return logits
 
 
 def _few(names: Sequence[str]) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from spos_quant.backbones.build import build, space_of
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.run_dir import digest, drop
-from spos_quant.space.bit_config import parse_uniform, read_bit_config
+from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
+from spos_quant.space.locked import locked_spec
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.models import load_model, make_model, recalibration_batches
 from spos_quant.stages.ranks import in_ranks
@@ -43,11 +45,18 @@ def given_result(run: Run, bits: str) -> Result:
     rows = config_rows(run.space, config)
     cost = summary(rows, space=run.space.name, architecture=None, full_precision=run.spec.full_precision)
     written = config.model_copy(update={"cost": {k: cost[k] for k in ("formula", "bitops", "macs")}}).to_json()
-    if result.bits_path.exists() and read_bit_config(result.bits_path).layers != config.layers:
-        raise ConfigError(f"{result.path} holds another configuration of that name; rename {bits}")
-    if not result.bits_path.exists():
+    if result.bits_path.exists():
+        if _decisions(read_bit_config(result.bits_path)) != _decisions(config):
+            raise ConfigError(f"{result.path} holds another configuration of that name; rename {bits}")
+    else:
+        # What can be wrong (a quantizer, an operator, bits that we do not have) is wrong now, before it is written.
+        build(space_of(locked_spec(run.space, config)))
         result.put_bits(written)
     return result
+
+
+def _decisions(config: BitConfig) -> tuple[Any, ...]:
+    return config.layers, config.blocks, config.quantizer
 
 
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:

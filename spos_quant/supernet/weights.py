@@ -66,7 +66,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         RunError: an artifact of a run that was damaged.
     """
     if not path.is_file():
-        raise ModelError(f"weights file {path} does not exist")
+        raise ModelError(f"weights file {path} {'is no file' if path.exists() else 'does not exist'}")
     check(path)
     try:
         if path.suffix == ".safetensors":
@@ -76,13 +76,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights file {path} is damaged or no safetensors file: {error}") from None
     except Exception as error:  # noqa: BLE001 - torch.load raises whatever the damaged bytes lead to
         raise ModelError(
-            f"weights file {path} cannot be read without running code ({type(error).__name__}); "
-            "expected safetensors, or a state dict saved with torch.save"
+            f"weights file {path} is damaged, or cannot be read without running code, which was not run "
+            f"({type(error).__name__}); expected safetensors, or a state dict saved with torch.save"
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"weights file {path} holds no state dict (a mapping of names to tensors)")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise ModelError(f"weights file {path}: {str(name)!r} is no dense tensor of plain numbers; save it as one")
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -136,6 +139,8 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
         plain = plain_name(name)
         if plain not in tensors:
             raise ModelError(f"{path} misses {plain!r}{near(plain, tensors)}")
+        if not tensors[plain].isfinite().all():
+            raise ModelError(f"{path}: {plain!r} holds NaN or infinity; start from other weights")
         copy_overlap(tensor, tensors[plain], f"{path}: {plain!r}")
         used.add(plain)
     without_own_op = tuple(f"{name}." for name, block in blocks.items() if own_ops[name] not in block.op_names)

@@ -8,35 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from spos_quant.cli import run as run_command
-
-SPACE = (
-    "name: x\nbackbone: digits-resnet\ninput: [1, 8, 8]\nclasses: 10\ndata: digits\naxes: {bits: [[2, 2], [4, 4]]}\n"
-)
-
-
-@pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty folder: `(status, stdout, stderr)`."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str):
-        capsys.readouterr()
-        status = run_command(list(arguments))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
-
-def refused(result, message: str) -> None:
-    status, out, err = result
-    assert status == 2, err
-    assert out == ""
-    assert "Traceback" not in err
-    assert message in err
-    assert len(err.strip().splitlines()) <= 4
+from cli_cases import SPACE, refused
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_the_backbones_own_operator_need_not_be_offered():
         (lambda c: c["layers"].update({"b0.c9": c["layers"]["b0.c2"]}), "'b0.c9' .*did you mean"),
         (lambda c: c["blocks"].update(b7=c["blocks"]["b0"]), "block 'b7'"),
         (lambda c: c["blocks"]["b0"].update(op="bottleneck"), "operator 'bottleneck' at width 1.0 are not known"),
+        (
+            lambda c: c["layers"]["b0.c1"].update(out_channels=77),
+            "layer 'b0.c1': the bit configuration says 77 output channels, its operator and width give 8",
+        ),
         (lambda c: c["blocks"]["b0"].update(width=0.75), "operator 'conv' at width 0.75 are not known"),
     ],
 )

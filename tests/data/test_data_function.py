@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from spos_quant.data import load_data
+from spos_quant.data import batch, load_data
 from spos_quant.errors import DataError
 
 INPUT = (3, 4, 6)
@@ -38,6 +38,54 @@ def load(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return run
+
+
+ODD = """
+from collections.abc import Mapping
+
+class OddBase(BaseException):
+    pass
+
+class Mute(Exception):
+    def __repr__(self):
+        raise ValueError("no text")
+    __str__ = __repr__
+
+class Odd:
+    labels = np.arange(10) % 2
+
+    @property
+    def shape(self):
+        raise RuntimeError("no shape")
+
+class BrokenMapping(Mapping):
+    def __getitem__(self, key):
+        raise OSError("disk")
+    __len__ = __getitem__
+
+    def __iter__(self):
+        raise OSError("disk")
+
+class Pictures:
+    labels = np.arange(10) % 2
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def __len__(self):
+        return 10
+
+    def image(self, index):
+        if index == self.bad:
+            raise KeyError(f"picture {index}")
+        return np.zeros((4, 6, 3), np.uint8)
+
+def throw(error):
+    raise error
+
+def data_set(*splits):
+    return DataSet("mine", ("a", "b"), Preprocessing((4, 6), 3, (0.5,) * 3, (0.5,) * 3), Augmentation((4, 6)), *splits)
+"""
 
 
 def returning(expression):
@@ -140,13 +188,42 @@ def test_a_module_in_a_package(load, tmp_path):
         ('{"train": part(), "test": part(), "pad": 4}', "pad must be from 0 to 3"),
         ('{"train": (part()[0], np.arange(10) % 3), "test": part()}', "labels must be from 0 to 1 .* got 0 to 2"),
         ('{"train": part(2), "test": part()}', "every class needs at least 2"),
-        ("1 / 0", "it raised ZeroDivisionError: division by zero"),
+        ('{"train": (part()[0].astype(object), part()[1]), "test": part()}', r"got ndarray object \[10, 4, 6, 3\]"),
+        ('{"train": (part()[0], part()[1] * np.nan), "test": part()}', r"got ndarray float64 \[10\]"),
+        ('{"train": (i for i in part()), "test": part()}', r"must be a pair \(images, labels\), got generator"),
+        ('{"train": ((i for i in part()[0]), part()[1]), "test": part()}', "images must be .* got generator"),
+        ("(i for i in part())", "got generator"),
+        ("1 / 0", "it raised ZeroDivisionError: division by zero; mend the function"),
+        ("exit(3)", "it raised SystemExit: 3; mend the function"),
+        ("throw(OddBase('not ours'))", "it raised OddBase: not ours; mend the function"),
+        ("throw(GeneratorExit())", "it raised GeneratorExit; mend the function"),
+        ("throw(Mute())", "it raised Mute; mend the function"),
+        ("{Mute(): 1}", "what it returned raised ValueError: no text; mend the function"),
+        ("Odd()", "what it returned raised RuntimeError: no shape; mend the function"),
+        ("BrokenMapping()", "what it returned raised OSError: disk; mend the function"),
+        ("data_set(Odd(), Odd(), Odd())", "what it returned raised TypeError: .*; mend the function"),
+        ("data_set(None, None, None)", "what it returned raised AttributeError: 'NoneType' object has no attribute"),
+        ("data_set(*[Pictures(0)] * 3)", "what it returned raised KeyError: 'picture 0'; mend the function"),
     ],
 )
 def test_other_results_are_refused_by_name(load, expression, message):
     with pytest.raises(DataError, match=message) as error:
-        load(returning(expression))
+        load(ODD + returning(expression))
     assert "user_data:load" in str(error.value)
+
+
+def test_an_interrupt_stays_one(load):
+    with pytest.raises(KeyboardInterrupt):
+        load(ODD + returning("throw(KeyboardInterrupt())"))
+
+
+def test_pictures_that_raise_later_are_blamed_on_their_split(load):
+    data = load(ODD + returning("data_set(*[Pictures(7)] * 3)"))
+    for augmentation in (None, data.augmentation):
+        x, _ = batch(data.train, range(7), data.preprocessing, augmentation, 0, 0)
+        assert x.shape == (7, 3, 4, 6)
+        with pytest.raises(DataError, match="data: Pictures, picture 7, raised KeyError: 'picture 7'"):
+            batch(data.train, range(8), data.preprocessing, augmentation, 0, 0)
 
 
 def test_functions_that_are_not_there(load):
@@ -163,6 +240,8 @@ def test_modules_that_cannot_be_imported(load):
         load("", text="no_such.module:load")
     with pytest.raises(DataError, match="cannot import user_data: RuntimeError: not today"):
         load("raise RuntimeError('not today')")
+    with pytest.raises(DataError, match="cannot import user_data: SystemExit: bye; mend the function"):
+        load("raise SystemExit('bye')")
 
 
 def test_torch_tensors_will_do(load):

@@ -87,7 +87,10 @@ def test_wrong_configurations_are_explained_and_break_the_schema(raw, message):
     ("content", "message"),
     [
         (b"", "is no JSON text"),
-        (b"\xff\xfe\x00", "is no JSON text"),
+        (b"\xff\xfe\x00", r"is no UTF-8 text \(byte 0\); expected a bit configuration"),
+        (json.dumps(RAW)[:-1].encode() + b', "model": "x"}', "key 'model' appears twice"),
+        (json.dumps(RAW)[:-1].encode() + b', "cost": {"a": NaN}}', "NaN is no number that JSON knows"),
+        (b" " * 1_000_001, "more than 1,000,000 bytes; expected a bit configuration"),
         (b'{"format": ', "is no JSON text"),
         (b"[" * 200_000, "is no JSON text"),
         (b'"w4a4"', "expected a bit configuration.*got str"),
@@ -109,6 +112,8 @@ def test_files(tmp_path):
     with pytest.raises(SpaceError, match="cannot be read"):
         read_bit_config(path)
     path.write_text(json.dumps(RAW))
+    assert read_bit_config(path).to_json() == RAW
+    path.write_text(json.dumps(RAW), "utf-8-sig")
     assert read_bit_config(path).to_json() == RAW
     with pytest.raises(SpaceError, match="cannot be read"):
         read_bit_config(tmp_path)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from toy import toy_space
 
@@ -27,14 +25,16 @@ HEAD = "name: x\nbackbone: digits-resnet\ninput: [1, 8, 8]\nclasses: 10\n"
         ("axes: {width: [0]}", "expected a width factor"),
         ("axes: {bits: [[2, 2]], weight_bits: [2], act_bits: [2]}", "not both"),
         ("axes: {weight_bits: [2]}", "go together"),
-        ("bits_per: net", "string should match"),
+        ("bits_per: net", "bits_per: expected block or layer, got str 'net'"),
         ("train: {epochs: 0}", "greater than or equal to 1"),
         ("train: {epochs: many}", "valid integer, got str 'many'"),
         ("data: os.path:join", "may not name code"),
-        ("name: ../up", "string should match"),
+        ("name: ../up", "name: expected a word of at most 64 letters.*got str '../up'"),
         ("residual_bits: 8", "residual_bits"),
         ("input: [1, 8]", "input"),
         ("classes: 1", "greater than or equal to 2"),
+        ("classes: 9223372036854775808", "classes: input should be less than or equal to 1000000"),
+        ("axes: {width: [" + ", ".join(str(i / 200) for i in range(1, 200)) + "]}", "at most 100 candidates, got 199"),
     ],
 )
 def test_wrong_spaces_are_explained(text, message, tmp_path):
@@ -77,10 +77,8 @@ def test_objects_are_never_made(tmp_path):
 def test_aliases_do_not_explode():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    start = time.monotonic()
-    with pytest.raises(ConfigError, match="more than 200,000 values"):
+    with pytest.raises(ConfigError, match="more than 20,000 values"):
         parse_yaml("\n".join(lines), "x.yaml")
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

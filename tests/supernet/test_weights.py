@@ -92,8 +92,8 @@ def test_truncated_files(cut: int, tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(ModelError, match="does not exist"):
+    for path, what in ((tmp_path / "none.pt", "does not exist"), (tmp_path, "is no file")):
+        with pytest.raises(ModelError, match=what):
             read_weights(path)
 
 
@@ -135,6 +135,22 @@ def test_forms_of_state_dicts(tmp_path: Path) -> None:
         torch.save(form, tmp_path / f"{number}.pt")
         with pytest.raises(ModelError, match="holds no state dict"):
             read_weights(tmp_path / f"{number}.pt")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to_sparse(),
+        lambda t: t.to("meta"),
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_cannot_be_copied(odd, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2), "b": odd(torch.ones(2))}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="w.pt: 'b' is no dense tensor of plain numbers; save it as one"):
+        read_weights(tmp_path / "w.pt")
 
 
 def test_names_and_shapes_must_fit() -> None:

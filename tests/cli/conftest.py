@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from spos_quant.cli import run as run_command
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty folder: `(status, stdout, stderr)`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str):
+        capsys.readouterr()
+        status = run_command([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
