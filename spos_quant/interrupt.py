@@ -41,6 +41,16 @@ def install(message: str) -> None:
     threading.Thread(target=_watch, args=(read, message), daemon=True, name="interrupts").start()
 
 
+def leave_to_parent(_number: int = 0) -> None:
+    """In a forked child: Ctrl-C is its parent's to handle, and the parent ends it by SIGTERM.
+
+    The pipe of the parent's watching thread is inherited: a signal to the child would look like one to the parent.
+    """
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Inside, an interrupt waits; the function that is yielded says whether one does.

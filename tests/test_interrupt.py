@@ -63,3 +63,25 @@ def test_an_interrupt_that_nobody_asked_about_is_raised_at_the_end():
         assert interrupted()
     with interrupt.deferred() as interrupted:
         assert not interrupted()
+
+
+def test_a_child_that_is_ended_does_not_end_its_parent():
+    code = (
+        "import os, signal, sys, time\nfrom spos_quant import interrupt\ninterrupt.install('again')\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    interrupt.leave_to_parent()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(600)\n"
+        "print('parent', flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "os.kill(child, signal.SIGTERM)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "time.sleep(2 * interrupt.GRACE_SECONDS)\n"
+        "print('alive', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert {process.stdout.readline(), process.stdout.readline()} == {"ready\n", "parent\n"}
+    out, _ = process.communicate("x", timeout=60)
+    assert out == f"{-signal.SIGTERM}\nalive\n"

@@ -51,7 +51,7 @@ def run(
             "`run` takes one budget; repeat it in: spos-quant search RUN --bitops-budget A --bitops-budget B"
         )
     if dry_run:
-        return spec.estimate(requests, as_json)
+        return spec.estimate(requests, as_json, workers=workers)
     from spos_quant.stages.pipeline import run_all
 
     with spec.open() as opened:
@@ -119,7 +119,7 @@ def search(
     opening = Opening(target, out, data, seed, assignments)
     requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device)
     if dry_run:
-        return opening.estimate(requests, as_json)
+        return opening.estimate(requests, as_json, workers=workers)
     from spos_quant.stages.search import search_run
     from spos_quant.stages.train import train_supernet
 

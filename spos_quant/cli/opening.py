@@ -53,11 +53,11 @@ class Opening:
         """The run, owned by this process until the end of the `with`, with its settings written."""
         return self.plan.open()
 
-    def estimate(self, requests: list[Request], as_json: bool) -> None:
+    def estimate(self, requests: list[Request], as_json: bool, *, workers: int = 0) -> None:
         """Prints what `--dry-run` prints."""
         from spos_quant.stages.estimate import estimate
 
-        result = estimate(self.plan.run, requests)
+        result = estimate(self.plan.run, requests, workers=workers)
         if as_json:
             return show.emit(result)
         show.say(

@@ -3,7 +3,7 @@
 from spos_quant.run_dir.checksums import check, drop, listed, read_artifact, store, store_json
 from spos_quant.run_dir.files import digest, json_text, read_json, write_bytes, write_json, write_text
 from spos_quant.run_dir.owner import NAME as LOCK
-from spos_quant.run_dir.owner import claim
+from spos_quant.run_dir.owner import claim, locks
 
 __all__ = [
     "LOCK",
@@ -13,6 +13,7 @@ __all__ = [
     "drop",
     "json_text",
     "listed",
+    "locks",
     "read_artifact",
     "read_json",
     "store",

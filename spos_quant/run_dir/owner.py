@@ -19,18 +19,16 @@ from spos_quant.run_dir.checksums import settle
 from spos_quant.run_dir.files import DRAFT, not_written
 
 NAME = "run.lock"
+_held: set[int] = set()
 _ORPHAN_SECONDS = 10.0
 """How long processes that a dead owner started may still hold its lock."""
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[int]:
+def claim(folder: Path) -> Iterator[None]:
     """Makes this process the owner of a run directory, which is made where it is missing.
 
     The lock is the kernel's (`flock`), so that a killed owner holds nothing. Drafts that one left are removed.
-
-    Yields:
-        The file descriptor of the lock; a process that inherits it holds the lock too.
 
     Raises:
         RunError: another process owns it; the message says which.
@@ -47,10 +45,17 @@ def claim(folder: Path) -> Iterator[int]:
         for draft in folder.rglob(f".*{DRAFT}"):
             draft.unlink(missing_ok=True)
         settle(folder)
-        yield handle
+        _held.add(handle)
+        yield
         os.ftruncate(handle, 0)
     finally:
+        _held.discard(handle)
         os.close(handle)
+
+
+def locks() -> tuple[int, ...]:
+    """The file descriptors of the locks that this process holds; a process that inherits them holds the locks too."""
+    return tuple(_held)
 
 
 def _lock(handle: int, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import Any
@@ -12,18 +13,18 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
 from spos_quant.stages.models import recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
-from spos_quant.train.evaluation import recalibrate, score
 from spos_quant.train.loop import Training, fit, make_fabric, uniform_path
 
 _STEPS = 4
 
 
-def estimate(run: Run, requests: list[Request]) -> dict[str, Any]:
+def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str, Any]:
     """`space, size, metric, range, budgets` and, per stage, units of work and seconds.
 
     Seconds come from a few training steps and two evaluations on this machine's CPU, before anything is written.
@@ -37,7 +38,7 @@ def estimate(run: Run, requests: list[Request]) -> dict[str, Any]:
     if requests:
         search = run.spec.search
         evaluations = search.population * search.generations * len(requests)
-        seconds = evaluations * _seconds_per_evaluation(run, supernet)
+        seconds = evaluations * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
         stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_step))
     return {
@@ -83,12 +84,11 @@ def _seconds_per_step(run: Run, supernet: Supernet) -> float:
 
 
 def _seconds_per_evaluation(run: Run, supernet: Supernet) -> float:
-    recalibration, validation = recalibration_batches(run), scoring_batches(run, "search-val")
+    evaluator = SupernetEvaluator(supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
+    evaluate = ThreadLimit(evaluator, run.spec.search.threads)
     times = []
     for seed in range(3):
-        supernet.activate(run.space.sample(np.random.default_rng(seed)))
         start = time.perf_counter()
-        recalibrate(supernet, recalibration)
-        score(supernet, validation)
+        list(evaluate([run.space.sample(np.random.default_rng(seed))]))
         times.append(time.perf_counter() - start)
     return min(times)

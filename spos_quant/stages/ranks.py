@@ -12,6 +12,7 @@ import sys
 from spos_quant import interrupt
 from spos_quant.config import TrainConfig
 from spos_quant.errors import RunError
+from spos_quant.run_dir import locks
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
 
@@ -25,7 +26,9 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
     if config.devices == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         return False
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
-    done = subprocess.run([*command, "-m", "spos_quant.stages.ranks", str(run.path), what, device], check=False)
+    command += ["-m", "spos_quant.stages.ranks", str(run.path), what, device]
+    # Ranks that outlive this process go on writing, so that they must go on owning the run.
+    done = subprocess.run(command, check=False, pass_fds=locks())
     if done.returncode:
         raise RunError(f"training on {config.devices} devices failed (see above); repeat the command to try again")
     return True

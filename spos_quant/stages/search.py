@@ -95,6 +95,9 @@ def _finished(run: Run, request: Request) -> dict[str, Any] | None:
     done = result.search()
     if not done["complete"] or done["settings"] != _settings(run, request):
         return None
+    with _open_log(run) as log:  # which may have been deleted, because it was damaged
+        if any(log.get(run.space.decode(text)) is None for text in result.asked()["architectures"]):
+            return None
     return {**done, "bits": str(result.bits_path), "skipped": True}
 
 
@@ -109,6 +112,10 @@ def evaluator_settings(run: Run) -> str:
     images = [search.recalibration_images, search.batch_size, search.max_images]
     parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _open_log(run: Run) -> EvaluationLog:
+    return EvaluationLog(run.log_path, run.space, evaluator_settings(run))
 
 
 def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
@@ -139,7 +146,7 @@ class _Session:
             evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
         else:
             evaluator = make_evaluator(run.path, device)
-        self.log = stack.enter_context(EvaluationLog(run.log_path, run.space, evaluator_settings(run)))
+        self.log = stack.enter_context(_open_log(run))
         self.evaluate = LoggedEvaluator(evaluator, self.log)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
@@ -267,5 +274,5 @@ def evaluations_of(run: Run) -> Any:
     """The evaluations of the run's supernet, in order; empty where it was not searched."""
     if not run.log_path.exists() or not run.supernet_path.exists():
         return []
-    with EvaluationLog(Path(run.log_path), run.space, evaluator_settings(run)) as log:
+    with _open_log(run) as log:
         return list(log)

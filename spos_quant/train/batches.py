@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spos_quant.data import DataSet, batch, order
+from spos_quant.interrupt import leave_to_parent
 
 Batch = tuple[Tensor, Tensor]
 """Images `[n, C, H, W]` float32 and labels `[n]` int64."""
@@ -49,7 +50,9 @@ class TrainingSteps(Dataset[Batch]):
 
 def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterator[Batch]:
     """The batches of steps `first` to `last - 1`, prepared by `workers` processes (0: in this one)."""
-    made: DataLoader[Batch] = DataLoader(steps, batch_size=None, sampler=range(first, last), num_workers=workers)
+    made: DataLoader[Batch] = DataLoader(
+        steps, batch_size=None, sampler=range(first, last), num_workers=workers, worker_init_fn=leave_to_parent
+    )
     return iter(made)
 
 

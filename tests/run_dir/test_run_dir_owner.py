@@ -14,10 +14,10 @@ from spos_quant.run_dir import LOCK, claim, store_json
 OWNER = """
 import sys, subprocess
 from pathlib import Path
-from spos_quant.run_dir import claim
-with claim(Path(sys.argv[1])) as lock:
+from spos_quant.run_dir import claim, locks
+with claim(Path(sys.argv[1])):
     if len(sys.argv) > 2:
-        subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({sys.argv[2]})"], pass_fds=[lock])
+        subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({sys.argv[2]})"], pass_fds=locks())
     print("mine", flush=True)
     sys.stdin.read()
 """
