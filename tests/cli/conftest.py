@@ -4,6 +4,8 @@ import pytest
 
 from spos_quant.cli import run as run_command
 
+pytest.register_assert_rewrite("cli_cases")
+
 
 @pytest.fixture
 def call(capsys, tmp_path, monkeypatch):
