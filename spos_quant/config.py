@@ -326,10 +326,11 @@ def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[Ba
     """
     path, equals, text = assignment.partition("=")
     section, dot, key = path.strip().partition(".")
-    if not equals or not path.strip():
-        raise ConfigError(f"--set {assignment!r}: expected SECTION.KEY=VALUE, such as --set train.epochs=5")
+    if not equals or not (dot or section in sections):
+        guess = near(section, sections) if equals else ""
+        raise ConfigError(f"--set {assignment!r}: expected SECTION.KEY=VALUE, such as --set train.epochs=5{guess}")
     if section not in sections:
-        raise ConfigError(f"--set {path}: unknown section or key {section!r}{near(section, sections)}")
+        raise ConfigError(f"--set {path}: unknown section {section!r}{near(section, sections)}")
     model = sections[section]
     if (model is None) == bool(dot):
         expected = f"{section}=VALUE" if model is None else f"{section}.KEY=VALUE"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from spos_quant.errors import SpaceError, near
+from spos_quant.errors import RunError, SpaceError, near
 from spos_quant.run_dir import write_text
 from spos_quant.space.outline import FORMAT, Outline
 from spos_quant.space.resolve import resolve
@@ -84,7 +84,7 @@ def outline_of(spec: SpaceSpec) -> Outline:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # absent, damaged or of another version: measured anew
     outline = measure(spec)
-    with suppress(OSError):  # a read-only home costs time, not correctness
+    with suppress(RunError):  # a read-only home costs time, not correctness
         write_text(cached, outline_json(spec, outline))
     return outline
 

@@ -7,10 +7,11 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from spos_quant import interrupt
-from spos_quant.errors import SposQuantError
+from spos_quant.errors import SposQuantError, printable
 
 USER_ERROR, OWN_FAULT, INTERRUPTED = 2, 1, interrupt.EXIT_STATUS
 
@@ -34,6 +35,9 @@ def run(arguments: list[str]) -> int:
 
     from spos_quant.cli.commands import app
 
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us (`>&-`)
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     # Newer versions of typer carry click inside: its base class of usage errors is found either way.
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
@@ -69,10 +73,14 @@ def _explain(error: Exception) -> int:
         _say(f"error: {error}")
         return USER_ERROR
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{printable(str(error.filename))}: " if error.filename else ""
         _say(f"error: {place}{error.strerror or error}; check the path, its permissions and free space")
         return USER_ERROR
-    _say(f"internal error: {type(error).__name__}: {error}\nThis is a fault of spos-quant; -v shows where.")
+    if isinstance(error, MemoryError):
+        _say("error: not enough memory; choose a smaller batch size, fewer --workers or a smaller space")
+        return USER_ERROR
+    _say(f"internal error: {type(error).__name__}: {printable(str(error))}")
+    _say("This is a fault of spos-quant; -v shows where.")
     return OWN_FAULT
 
 

@@ -264,7 +264,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A file that `export` wrote.")],
     images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures to classify.")] = None,
     data: o.Data = None,
-    split: Annotated[str, typer.Option("--split", help="test, search-val or train.")] = "test",
+    split: Annotated[str | None, typer.Option("--split", help="test, search-val or train [test].")] = None,
     seed: o.Seed = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
@@ -274,7 +274,10 @@ def predict(
 
     if bool(images) == (data is not None):
         raise ConfigError("give either --data D or pictures: spos-quant predict MODEL.onnx IMAGE...")
+    if data is None and (split is not None or seed is not None):
+        raise ConfigError("--split and --seed choose images of a data set; leave them away with pictures")
     if data is not None:
+        split = split or "test"
         result = predict_split(model, data, split, seed or 0)
         text = [f"top-1 {show.percent(result['top1'])}, loss {result['loss']:.4f} on {result['n']:,} images of {split}"]
     else:

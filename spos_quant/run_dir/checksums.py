@@ -36,10 +36,10 @@ def store_json(path: Path, value: Any) -> None:
     store(path, json_text(value).encode("utf-8"))
 
 
-def read_artifact(path: Path) -> Any:
-    """The value of a JSON artifact. Raises `RunError` where it is missing or damaged."""
+def read_artifact(path: Path, kind: type = dict) -> Any:
+    """The value of a JSON artifact, as `read_json` gives it. Raises `RunError` where it is missing or damaged."""
     check(path)
-    return read_json(path)
+    return read_json(path, kind)
 
 
 def check(path: Path) -> None:

@@ -81,10 +81,13 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises `RunError` where it is missing or damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The value of a JSON file, a mapping unless `kind` says otherwise. Raises `RunError` where it is none."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"expected a {kind.__name__}, got {type(value).__name__}")
+        return value
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

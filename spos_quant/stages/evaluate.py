@@ -69,7 +69,7 @@ def natural_format(result: Result) -> str:
 
 def exports(result: Result) -> list[dict[str, Any]]:
     """What was exported of a result; paths open from the current directory."""
-    items: list[dict[str, Any]] = read_artifact(result.exports_path) if result.exports_path.exists() else []
+    items: list[dict[str, Any]] = read_artifact(result.exports_path, list) if result.exports_path.exists() else []
     return [{**item, "path": str(result.path / item["path"])} for item in items]
 
 

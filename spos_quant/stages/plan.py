@@ -131,7 +131,7 @@ def open_existing(target: str) -> Run:
 def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
     assigned = _assigned(options)
     spec = _apply(spec, assigned)
-    source = options.data or spec.data
+    source = spec.data if options.data is None else options.data
     if source is None:
         raise ConfigError(
             f"space {spec.name!r} names no data set; give --data digits, cifar10[:ROOT], imagefolder:ROOT, fake or "
@@ -150,11 +150,17 @@ def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
     check(path / CONFIG)
     found = _text(path / CONFIG)
     raw = read_yaml(path / CONFIG)
-    if raw.get("format") != FORMAT or not {"data", "seed", "space", "set"} <= raw.keys():
+    if (
+        type(raw.get("format")) is not int
+        or raw["format"] != FORMAT
+        or not {"data", "seed", "space", "set"} <= raw.keys()
+    ):
         raise RunError(f"{path}/{CONFIG} is of format {raw.get('format')!r}; this version reads format {FORMAT}")
+    seed, source, assigned = raw["seed"], raw["data"], raw["set"]
+    if type(seed) is not int or not 0 <= seed < 2**31 or not isinstance(source, str) or not isinstance(assigned, dict):
+        raise RunError(f"{path}/{CONFIG} is damaged (data, seed or set); restore it, or start anew with another --out")
     spec = parse_spec(raw["space"], f"{path}/{CONFIG}")
-    run = Run(path, spec, str(raw["data"]), int(raw["seed"]))
-    assigned = _merged({}, raw["set"])
+    run = Run(path, spec, source, seed)
     given = _assigned(options)
     wanted = _apply(spec if written is None else _apply(written, assigned), given)
     changes = _differences(run, wanted, options)
@@ -190,7 +196,7 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
     found = []
     for label, ours, theirs in (
-        ("data", run.data_source, absolute_source(options.data) if options.data else None),
+        ("data", run.data_source, None if options.data is None else absolute_source(options.data)),
         ("seed", run.seed, options.seed),
     ):
         if theirs is not None and theirs != ours:
@@ -229,5 +235,8 @@ def absolute_source(source: str) -> str:
     """A data source whose folder, if it names one, can be found from any directory."""
     name, colon, root = source.partition(":")
     if colon and name in ("imagefolder", "cifar10"):
-        return f"{name}:{Path(root).expanduser().resolve()}"
+        try:
+            return f"{name}:{Path(root).expanduser().resolve()}"
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"data {source!r}: {error}") from None
     return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -250,10 +251,7 @@ def parse_timeout(text: str) -> float:
     """`90`, `90s`, `30m` or `2h` in seconds. Raises `ConfigError`."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 1)
-    try:
-        seconds = float(number) * unit
-    except ValueError:
-        seconds = -1.0
+    seconds = float(number) * unit if re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", number, re.ASCII) else -1.0
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--timeout {text!r}: expected a time such as 90s, 30m or 2h")
     return seconds

@@ -57,8 +57,8 @@ def test_names_that_are_no_text(call, tmp_path, name, message):
         ("", ". holds something else than a run"),
         (".", ". holds something else than a run"),
         ("/", "/ holds something else than a run"),
-        ("x.yaml/below", "Not a directory; check the path"),
-        ("/proc/below", "check the path, its permissions"),
+        ("x.yaml/below", "cannot be written (Not a directory); make room or mend the permissions"),
+        ("/proc/below", "cannot be written (No such file or directory); make room or mend the permissions"),
     ],
 )
 def test_run_directories_that_cannot_be(call, tmp_path, out, message):
@@ -70,11 +70,12 @@ def test_run_directories_that_cannot_be(call, tmp_path, out, message):
 @pytest.fixture
 def run(call, tmp_path):
     """A run directory `r` with settings and two results that hold a bit configuration each."""
-    from spos_quant.stages.run import Options, plan_run
+    from spos_quant.stages.plan import Options, plan_run
 
     (tmp_path / "x.yaml").write_text(SPACE)
     plan = plan_run("x.yaml", Options(out=tmp_path / "r"))
-    plan.write()
+    with plan.open():
+        pass
     for key, bits in (("bits-w2a2", 2), ("bits-w4a4", 4)):
         result = plan.run.result(key)
         result.path.mkdir(parents=True)
@@ -102,7 +103,7 @@ def test_names_of_bit_configuration_files_stay_inside_the_run(tmp_path, run, nam
     result = given_result(run, str(path))
     assert result.path.resolve().parent == (run.path / "results").resolve()
     new = [tmp_path / text for text in set(contents(tmp_path)) - before]
-    assert sorted(p.name for p in new) == sorted([result.key, "x.bits.json"])
+    assert sorted(p.name for p in new) == sorted([result.key, "checksums.sha256", "x.bits.json"])
     assert all(p.resolve().is_relative_to(run.path.resolve()) for p in new)
 
 
@@ -145,3 +146,19 @@ def test_another_configuration_of_the_same_name(call, tmp_path, run):
     raw = run.space.uniform_config(4, 4).to_json()
     (tmp_path / "a-b.json").write_text(json.dumps({**raw, "quantizer": "absmax+pact"}))
     refused(call("retrain", "r", "--bits", "a-b.json"), "bits-a-b holds another configuration of that name; rename")
+
+
+def test_a_configuration_of_a_run_with_wrong_types_is_damaged(call, run):
+    path = run.path / "config.yaml"
+    text = path.read_text()
+    (run.path / "checksums.sha256").unlink()
+    for old, new in (
+        ("seed: 0", "seed: x"),
+        ("seed: 0", "seed: 1.5"),
+        ("seed: 0", "seed: 99999999999"),
+        ("set: {}", "set: 3"),
+    ):
+        path.write_text(text.replace(old, new))
+        refused(call("report", "r"), "config.yaml is damaged (data, seed or set); restore it")
+    path.write_text(text.replace("format: 1", "format: true"))
+    refused(call("report", "r"), "is of format True; this version reads format 1")

@@ -97,9 +97,9 @@ def test_damage_is_named_with_the_way_out(tmp_path, damage):
 def test_files_that_no_run_made_are_read_unchecked(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text("[1]")
-    assert read_artifact(path) == [1]
+    assert read_artifact(path, list) == [1]
     store_json(tmp_path / "other.json", 1)
-    assert read_artifact(path) == [1]
+    assert read_artifact(path, list) == [1]
     assert listed(path) == ()
 
 
@@ -117,7 +117,7 @@ def test_the_list_of_checksums_is_sealed(tmp_path):
     with pytest.raises(RunError, match=r"checksums\.sha256: is damaged"):
         check(tmp_path / "a.json")
     (tmp_path / NAME).unlink()
-    assert read_artifact(tmp_path / "a.json") == 1
+    assert read_artifact(tmp_path / "a.json", int) == 1
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum")
@@ -149,5 +149,8 @@ def test_json_that_is_none(tmp_path):
             read_json(path)
     with pytest.raises(RunError, match=r"y\.json: cannot be read"):
         read_json(tmp_path / "y.json")
+    path.write_text("[1]")
+    with pytest.raises(RunError, match="expected a dict, got list"):
+        read_json(path)
     path.write_text(json.dumps({"a": 1}))
     assert read_json(path) == {"a": 1}

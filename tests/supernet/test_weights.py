@@ -12,7 +12,7 @@ from supernet_cases import every_candidate, images, space, supernet
 from torch import Tensor, nn
 
 from spos_quant.backbones.build import build, space_of
-from spos_quant.errors import ModelError
+from spos_quant.errors import ModelError, RunError
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
@@ -42,7 +42,7 @@ def test_supernet_round_trip(name: str, tmp_path: Path) -> None:
     load_weights(other, read_weights(tmp_path / "w.safetensors"), "w")
     assert torch.equal(path_of(made), path_of(other))
     assert [id(p) for p in other.parameters()] == identities, "an optimizer built before would be left behind"
-    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.sha256", "w.safetensors"]
 
 
 def test_subnet_round_trip_with_a_shared_quantizer(tmp_path: Path) -> None:
@@ -83,8 +83,11 @@ def test_truncated_files(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(nn.Linear(3, 2), path)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ModelError, match="damaged or no safetensors file"):
+    with pytest.raises(RunError, match="is damaged or was changed"):
         read_weights(path)
+    path.rename(tmp_path / "mine.safetensors")
+    with pytest.raises(ModelError, match="damaged or no safetensors file"):
+        read_weights(tmp_path / "mine.safetensors")
     torch.save(nn.Linear(30, 20).state_dict(), tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:cut])
     with pytest.raises(ModelError, match="cannot be read"):
