@@ -33,7 +33,7 @@ from kills import JOB, contents, differences
 from spos_quant.cli import run as command
 from spos_quant.run_dir import files
 
-DAMAGED = ("config.yaml", "environment.json", "supernet.safetensors", "evaluations.sqlite", "results/*/*")
+DAMAGED = ("config.yaml", "environment.json", "supernet.safetensors", "evaluations.sqlite", "results/bitops-*/*")
 
 
 @dataclass
@@ -79,11 +79,11 @@ def disk_of(writes: int) -> Iterator[None]:
 
 
 def full_disk(reference: dict[str, object], _rng: np.random.Generator) -> Row:
-    """Every attempt gets a few writes further than the one before, over all stages."""
+    """Every attempt may write a little, over all stages: none to thirteen files, in turn."""
     row = Row("disk full in the middle of a write")
     attempt = 0
     while True:
-        with disk_of(attempt % 7):
+        with disk_of(attempt % 14):  # a search needs nine writes in a row to be finished
             status, said = quiet(*JOB)
         attempt += 1
         if status == 0:
