@@ -152,7 +152,7 @@ def dying_workers(reference: dict[str, object], rng: np.random.Generator, kills:
             [sys.executable, "-m", "spos_quant", *JOB, "--workers", "2"], stderr=subprocess.PIPE, text=True
         )
         while process.poll() is None:
-            time.sleep(rng.uniform(0.5, 5))
+            time.sleep(rng.uniform(6, 14))  # the same work three times in a row is given up, rightly
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
             workers = [int(pid) for pid in children.stdout.split() if spawned(int(pid))]
             if workers and row.injected < kills:

@@ -57,16 +57,20 @@ class EvaluationLog:
             raise RunError(f"{self.path} has format {version}; this version reads up to {FORMAT}: update spos-quant")
         if 0 < version < FORMAT:
             raise RunError(f"{self.path} has format {version}, before any release; delete it to evaluate anew")
+        # SQLite reads a page that is cut off as zeros and trusts an index that misses rows: only asking finds both.
+        ((found, *_), *_) = self._run("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise RunError(f"{self.path}: is damaged ({' '.join(found.split())}); delete it to evaluate anew")
         self._run(_SCHEMA)
         self._run(f"PRAGMA user_version={FORMAT}")
 
     def _run(self, statement: str, *values: str) -> list[Any]:
         try:
             return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for a damaged name in a message of SQLite's
             raise self._error(error) from None
 
-    def _error(self, error: sqlite3.Error) -> RunError:
+    def _error(self, error: Exception) -> RunError:
         return RunError(f"{self.path}: {error}; if no other command is using it, delete it to evaluate anew")
 
     def __enter__(self) -> EvaluationLog:

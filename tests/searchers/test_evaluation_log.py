@@ -109,17 +109,19 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_damaged_file_is_never_an_error_of_sqlite(path):
-    """Pages overwritten at any place: either the evaluations are read, or a RunError says what to do."""
+    """Overwritten, flipped or cut at any place: every evaluation is read, or a RunError says what to do."""
     for extra in range(60):  # many pages
         fill(path, f"settings {extra}")
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-    for turn in range(30):
+    for turn in range(60):
         data = bytearray(whole)
-        if turn % 2:
+        if turn % 3 == 0:
             start = int(rng.integers(0, len(data) - 5000))
             data[start : start + 4500] = rng.bytes(4500)
+        elif turn % 3 == 1:
+            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
         else:
             del data[int(rng.integers(100, len(data))) :]
         path.write_bytes(data)
@@ -127,13 +129,11 @@ def test_a_damaged_file_is_never_an_error_of_sqlite(path):
             path.with_name(path.name + side).unlink(missing_ok=True)
         try:
             with EvaluationLog(path, SPACE, "settings 7") as log:
-                found = [log.get(e.architecture) for e in SOME]
-                list(log), len(log)
-                assert all(f is None or f == e for f, e in zip(found, SOME, strict=True))
+                assert [log.get(e.architecture) for e in SOME] == list(log) == SOME
         except RunError as error:
             refused += 1
-            assert str(path) in str(error)  # noqa: PT017 - not every damage is noticed
-    assert refused > 10
+            assert str(path) in str(error)  # noqa: PT017 - free pages hold nothing to be damaged
+    assert refused > 40
 
 
 def test_a_value_that_changed_is_noticed(path):

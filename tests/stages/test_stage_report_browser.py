@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import browser
 import pytest
 from stages_settings import BUDGET
 
-from spos_quant.run_dir import read_json, write_json
+from spos_quant.run_dir import read_json, store_json
 
 pytestmark = pytest.mark.browser
 KEY = f"bitops-{BUDGET}"
@@ -37,7 +36,7 @@ def test_the_page_of_a_run_works(tiny_run, chromium):
 
     # Pointing at the winner says which bits its file holds.
     search = read_json(tiny_run / "results" / KEY / "search.json")
-    layers = read_json(Path(search["bits"]))["layers"]
+    layers = read_json(tiny_run / "results" / KEY / "digits-mixed.bits.json")["layers"]
     page.middle("#plane-plot")
     page.move(*page.run(PLACE % json.dumps([search["bitops"], search["score"]])))
     label = page.wait("document.querySelector('#plane-plot .hoverlayer .hovertext')?.textContent")
@@ -65,7 +64,7 @@ def test_a_run_says_that_its_search_ended_early(tiny_run, tmp_path, command, chr
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     path = run / "results" / KEY / "search.json"
-    write_json(path, read_json(path) | {"complete": False})
+    store_json(path, read_json(path) | {"complete": False})
     command("report", run, json=True)
     page = chromium.open().visit(run / "report.html")
     said = page.run("document.querySelector('#models tr.leads .early').innerText")
