@@ -9,4 +9,7 @@ from spos_quant.registry import Registry
 if TYPE_CHECKING:
     from spos_quant.supernet.network import Backbone
 
-backbones: Registry[Backbone] = Registry("backbone", home=("spos_quant.backbones.resnet",))
+backbones: Registry[Backbone] = Registry(
+    "backbone",
+    home=tuple(f"spos_quant.backbones.{name}" for name in ("resnet", "shufflenetv2", "mobilenet", "nasbench201")),
+)

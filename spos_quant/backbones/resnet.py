@@ -10,15 +10,20 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import Backbone, BlockBuilder
-from spos_quant.supernet.operators import conv
 
 
 class ResNet(nn.Module):
     """Stem, stages of residual blocks `layer1`, `layer2`, ..., global pooling, classifier.
 
     Args:
-        stem: `(kernel, stride, max pooling)`.
+        depths: Blocks per stage.
+        channels: Output channels per stage.
+        stem: `(channels, kernel, stride, max pooling)`.
+        own_op: The operator of the network as published.
+        projection: Whether a shortcut between shapes is a convolution, or free of parameters.
         head: Name of the classifier, as in published weights.
     """
 
@@ -29,25 +34,24 @@ class ResNet(nn.Module):
         *,
         depths: Sequence[int],
         channels: Sequence[int],
-        stem: tuple[int, int, bool],
+        stem: tuple[int, int, int, bool],
         projection: bool,
         head: str,
+        own_op: str = "conv3x3",
     ) -> None:
         super().__init__()
-        kernel, stride, pool = stem
-        self.conv1 = conv(spec.input[0], channels[0], kernel, stride, signed=True)
-        self.bn1 = SwitchBatchNorm2d(channels[0])
+        inputs, kernel, stride, pool = stem
+        self.conv1 = conv(spec.input[0], inputs, kernel, stride, signed=True)
+        self.bn1 = SwitchBatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
-        inputs = channels[0]
         self.stages = tuple(f"layer{i}" for i in range(1, len(depths) + 1))
         for stage, (name, depth, outputs) in enumerate(zip(self.stages, depths, channels, strict=True)):
             blocks = []
             for i in range(depth):
                 step = 2 if stage > 0 and i == 0 else 1
                 shortcut = _shortcut(inputs, outputs, step, projection)
-                blocks.append(
-                    builder.block(f"{name}.{i}", inputs, outputs, step, own_op="conv3x3", downsample=shortcut)
-                )
+                site = Site(inputs, outputs, step)
+                blocks.append(builder.block(f"{name}.{i}", site, own_op=own_op, downsample=shortcut))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*blocks))
         self.head = head
@@ -83,10 +87,18 @@ def _shortcut(inputs: int, outputs: int, stride: int, projection: bool) -> nn.Mo
     return ZeroPadShortcut(outputs - inputs, stride)
 
 
-def _imagenet(depths: Sequence[int]) -> Backbone:
+def _imagenet(depths: Sequence[int], own_op: str) -> Backbone:
     def make(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+        wider = 4 if own_op == "bottleneck" else 1
         return ResNet(
-            spec, builder, depths=depths, channels=(64, 128, 256, 512), stem=(7, 2, True), projection=True, head="fc"
+            spec,
+            builder,
+            depths=depths,
+            channels=[wider * channels for channels in (64, 128, 256, 512)],
+            stem=(64, 7, 2, True),
+            projection=True,
+            head="fc",
+            own_op=own_op,
         )
 
     return make
@@ -100,7 +112,7 @@ def _cifar(depth: int) -> Backbone:
             builder,
             depths=(blocks,) * 3,
             channels=(16, 32, 64),
-            stem=(3, 1, False),
+            stem=(16, 3, 1, False),
             projection=False,
             head="linear",
         )
@@ -108,8 +120,13 @@ def _cifar(depth: int) -> Backbone:
     return make
 
 
-for _depth, _stages in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3))):
-    backbones.register(f"resnet{_depth}")(_imagenet(_stages))
+for _name, _depths, _op in (
+    ("resnet18", (2, 2, 2, 2), "conv3x3"),
+    ("resnet34", (3, 4, 6, 3), "conv3x3"),
+    ("resnet50", (3, 4, 6, 3), "bottleneck"),
+    ("resnet101", (3, 4, 23, 3), "bottleneck"),
+):
+    backbones.register(_name)(_imagenet(_depths, _op))
 for _depth in (20, 32, 56):
     backbones.register(f"resnet{_depth}")(_cifar(_depth))
 
@@ -117,4 +134,4 @@ for _depth in (20, 32, 56):
 @backbones.register("digits-resnet")
 def digits_resnet(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
     """Two stages of two blocks for 8x8 images: small enough to search in a minute, deep enough to have choices."""
-    return ResNet(spec, builder, depths=(2, 2), channels=(16, 32), stem=(3, 1, False), projection=True, head="fc")
+    return ResNet(spec, builder, depths=(2, 2), channels=(16, 32), stem=(16, 3, 1, False), projection=True, head="fc")

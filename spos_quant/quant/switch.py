@@ -161,7 +161,7 @@ class _Settings:
 class SwitchBatchNorm2d(nn.Module):
     """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -169,8 +169,8 @@ class SwitchBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self.running_mean: Tensor
         self.running_var: Tensor
-        self.eps = 1e-5
-        self.momentum = 0.1
+        self.eps = eps
+        self.momentum = momentum
         self.active = channels
 
     def activate_channels(self, channels: int) -> None:

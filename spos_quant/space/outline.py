@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = "spos-quant/outline/1"
+FORMAT = "spos-quant/outline/2"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class BlockOutline:
     name: str
     ops: tuple[str, ...]
     widths: tuple[float, ...]
+    axis: str
+    """Blocks of one such name read the same axes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Outline:
             raise KeyError("format")
         return cls(
             blocks=tuple(
-                BlockOutline(block["name"], tuple(block["ops"]), tuple(block["widths"])) for block in raw["blocks"]
+                BlockOutline(block["name"], tuple(block["ops"]), tuple(block["widths"]), block["axis"])
+                for block in raw["blocks"]
             ),
             layers=tuple(map(layer, raw["layers"])),
             reference_ops=tuple(raw["reference_ops"]),

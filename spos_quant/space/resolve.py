@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from spos_quant.errors import SpaceError, near
-from spos_quant.space.outline import LayerOutline, Outline
+from spos_quant.space.outline import BlockOutline, LayerOutline, Outline
 from spos_quant.space.search_space import BlockPlace, LayerPlace, Read, SearchSpace
 from spos_quant.space.spec import AxesSpec, SpaceSpec
 from spos_quant.space.tree import Axis, Use
@@ -43,7 +43,8 @@ def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
     _check_patterns(spec, outline)
     kept = kept_float(spec, outline.layers)
     maker = _Maker()
-    blocks = tuple(_block_place(maker, block.name, block.ops, block.widths, outline) for block in outline.blocks)
+    _check_tied(spec, outline.blocks)
+    blocks = tuple(_block_place(maker, block, outline) for block in outline.blocks)
     index = {block.name: i for i, block in enumerate(outline.blocks)}
     bits = _BitAxes(spec, outline, kept).reads(maker)
     layers = []
@@ -106,13 +107,17 @@ class _Maker:
     """Collects axes in the order in which the network meets them."""
 
     axes: list[Axis] = field(default_factory=list)
+    _index: dict[str, int] = field(default_factory=dict)
 
-    def read(self, name: str, kind: str, candidates: tuple[Any, ...]) -> Read:
-        """A read of a new axis, or a constant where there is one candidate."""
+    def read(self, owner: str, kind: str, candidates: tuple[Any, ...]) -> Read:
+        """A read of the owner's axis of this kind, made where it is new; a constant where there is one candidate."""
         if len(candidates) == 1:
             return Read(None, candidates)
-        self.axes.append(Axis(name, kind, candidates))
-        return Read(len(self.axes) - 1, candidates)
+        name = f"{owner}.{kind}"
+        if name not in self._index:
+            self._index[name] = len(self.axes)
+            self.axes.append(Axis(name, kind, candidates))
+        return Read(self._index[name], candidates)
 
     def finish(
         self, blocks: tuple[BlockPlace, ...], layers: tuple[LayerPlace, ...]
@@ -185,14 +190,25 @@ def _merge(uses: Iterable[Use]) -> tuple[Use, ...]:
     return (*dict.fromkeys(other), *(((axis, allowed),) for axis, allowed in sorted(single.items())))
 
 
-def _block_place(
-    maker: _Maker, name: str, ops: tuple[str, ...], widths: tuple[float, ...], outline: Outline
-) -> BlockPlace:
-    varies = any(len(layer.shapes) > 1 for layer in outline.layers if layer.block == name)
-    op = maker.read(f"{name}.op", "op", ops)
-    unread = (1.0,) if 1.0 in widths else widths[:1]
-    width = maker.read(f"{name}.width", "width", widths) if varies else Read(None, unread)
-    return BlockPlace(name, op, width)
+def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockOutline]) -> None:
+    """Blocks that read the same axes must have the same candidates, where there is anything to choose."""
+    first: dict[str, BlockOutline] = {}
+    for block in blocks:
+        other = first.setdefault(block.axis, block)
+        for ours, theirs in ((block.ops, other.ops), (block.widths, other.widths)):
+            if ours != theirs and max(len(ours), len(theirs)) > 1:
+                raise SpaceError(
+                    f"{spec.name}: blocks {other.name!r} and {block.name!r} read the same axes, so they need the same "
+                    "operators and widths; override both alike"
+                )
+
+
+def _block_place(maker: _Maker, block: BlockOutline, outline: Outline) -> BlockPlace:
+    varies = any(len(layer.shapes) > 1 for layer in outline.layers if layer.block == block.name)
+    op = maker.read(block.axis, "op", block.ops)
+    unread = (1.0,) if 1.0 in block.widths else block.widths[:1]
+    width = maker.read(block.axis, "width", block.widths) if varies else Read(None, unread)
+    return BlockPlace(block.name, op, width)
 
 
 class _BitAxes:
@@ -202,6 +218,8 @@ class _BitAxes:
         self.spec = spec
         self.layers = [x for x in outline.layers if x.name not in kept] if not spec.full_precision else []
         self.given = {x.name: _layer_axes(spec, x) for x in self.layers}
+        self.owner = {block.name: block.axis for block in outline.blocks}
+        """Per block, whose axes it reads."""
         for name, axes in self.given.items():
             if axes.bits is None and axes.weight_bits is None:
                 raise SpaceError(
@@ -212,28 +230,20 @@ class _BitAxes:
     def reads(self, maker: _Maker) -> dict[str, tuple[Read, Read]]:
         """Per layer name, the reads of its weight bits and its activation bits."""
         weight_key, act_key = self._keys("weight"), self._keys("act")
-        made: dict[tuple[str, str], Read] = {}
         result: dict[str, tuple[Read, Read]] = {}
         for layer in self.layers:
             axes = self.given[layer.name]
             if axes.bits is not None:
-                key = act_key[layer.name]
-                pairs = self._once(maker, made, key, "bits", axes.bits)
+                pairs = maker.read(act_key[layer.name], "bits", axes.bits)
                 weight = Read(pairs.axis, tuple(pair[0] for pair in pairs.values))
                 act = Read(pairs.axis, tuple(pair[1] for pair in pairs.values))
             else:
-                weight = self._once(maker, made, weight_key[layer.name], "weight_bits", axes.weight_bits)
-                act = self._once(maker, made, act_key[layer.name], "act_bits", axes.act_bits)
+                assert axes.weight_bits is not None
+                assert axes.act_bits is not None
+                weight = maker.read(weight_key[layer.name], "weight_bits", axes.weight_bits)
+                act = maker.read(act_key[layer.name], "act_bits", axes.act_bits)
             result[layer.name] = (weight, act)
         return result
-
-    def _once(
-        self, maker: _Maker, made: dict[tuple[str, str], Read], key: str, kind: str, candidates: tuple[Any, ...] | None
-    ) -> Read:
-        if (key, kind) not in made:
-            assert candidates is not None
-            made[key, kind] = maker.read(f"{key}.{kind}", kind, candidates)
-        return made[key, kind]
 
     def _keys(self, kind: str) -> dict[str, str]:
         """Per layer, the name of the axis that it reads: a block's or a layer's name."""
@@ -245,7 +255,7 @@ class _BitAxes:
             # Layers of a block share their bits unless an override sets some apart.
             if self.spec.bits_per == "block" and layer.block is not None:
                 bits_only = axes.model_copy(update={"op": None, "width": None})
-                union.join(blocks.setdefault((layer.block, bits_only), layer.name), layer.name)
+                union.join(blocks.setdefault((self.owner[layer.block], bits_only), layer.name), layer.name)
             if kind == "act" or axes.bits is not None:
                 # Where the first reader is kept float, the next one takes its place.
                 next_reader = readers.setdefault((layer.reads, layer.op), layer.name)
@@ -262,18 +272,22 @@ class _BitAxes:
             for other in members[1:]:
                 self._must_agree(kind, members[0], other, "are in one group")
                 union.join(members[0], other)
-        blocks_of: dict[str, set[str | None]] = {}
+        return self._named(union)
+
+    def _named(self, union: _Union) -> dict[str, str]:
+        """Per layer, what its set is called: the owner of all its layers and no others, else its first layer."""
+        owners = {x.name: None if x.block is None else self.owner[x.block] for x in self.layers}
+        owners_of: dict[str, set[str | None]] = {}
         roots_of: dict[str | None, set[str]] = {}
-        for layer in self.layers:
-            root = union.find(layer.name)
-            blocks_of.setdefault(root, set()).add(layer.block)
-            roots_of.setdefault(layer.block, set()).add(root)
+        for name, owner in owners.items():
+            root = union.find(name)
+            owners_of.setdefault(root, set()).add(owner)
+            roots_of.setdefault(owner, set()).add(root)
         keys = {}
-        for layer in self.layers:
-            root = union.find(layer.name)
-            whole = blocks_of[root] == {layer.block} and roots_of[layer.block] == {root}
-            named = self.spec.bits_per == "block" and whole and layer.block is not None
-            keys[layer.name] = str(layer.block) if named else root
+        for name, owner in owners.items():
+            root = union.find(name)
+            whole = owners_of[root] == {owner} and roots_of[owner] == {root}
+            keys[name] = owner if self.spec.bits_per == "block" and whole and owner is not None else root
         return keys
 
     def _must_agree(self, kind: str, first: str, second: str, why: str) -> None:

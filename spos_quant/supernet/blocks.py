@@ -3,118 +3,181 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import floor
 
 from torch import Tensor, nn
 
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.supernet.joins import Branch, Join, residual_relu
 
 Widths = Sequence[int]
 """Inner channels, one number per width candidate."""
 
 
-def scaled(channels: int, factor: float, divisor: int = 2) -> int:
+def scaled(channels: float, factor: float = 1.0, divisor: int = 2) -> int:
     """`channels` x `factor`, rounded half up to a multiple of `divisor`, at least `divisor`."""
     return max(divisor, floor(channels * factor / divisor + 0.5) * divisor)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a backbone says of the place where an operator is to sit."""
+
+    inputs: int
+    """Channels that the operator reads."""
+    outputs: int
+    """Channels that it must give."""
+    stride: int = 1
+    """What it divides height and width by."""
+    inner: int | None = None
+    """Inner channels at width 1.0, for operators whose own rule does not say them; None is `outputs`."""
+    widths: tuple[float, ...] = (1.0,)
+    """Factors on the inner channels."""
+    signed: bool = False
+    """Whether the input may be negative."""
+    projection: bool = False
+    """Whether the operator must bring a shortcut of its own, `inputs` to `inputs` channels at the same stride."""
+    activation: Callable[[], nn.Module] = nn.ReLU
+    """Of the layers inside, where the operator leaves the choice to the backbone."""
+    norm: Callable[[int], SwitchBatchNorm2d] = SwitchBatchNorm2d
+    """Its BatchNorm layers."""
+    container: str = "block"
+    """What published weights call the list of layers, where the operator has one."""
+
+    def inner_widths(self, channels: int | None = None, divisor: int = 2) -> list[int]:
+        """Inner channels for every width factor; `channels` at width 1.0, the site's own where None."""
+        nominal = channels or self.inner or self.outputs
+        return [scaled(nominal, factor, divisor) for factor in self.widths]
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether what comes out is shaped as what goes in."""
+        return self.stride == 1 and self.inputs == self.outputs
 
 
 class Operator(nn.Module):
     """One candidate of a choice block: layers in a row, some of them with channels that follow the width.
 
     Args:
-        layers: Modules by the names that they have in the plain network (`conv1`, `bn1`, ...).
-        channels: Per switchable layer, its input and output channels for every width candidate. Layers that are not
-            named do not change. An operator without layers is a skip.
+        layers: Modules by the names that they have in the plain network (`conv1`, `bn1`, ...). An operator without
+            layers is a skip.
+        channels: Per switchable layer, by its path inside the operator, its input and output channels for every width
+            candidate. Layers that are not named do not change.
+        projection: The name among `layers` of the operator's own shortcut, which is no part of the row.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], channels: Mapping[str, tuple[Widths, Widths]] | None = None
+        self,
+        layers: Mapping[str, nn.Module],
+        channels: Mapping[str, tuple[Widths, Widths]] | None = None,
+        projection: str | None = None,
     ) -> None:
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self._channels = dict(channels or {})
+        self.projection = projection
+        self.row = tuple(name for name in layers if name != projection)
+        self._switched = [(self.get_submodule(path), *widths) for path, widths in (channels or {}).items()]
 
     def activate_width(self, index: int) -> None:
         """Uses the channels of one width candidate."""
-        for name, (inner_in, inner_out) in self._channels.items():
-            layer = self._modules[name]
+        for layer, inputs, outputs in self._switched:
             if isinstance(layer, SwitchBatchNorm2d):
-                layer.activate_channels(inner_out[index])
+                layer.activate_channels(outputs[index])
             elif isinstance(layer, SwitchLayer):
-                layer.activate_channels(inner_in[index], inner_out[index])
+                layer.activate_channels(inputs[index], outputs[index])
 
     def forward(self, x: Tensor) -> Tensor:
         """The layers in order; of an operator without layers the result is its input."""
-        for layer in self._modules.values():
-            assert layer is not None
-            x = layer(x)
+        main = branch(self, self.row)
+        return x if main is None else main(x)
+
+
+OperatorMaker = Callable[[Site], Operator]
+"""Makes an operator for a place."""
+
+
+def branch(owner: nn.Module, names: Sequence[str]) -> Branch | None:
+    """The named children of a module in a row; None where there are none."""
+    if not names:
+        return None
+
+    def run(x: Tensor) -> Tensor:
+        for name in names:
+            x = owner._modules[name](x)  # type: ignore[misc]
         return x
 
-
-OperatorMaker = Callable[[int, int, int, Sequence[float]], Operator]
-"""`(in_channels, out_channels, stride, width factors) -> operator`."""
+    return run
 
 
 class ChoiceBlock(nn.Module):
-    """A residual choice block: `activation(operator(x) + downsample(x))`.
-
-    The shortcut is registered and runs first, so that a convolution there owns the quantizer of the tensor that it
-    shares with whichever operator is active.
+    """A choice block: the active operator, joined with what is beside it.
 
     Args:
         candidates: Operators by registered name.
-        downsample: The shortcut; None where it is the identity.
+        downsample: The shortcut that every operator shares; None where it is the identity or the operator's own.
+        join: How operator and shortcut meet.
     """
 
-    def __init__(self, candidates: Mapping[str, Operator], downsample: nn.Module | None) -> None:
+    def __init__(
+        self, candidates: Mapping[str, Operator], downsample: nn.Module | None = None, join: Join = residual_relu
+    ) -> None:
         super().__init__()
+        # Registered first: its name then holds the quantizer that it shares, whatever the operators are.
         self.downsample = downsample
         self.candidates = nn.ModuleDict(candidates)
+        self.join = join
         self.op_names = tuple(candidates)
         self.active = self.op_names[0]
+
+    @property
+    def operator(self) -> Operator:
+        """The active operator."""
+        operator = self.candidates[self.active]
+        assert isinstance(operator, Operator)
+        return operator
 
     def activate(self, op: int, width: int) -> None:
         """Becomes one operator at one width, by candidate index."""
         self.active = self.op_names[op]
-        operator = self.candidates[self.active]
-        assert isinstance(operator, Operator)
-        operator.activate_width(width)
+        self.operator.activate_width(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """The active path on `x`."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        operator = self.candidates[self.active]
-        if not operator._modules:
-            return shortcut.relu()
-        total: Tensor = operator(x) + shortcut
-        return total.relu()
+        operator = self.operator
+        own = None if operator.projection is None else branch(operator, (operator.projection,))
+        return self.join(x, branch(operator, operator.row), own or self.downsample)
 
     def static(self, maker: StaticMaker) -> nn.Module:
         """The plain block of the active path."""
-        downsample = None if self.downsample is None else maker.module(self.downsample)
-        main = {name: maker.module(layer) for name, layer in self.candidates[self.active].named_children()}
-        return ResidualBlock(main, downsample).train(self.training)
+        operator = self.operator
+        layers = {name: maker.module(layer) for name, layer in operator.named_children()}
+        shortcut = operator.projection
+        if self.downsample is not None:
+            layers["downsample"] = maker.module(self.downsample)
+            shortcut = "downsample"
+        return PlainBlock(layers, operator.row, shortcut, self.join).train(self.training)
 
 
-class ResidualBlock(nn.Module):
-    """A plain residual block whose layers are its children under the names of the float network."""
+class PlainBlock(nn.Module):
+    """A plain block whose layers are its children under the names of the float network.
 
-    def __init__(self, main: Mapping[str, nn.Module], downsample: nn.Module | None) -> None:
+    Args:
+        layers: All of them, by name.
+        row: Names of those that run one after the other.
+        shortcut: Name of the shortcut; None for the identity.
+        join: How the two meet.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], row: Sequence[str], shortcut: str | None, join: Join) -> None:
         super().__init__()
-        for name, layer in main.items():
+        for name, layer in layers.items():
             self.add_module(name, layer)
-        self.main = tuple(main)
-        self.downsample = downsample
+        self.row, self.shortcut, self.join = tuple(row), shortcut, join
 
     def forward(self, x: Tensor) -> Tensor:
-        """`relu(main(x) + downsample(x))`; without a main branch the shortcut alone."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        if not self.main:
-            return shortcut.relu()
-        y = x
-        for name in self.main:
-            y = self._modules[name](y)  # type: ignore[misc]
-        total: Tensor = y + shortcut
-        return total.relu()
+        """`[n, C, H, W]` to what the block gives."""
+        beside = None if self.shortcut is None else branch(self, (self.shortcut,))
+        return self.join(x, branch(self, self.row), beside)

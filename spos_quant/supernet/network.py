@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -11,8 +11,11 @@ from spos_quant.errors import SpaceError
 from spos_quant.quant.switch import SwitchLayer
 from spos_quant.space.resolve import block_axes
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import ChoiceBlock
+from spos_quant.supernet.blocks import ChoiceBlock, Site
+from spos_quant.supernet.joins import Join, residual, residual_relu
 from spos_quant.supernet.operators import operators
+
+_SUMS = (residual, residual_relu)
 
 
 class BlockBuilder:
@@ -25,31 +28,52 @@ class BlockBuilder:
     def __init__(self, spec: SpaceSpec) -> None:
         self.spec = spec
         self.own_ops: dict[str, str] = {}
+        self.axes: dict[str, str] = {}
 
     def block(
-        self, name: str, inputs: int, outputs: int, stride: int, *, own_op: str, downsample: nn.Module | None = None
+        self,
+        name: str,
+        site: Site,
+        *,
+        own_op: str,
+        downsample: nn.Module | None = None,
+        join: Join = residual_relu,
+        axis: str | None = None,
     ) -> ChoiceBlock:
-        """A residual choice block.
+        """A choice block.
 
         Args:
             name: Its module name in the plain network.
-            inputs: Input channels.
-            outputs: Output channels.
-            stride: Of the block as a whole.
+            site: What its operator must be; the widths are filled in.
             own_op: The backbone's own operator, used where the space names none.
-            downsample: The shortcut; None for the identity.
+            downsample: The shortcut; None for the identity, or where operators bring their own.
+            join: How operator and shortcut meet.
+            axis: Blocks of one such name read the same axes, and share their bits where `bits_per` is `block`; None is
+                a name of its own.
 
         Raises:
             ConfigError: an operator that is not registered.
-            SpaceError: a block between different shapes without a shortcut.
+            SpaceError: a shape that changes without a shortcut, or an operator that cannot sit here.
         """
-        if downsample is None and (stride != 1 or inputs != outputs):
+        if join in _SUMS and downsample is None and not site.keeps_shape:
             raise SpaceError(f"block {name!r} changes the shape and needs a shortcut")
         axes = block_axes(self.spec, name)
         self.own_ops[name] = own_op
-        widths = axes.width or (1.0,)
-        ops = axes.op or (own_op,)
-        return ChoiceBlock({op: operators[op](inputs, outputs, stride, widths) for op in ops}, downsample)
+        self.axes[name] = axis or name
+        site = replace(site, widths=axes.width or (1.0,))
+        candidates = {op: operators[op](site) for op in axes.op or (own_op,)}
+        for op, made in candidates.items():
+            if site.projection and made.projection is None:
+                raise SpaceError(
+                    f"{self.spec.name}: block {name!r} needs operators with a shortcut of their own, which {op!r} has "
+                    "not; override the operators of this block"
+                )
+            if not (made.row or site.keeps_shape or downsample is not None):
+                raise SpaceError(
+                    f"{self.spec.name}: block {name!r} changes the shape, so {op!r} cannot stand there; override the "
+                    "operators of this block"
+                )
+        return ChoiceBlock(candidates, downsample, join)
 
 
 Backbone = Callable[[SpaceSpec, BlockBuilder], nn.Module]

@@ -81,7 +81,10 @@ def measure_outline(spec: SpaceSpec, backbone: Backbone) -> Outline:
     reference_body, _ = build_body(spec.model_copy(update={"axes": AxesSpec(), "overrides": {}}), backbone)
     reference = _reference(reference_body, spec)
     return Outline(
-        tuple(BlockOutline(name, block.op_names, tuple(widths[name])) for name, block in blocks.items()),
+        tuple(
+            BlockOutline(name, block.op_names, tuple(widths[name]), builder.axes[name])
+            for name, block in blocks.items()
+        ),
         _layers(by_layer, runs, {name: len(w) for name, w in widths.items()}, reference),
         tuple(builder.own_ops[name] for name in blocks),
         reference,

@@ -49,8 +49,8 @@ class Supernet(nn.Module):
         """Gives every quantized layer its quantizers; returns them with what they read."""
         found = {(p.name, p.op): p.layer for p in places(self.body)}
         spec = self.space.spec
-        shortcuts = {place.name for place in self.space.layers if place.quantized and place.op is None}
-        inputs: dict[str, InputQuantizer] = {}
+        common = {place.name for place in self.space.layers if place.quantized and place.op is None}
+        inputs: dict[tuple[str, str | None], InputQuantizer] = {}
         attached = []
         for place in self.space.layers:
             block = None if place.block is None else self.space.blocks[place.block]
@@ -61,8 +61,8 @@ class Supernet(nn.Module):
             if not place.quantized:
                 continue
             bits = [b for b in place.act.values if b is not None]
-            # Only a shortcut's tensor is shared: each operator's own layers follow one another.
-            key = place.reads if place.reads in shortcuts else f"{place.name} {op}"
+            # A tensor that a layer common to all operators reads has one quantizer, else each operator has its own.
+            key = (place.reads, None if place.reads in common else op)
             if bits and key not in inputs:
                 inputs[key] = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
             layer.quantize(place.weight.values, spec.quantizer, inputs.get(key))

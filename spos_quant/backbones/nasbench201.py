@@ -1,0 +1,109 @@
+"""The network of NAS-Bench-201 (arXiv 2001.00326): 15 equal cells of six edges, each edge one of five operations.
+
+Modules are named as in that benchmark's own networks, whose architecture strings `space.notation` reads.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spos_quant.backbones.registry import backbones
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.joins import chain
+from spos_quant.supernet.layers import conv
+from spos_quant.supernet.network import BlockBuilder
+from spos_quant.supernet.operators.cell import relu_conv_bn
+
+EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
+"""Node and the earlier node that it reads, in the order of the benchmark."""
+_CELLS, _CHANNELS = 5, (16, 32, 64)
+
+
+class Cell(nn.Module):
+    """Every node is the sum of what its edges give; all cells read the same six axes.
+
+    Args:
+        name: Its module name.
+        channels: In and out.
+    """
+
+    def __init__(self, name: str, builder: BlockBuilder, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            builder.block(
+                f"{name}.layers.{i}",
+                Site(channels, channels, signed=True),
+                own_op="nor_conv_3x3",
+                join=chain,
+                axis=f"{to}<-{source}",
+            )
+            for i, (to, source) in enumerate(EDGES)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, C, H, W]` to the same shape."""
+        nodes = [x]
+        for node in (1, 2, 3):
+            terms = [layer(nodes[source]) for layer, (to, source) in zip(self.layers, EDGES, strict=True) if to == node]
+            nodes.append(sum(terms[1:], terms[0]))
+        last: Tensor = nodes[-1]
+        return last
+
+
+class Reduction(nn.Module):
+    """A residual block between stages: half the size, twice the channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv_a = _Op(Site(inputs, outputs, 2, signed=True))
+        self.conv_b = _Op(Site(outputs, outputs, signed=True))
+        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), conv(inputs, outputs, 1, signed=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, C, H, W]` to `[n, 2C, H / 2, W / 2]`."""
+        beside: Tensor = self.downsample(x)
+        return beside + self.conv_b(self.conv_a(x))
+
+
+class _Op(nn.Module):
+    """ReLU, 3x3, BatchNorm, one level deeper, as the benchmark names them."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.op = relu_conv_bn(site, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.op(x)
+        return y
+
+
+class NASBench201(nn.Module):
+    """Stem, three stages of five cells with residual reductions between them, pooling, classifier."""
+
+    def __init__(self, spec: SpaceSpec, builder: BlockBuilder) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(spec.input[0], _CHANNELS[0], 3, signed=True), SwitchBatchNorm2d(_CHANNELS[0]))
+        cells: list[nn.Module] = []
+        inputs = _CHANNELS[0]
+        for channels in _CHANNELS:
+            if channels != inputs:
+                cells.append(Reduction(inputs, channels))
+                inputs = channels
+            for _ in range(_CELLS):
+                cells.append(Cell(f"cells.{len(cells)}", builder, channels))
+        self.cells = nn.Sequential(*cells)
+        self.lastact = nn.Sequential(SwitchBatchNorm2d(inputs), nn.ReLU())
+        self.classifier = SwitchLayer(nn.Linear(inputs, spec.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        logits: Tensor = self.classifier(self.lastact(self.cells(self.stem(x))).mean((2, 3)))
+        return logits
+
+
+@backbones.register("nasbench201")
+def nasbench201(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+    """The benchmark's network: stem of 16 channels, stages of 16, 32 and 64."""
+    return NASBench201(spec, builder)

@@ -1,0 +1,15 @@
+"""The operators that a choice block may become. To add one: a function `Site -> Operator`, registered under a name.
+
+An operator's inner channels follow the width axis; its input and output channels never do, so that no layer's cost
+depends on another block (decision record 0001).
+"""
+
+from __future__ import annotations
+
+from spos_quant.registry import Registry
+from spos_quant.supernet.blocks import OperatorMaker
+
+operators: Registry[OperatorMaker] = Registry(
+    "operator",
+    home=tuple(f"spos_quant.supernet.operators.{name}" for name in ("residual", "shuffle", "mobile", "cell")),
+)

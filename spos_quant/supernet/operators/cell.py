@@ -1,0 +1,44 @@
+"""The five operations of NAS-Bench-201 (arXiv 2001.00326), under the names of that benchmark."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.layers import Zero, conv
+from spos_quant.supernet.operators import operators
+
+
+def relu_conv_bn(site: Site, kernel: int) -> nn.Sequential:
+    """ReLU, convolution, BatchNorm, in the order of the benchmark."""
+    return nn.Sequential(nn.ReLU(), conv(site.inputs, site.outputs, kernel, site.stride), site.norm(site.outputs))
+
+
+@operators.register("none")
+def none(_site: Site) -> Operator:
+    """Zeros."""
+    return Operator({"op": Zero()})
+
+
+@operators.register("skip_connect")
+def skip_connect(_site: Site) -> Operator:
+    """The input itself."""
+    return Operator({})
+
+
+@operators.register("nor_conv_1x1")
+def nor_conv_1x1(site: Site) -> Operator:
+    """ReLU, 1x1, BatchNorm."""
+    return Operator({"op": relu_conv_bn(site, 1)})
+
+
+@operators.register("nor_conv_3x3")
+def nor_conv_3x3(site: Site) -> Operator:
+    """ReLU, 3x3, BatchNorm."""
+    return Operator({"op": relu_conv_bn(site, 3)})
+
+
+@operators.register("avg_pool_3x3")
+def avg_pool_3x3(site: Site) -> Operator:
+    """The mean of 3x3 pixels, those outside the picture left out."""
+    return Operator({"op": nn.AvgPool2d(3, site.stride, 1, count_include_pad=False)})

@@ -1,0 +1,79 @@
+"""Inverted residuals of MobileNetV2 (arXiv 1801.04381) and V3 (arXiv 1905.02244): `mbconv3x3`, `mbconv5x5_se`, ...
+
+The backbone says the inner channels, the activation and what published weights call the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from spos_quant.supernet.blocks import Operator, Site, Widths
+from spos_quant.supernet.layers import SqueezeExcite, conv
+from spos_quant.supernet.operators import operators
+
+_DIVISOR = 8
+"""Channels of these networks are multiples of this."""
+
+
+def _mbconv(site: Site, *, kernel: int, squeeze: bool) -> Operator:
+    """1x1 expansion, depthwise k x k, perhaps squeeze-and-excitation, 1x1 projection without activation.
+
+    Where the inner channels are the input's there is no expansion, and no width to choose.
+    """
+    expands = (site.inner or site.outputs) != site.inputs
+    inner: Widths = site.inner_widths(divisor=_DIVISOR) if expands else [site.inputs] * len(site.widths)
+    most, fixed_in, fixed_out = max(inner), [site.inputs] * len(inner), [site.outputs] * len(inner)
+    negative = site.activation is nn.Hardswish
+    parts: list[tuple[nn.Module, list[tuple[str, Widths, Widths]]]] = []
+    if expands:
+        layer = conv(site.inputs, most, 1, signed=site.signed)
+        parts.append(_part(site, layer, fixed_in, inner))
+    signed = negative if expands else site.signed
+    parts.append(_part(site, conv(most, most, kernel, site.stride, groups=most, signed=signed), inner, inner))
+    if squeeze:
+        squeezed = [squeezed_channels(channels) for channels in inner]
+        made = SqueezeExcite(most, max(squeezed), signed=negative)
+        parts.append((made, [("fc1", inner, squeezed), ("fc2", squeezed, inner)]))
+    last = conv(most, site.outputs, 1, signed=negative)
+    parts.append(_part(site, last, inner, fixed_out, activation=False))
+    return _named(site.container, parts)
+
+
+def _part(
+    site: Site, layer: nn.Module, inputs: Widths, outputs: Widths, *, activation: bool = True
+) -> tuple[nn.Module, list[tuple[str, Widths, Widths]]]:
+    """A convolution with its BatchNorm and activation, and the channels of both."""
+    rest = [site.activation()] if activation else []
+    made = nn.Sequential(layer, site.norm(max(outputs)), *rest)
+    return made, [("0", inputs, outputs), ("1", outputs, outputs)]
+
+
+def _named(container: str, parts: Sequence[tuple[nn.Module, list[tuple[str, Widths, Widths]]]]) -> Operator:
+    """The operator whose list of layers is called `container`."""
+    made = [part for part, _ in parts]
+    channels = {
+        f"{container}.{i}.{name}": (inputs, outputs)
+        for i, (_, widths) in enumerate(parts)
+        for name, inputs, outputs in widths
+    }
+    if container == "conv":  # MobileNetV2 of torchvision: convolution and BatchNorm at the end are no list of their own
+        last = len(parts) - 1
+        channels[f"conv.{last + 1}"] = channels.pop(f"conv.{last}.1")
+        channels[f"conv.{last}"] = channels.pop(f"conv.{last}.0")
+        made[last:] = list(made[last].children())
+    return Operator({container: nn.Sequential(*made)}, channels)
+
+
+def squeezed_channels(channels: int) -> int:
+    """A quarter, rounded to a multiple of 8, but never by more than a tenth down (MobileNetV3)."""
+    quarter = channels // 4
+    rounded = max(_DIVISOR, (quarter + _DIVISOR // 2) // _DIVISOR * _DIVISOR)
+    return rounded if rounded >= 0.9 * quarter else rounded + _DIVISOR
+
+
+for _kernel in (3, 5, 7):
+    operators.register(f"mbconv{_kernel}x{_kernel}")(partial(_mbconv, kernel=_kernel, squeeze=False))
+    operators.register(f"mbconv{_kernel}x{_kernel}_se")(partial(_mbconv, kernel=_kernel, squeeze=True))
