@@ -30,7 +30,7 @@ def toy_outline(spec, blocks=2, scale=1):
         b, s = f"b{i}", scale * (i + 1)
         axes = block_axes(spec, b)
         ops, widths = axes.op or ("conv",), axes.width or (1.0,)
-        made.append(BlockOutline(b, ops, widths))
+        made.append(BlockOutline(b, ops, widths, b))
         reads = None
         if i == 1:
             reads = f"{b}.short"

@@ -11,6 +11,7 @@ import numpy as np
 
 from spos_quant.errors import SpaceError, near
 from spos_quant.space.bit_config import FORMAT, BitConfig, parse_bit_config
+from spos_quant.space.notation import notations
 from spos_quant.space.outline import LayerShape, Outline
 from spos_quant.space.spec import Bits, SpaceSpec
 from spos_quant.space.tree import Axis, IntArray, Product, decompose, sample_uniform
@@ -128,13 +129,40 @@ class SearchSpace:
         return ",".join(map(str, self.canonical(architecture)))
 
     def decode(self, text: str) -> Architecture:
-        """The architecture of a string that `encode` wrote, or a person; brackets are allowed. Raises `SpaceError`."""
+        """The architecture of a string that `encode` wrote, or a person; brackets are allowed.
+
+        Backbones of other projects take the strings of those projects too (`space.notation`).
+
+        Raises:
+            SpaceError: neither, or an architecture that is not in this space.
+        """
+        ops = notations[self.spec.backbone].read(text) if self.spec.backbone in notations else None
+        if ops is not None:
+            return self._of_operators(ops, text)
         inner = text.strip().strip("()[]")
         try:
             indices = [int(part) for part in inner.replace(" ", ",").split(",") if part]
         except ValueError:
             raise SpaceError(f"architecture {text!r}: expected candidate indices such as 0,3,1") from None
         return self.canonical(indices)
+
+    def _of_operators(self, ops: Mapping[str, str], text: str) -> Architecture:
+        others = [axis.name for axis in self.axes if axis.kind != "op"]
+        if others:
+            raise SpaceError(
+                f"architecture {text!r} says nothing of {others[0]!r}; give the {len(self.axes)} candidate indices"
+            )
+        found: dict[int, int] = {}
+        for block, outline in zip(self.blocks, self.outline.blocks, strict=True):
+            self._match(found, block.op, ops[outline.axis], f"block {block.name!r}: operator")
+        return self.canonical([found[a] for a in range(len(self.axes))])
+
+    def notation(self, architecture: Architecture) -> str | None:
+        """The architecture's operators as the project that the backbone comes from writes them; None without one."""
+        if self.spec.backbone not in notations:
+            return None
+        pairs = zip(self.outline.blocks, self.blocks, strict=True)
+        return notations[self.spec.backbone].write({o.axis: str(block.op.value(architecture)) for o, block in pairs})
 
     def active_layers(self, architecture: Architecture) -> Iterator[tuple[LayerPlace, LayerShape]]:
         """The layers of this architecture in order of execution, each with its shape."""

@@ -158,8 +158,10 @@ class SpaceSpec(Strict):
         return all(_float_only(axes) for axes in offered)
 
     def structure(self) -> dict[str, Any]:
-        """What decides the axes and the network: everything but data, recipes and weights, for comparing spaces."""
-        return self.model_dump(mode="json", exclude={"data", "train", "retrain", "search", "weights", "log"})
+        """What decides the float network, and with it the outline: operators and widths, not bits or recipes."""
+        wider = {pattern: axes for pattern, axes in self.overrides.items() if axes.op or axes.width}
+        shapes = {pattern: {"op": axes.op, "width": axes.width} for pattern, axes in ({"": self.axes} | wider).items()}
+        return {"backbone": self.backbone, "input": self.input, "classes": self.classes, "axes": list(shapes.items())}
 
 
 def _float_only(axes: AxesSpec) -> bool:

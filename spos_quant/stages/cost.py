@@ -29,7 +29,7 @@ def space_cost(space: SearchSpace) -> dict[str, Any]:
 def architecture_cost(
     space: SearchSpace, *, uniform: str | None = None, bits: str | None = None, arch: str | None = None
 ) -> dict[str, Any]:
-    """What one architecture or bit configuration costs, with its layers.
+    """What one architecture or bit configuration costs, with its layers; `notation` where another project names it.
 
     Raises:
         ConfigError: more than one was given, or a text that names none.
@@ -63,13 +63,15 @@ def _encoded(space: SearchSpace, config: BitConfig) -> str | None:
 
 def _summary(space: SearchSpace, rows: Any, architecture: str | None) -> dict[str, Any]:
     full_precision = space.spec.full_precision and not any(r.weight_bits or r.act_bits for r in rows)
-    return summary(
+    found = summary(
         rows,
         space=space.name,
         architecture=architecture,
         full_precision=full_precision,
         other_macs=space.outline.other_macs,
     )
+    notation = None if architecture is None else space.notation(space.decode(architecture))
+    return found if notation is None else {**found, "notation": notation}
 
 
 def all_spaces() -> list[dict[str, Any]]:

@@ -60,8 +60,16 @@ class CifarResNet(nn.Module):
 
 
 def reference(name: str, classes: int = 10) -> nn.Module:
-    if name in ("resnet18", "resnet34"):
-        made: nn.Module = getattr(torchvision.models, name)(num_classes=classes)
+    published = {
+        "resnet18": "resnet18",
+        "resnet34": "resnet34",
+        "resnet50": "resnet50",
+        "mobilenetv2": "mobilenet_v2",
+        "mobilenetv3-large": "mobilenet_v3_large",
+        "mobilenetv3-small": "mobilenet_v3_small",
+    }
+    if name in published:
+        made: nn.Module = getattr(torchvision.models, published[name])(num_classes=classes)
         return made
     return CifarResNet(int(name.removeprefix("resnet")))
 
@@ -72,14 +80,21 @@ def spec_of(name: str, size: int, classes: int = 10, **more: Any) -> SpaceSpec:
 
 
 def randomize(model: nn.Module) -> nn.Module:
+    """BatchNorm that hides nothing: affine parameters drawn, statistics of random images."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dim() == 1 and tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape) + (0.5 if name.endswith(("weight", "var")) else -0.5))
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = None
+        model.train()(torch.randn(16, 3, 32, 32))
     return model.eval()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet20"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet20", "resnet50", "mobilenetv2", "mobilenetv3-large", "mobilenetv3-small"]
+)
 def test_float_weights_and_outputs_are_those_of_the_published_network(name: str, tmp_path: Path) -> None:
     theirs = randomize(reference(name))
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
@@ -125,6 +140,10 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
         ("resnet20", 32, 10, 1024 * 432 + (18 - 1) * 2_359_296 + 640),
         ("resnet32", 32, 10, 1024 * 432 + (30 - 1) * 2_359_296 + 640),
         ("resnet56", 32, 10, 1024 * 432 + (54 - 1) * 2_359_296 + 640),
+        ("resnet50", 224, 1000, 4_089_184_256),
+        ("mobilenetv2", 224, 1000, 300_774_272),
+        ("mobilenetv3-large", 224, 1000, 216_589_760),
+        ("mobilenetv3-small", 224, 1000, 56_510_400),
     ],
 )
 def test_multiply_adds_and_parameters(name: str, size: int, classes: int, macs: int) -> None:

@@ -149,7 +149,7 @@ def test_readers_of_one_tensor_may_differ_in_weight_bits_but_not_in_activation_b
 def test_a_width_that_changes_nothing_is_no_axis(widths, shown):
     spec = toy_spec(axes={"width": list(widths), "bits": [[2, 2], [4, 4]]}, keep_float=[])
     only = (layer("b0.c1", "b0", 0, 64),)
-    space = resolve(spec, Outline((BlockOutline("b0", ("conv",), widths),), only, ("conv",), only))
+    space = resolve(spec, Outline((BlockOutline("b0", ("conv",), widths, "b0"),), only, ("conv",), only))
     assert [axis.name for axis in space.axes] == ["b0.bits"]
     assert space.bit_config((1,)).blocks["b0"].width == shown
     if shown == 1.0:
@@ -196,7 +196,7 @@ def test_outlines_survive_json():
     outline = replace(toy_outline(toy_spec()), other_macs=77)
     assert Outline.from_json(json.loads(json.dumps(outline.to_json()))) == outline
     with pytest.raises(KeyError):
-        Outline.from_json({**outline.to_json(), "format": "spos-quant/outline/2"})
+        Outline.from_json({**outline.to_json(), "format": "spos-quant/outline/1"})
     with pytest.raises(TypeError):
         Outline.from_json({**outline.to_json(), "layers": [{"nam": "x", "shapes": []}]})
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
-from spos_quant.supernet.blocks import ChoiceBlock, Operator, ResidualBlock, scaled
-from spos_quant.supernet.operators import conv
+from spos_quant.supernet.blocks import ChoiceBlock, Operator, PlainBlock, scaled
+from spos_quant.supernet.joins import Join, chain, concatenate, residual, residual_relu, split
+from spos_quant.supernet.layers import SqueezeExcite, Zero, conv
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_static_block(downsample: Callable[[], nn.Module | None], op: int, names
     made = block(downsample())
     made.activate(op, 0)
     plain = made.static(StaticMaker())
-    assert isinstance(plain, ResidualBlock)
+    assert isinstance(plain, PlainBlock)
     assert not plain.training
     assert [n for n, _ in plain.named_children()] == [*names, *(["downsample"] if made.downsample is not None else [])]
     x = torch.randn(2, 4, 5, 5)
@@ -90,16 +92,53 @@ def test_static_block(downsample: Callable[[], nn.Module | None], op: int, names
     assert not torch.equal(plain(x), x)
 
 
-def test_residual_block_by_hand() -> None:
-    class Twice(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 2
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
 
+
+@pytest.mark.parametrize(
+    ("join", "row", "shortcut", "expected"),
+    [
+        (residual_relu, ["a", "b"], None, [0.0, 15.0]),
+        (residual_relu, ["a"], "b", [0.0, 12.0]),
+        (residual_relu, [], "b", [0.0, 6.0]),
+        (residual_relu, [], None, [0.0, 3.0]),
+        (residual, ["a"], None, [-3.0, 9.0]),
+        (residual, [], "a", [-2.0, 6.0]),
+        (chain, ["a", "b"], None, [-4.0, 12.0]),
+        (chain, [], None, [-1.0, 3.0]),
+        (split, ["a"], None, [-1.0, 6.0]),
+        (split, [], None, [-1.0, 3.0]),
+        (concatenate, ["a"], "b", [-2.0, 6.0, -2.0, 6.0]),
+        (concatenate, [], None, [-1.0, 3.0, -1.0, 3.0]),
+    ],
+)
+def test_joins_by_hand(join: Join, row: list[str], shortcut: str | None, expected: list[float]) -> None:
     x = torch.tensor([[-1.0, 3.0]])
-    assert ResidualBlock({"a": Twice(), "b": Twice()}, None)(x).tolist() == [[0.0, 15.0]]
-    assert ResidualBlock({"a": Twice()}, Twice())(x).tolist() == [[0.0, 12.0]]
-    assert ResidualBlock({}, Twice())(x).tolist() == [[0.0, 6.0]]
-    assert ResidualBlock({}, None)(x).tolist() == [[0.0, 3.0]]
+    assert PlainBlock({"a": Twice(), "b": Twice()}, row, shortcut, join)(x).tolist() == [expected]
+
+
+def test_split_is_the_authors_channel_shuffle() -> None:
+    """Pairs of neighbouring channels, the first of each kept, as Megvii's ShuffleNetV2 writes it."""
+    x = torch.randn(3, 8, 5, 5)
+    pairs = x.reshape(3 * 4, 2, 25).permute(1, 0, 2).reshape(2, -1, 4, 5, 5)
+    assert torch.equal(split(x, Twice(), None), torch.cat((pairs[0], 2 * pairs[1]), 1))
+
+
+def test_squeeze_excite_is_torchvisions() -> None:
+    theirs = SqueezeExcitation(16, 8, scale_activation=nn.Hardsigmoid)
+    ours = SqueezeExcite(16, 8, signed=True)
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            parameter.copy_(theirs.get_parameter(name))
+    x = torch.randn(2, 16, 4, 4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+
+
+def test_zero() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(Zero()(x), torch.zeros_like(x))
 
 
 def test_the_shortcut_comes_first() -> None:

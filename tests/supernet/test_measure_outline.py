@@ -17,8 +17,8 @@ from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.quant.switch import SwitchLayer
 from spos_quant.space.outline import Outline
 from spos_quant.space.spec import SpaceSpec, parse_spec
+from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
-from spos_quant.supernet.operators import conv
 from spos_quant.supernet.outline import build_body, dry_run, measure_outline
 
 

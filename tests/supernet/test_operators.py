@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from supernet_cases import images, space, supernet
+from supernet_cases import space
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
-from spos_quant.supernet.operators import conv, operators
+from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.layers import conv
+from spos_quant.supernet.operators import operators
+from spos_quant.testing import check_operator
 
 FACTORS = (0.5, 1.0, 1.5)
 
@@ -50,7 +53,7 @@ def macs_by_hand(op: str, i: int, o: int, inner: int, pixels_in: int, pixels: in
 @pytest.mark.parametrize("shape", [(8, 16, 2), (16, 16, 1)])
 def test_plain_counterpart(op: str, shape: tuple[int, int, int]) -> None:
     inputs, outputs, stride = shape
-    operator = operators[op](inputs, outputs, stride, FACTORS)
+    operator = operators[op](Site(inputs, outputs, stride, widths=FACTORS))
     x = torch.randn(3, inputs, 7, 7)
     for index, factor in enumerate(FACTORS):
         operator.activate_width(index)
@@ -78,12 +81,12 @@ def test_plain_counterpart(op: str, shape: tuple[int, int, int]) -> None:
 def test_names_and_shapes_are_torchvisions(op: str, peer: type[nn.Module]) -> None:
     planes = 4 if op == "bottleneck" else 16
     theirs = {n: p.shape for n, p in peer(16, planes).named_parameters()}
-    operator = operators[op](16, 16, 1, (1.0,))
+    operator = operators[op](Site(16, 16))
     assert {n: p.shape for n, p in operator.named_parameters()} == theirs
 
 
 def test_skip_is_nothing() -> None:
-    skip = operators["skip"](16, 32, 2, FACTORS)
+    skip = operators["skip"](Site(16, 32, 2, widths=FACTORS))
     x = torch.randn(1, 16, 4, 4)
     assert skip(x) is x
     skip.activate_width(1)
@@ -91,13 +94,13 @@ def test_skip_is_nothing() -> None:
 
 
 def test_narrowest_and_widest_channels() -> None:
-    operator = operators["bottleneck"](4, 4, 1, (0.1, 2.0))
+    operator = operators["bottleneck"](Site(4, 4, widths=(0.1, 2.0)))
     widths = []
     for index in (0, 1):
         operator.activate_width(index)
         widths.append(operator.conv2.active_out)
     assert widths == [2, 2], "rounded up to the divisor"
-    operator = operators["conv3x3"](4, 10, 1, (0.25, 1.5))
+    operator = operators["conv3x3"](Site(4, 10, widths=(0.25, 1.5)))
     assert operator.conv1.weight.shape[0] == 16  # 15 rounds half up
 
 
@@ -126,10 +129,26 @@ def test_conv_keeps_the_size() -> None:
         assert conv(2, 4, kernel, 2)(torch.randn(1, 2, 9, 9)).shape == (1, 4, 5, 5)
 
 
-def test_all_operators_are_in_the_digits_space() -> None:
-    """Tests over that space are tests over every built-in operator."""
-    assert set(space("digits-mixed").blocks[0].op.values) == set(operators)
-    assert supernet("digits-mixed")(images(space("digits-mixed"))).shape == (4, 10)
+@pytest.mark.parametrize("name", list(operators))
+def test_contract(name: str) -> None:
+    check_operator(operators[name], changes_shape=name not in ("none", "avg_pool_3x3"))
+
+
+def test_the_contract_notices_what_it_should() -> None:
+    def unsigned(site: Site) -> Operator:
+        return Operator({"conv": conv(site.inputs, site.outputs, 3, site.stride)})
+
+    def wrong_shape(site: Site) -> Operator:
+        return Operator({"conv": conv(site.inputs, 4, 3, site.stride, signed=True)})
+
+    def unused(site: Site) -> Operator:
+        made = Operator({"conv": conv(site.inputs, site.outputs, 3, site.stride, signed=True)})
+        made.add_module("beside", conv(1, 1, 1))
+        return made
+
+    for make, message in ((unsigned, "not signed"), (wrong_shape, "gives"), (unused, "on no path")):
+        with pytest.raises(AssertionError, match=message):
+            check_operator(make)
 
 
 def test_unknown_operator() -> None:

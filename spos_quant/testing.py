@@ -1,0 +1,126 @@
+"""The contract of plug-ins as checks that anybody's test suite can call: `check_operator`, `check_space`.
+
+Each raises `AssertionError` with what was expected; pytest shows it like a failure of its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spos_quant.backbones.build import build
+from spos_quant.cost.table import CostTable
+from spos_quant.quant.static import StaticMaker
+from spos_quant.quant.switch import SwitchLayer
+from spos_quant.space.search_space import SearchSpace
+from spos_quant.supernet.blocks import OperatorMaker, Site
+from spos_quant.supernet.measure import measure
+
+_SITES = (
+    Site(8, 8, widths=(0.5, 1.0, 1.5)),
+    Site(8, 8, widths=(1.0,), signed=True),
+    Site(8, 24, 2, inner=16, widths=(0.5, 1.0, 2.0), signed=True),
+    Site(8, 16, 2, inner=12, widths=(1.0, 0.25), projection=True),
+)
+
+
+def check_operator(make: OperatorMaker, *, changes_shape: bool = True) -> None:
+    """Holds an operator against its contract in several places of a network.
+
+    At every width: the shape that the site asks for, gradients for everything on the path, a plain copy that gives the
+    same numbers, and no layer that reads negative values without saying so (`signed`).
+
+    Args:
+        make: The operator's function.
+        changes_shape: False for operators that are only for places that keep the shape, such as a pooling.
+    """
+    for site in _SITES:
+        if not (changes_shape or site.keeps_shape):
+            continue
+        operator = make(site).train()
+        if site.projection and operator.projection is None:
+            continue  # which such a block refuses
+        x = torch.randn(2, site.inputs, 9, 9, generator=torch.Generator().manual_seed(0))
+        x = x if site.signed else x.relu()
+        for width in range(len(site.widths)):
+            operator.activate_width(width)
+            with _signs(operator):
+                outputs = [(site.outputs, operator(x))]
+                if operator.projection is not None:
+                    outputs.append((site.inputs, operator._modules[operator.projection](x)))  # type: ignore[misc]
+            plain = StaticMaker().module(operator).eval()
+            operator.eval()
+            assert torch.equal(plain(x), operator(x)), f"{site}: the plain copy answers differently"
+            operator.train()
+            if not operator.row:
+                continue
+            for channels, y in outputs:
+                side = -(-9 // site.stride)
+                assert y.shape == (2, channels, side, side), f"{site}: gives {tuple(y.shape)}"
+                assert y.isfinite().all(), f"{site}: is not finite at width {site.widths[width]}"
+            _check_gradients(operator, [y for _, y in outputs], site)
+
+
+def _check_gradients(operator: nn.Module, outputs: list[Tensor], site: Site) -> None:
+    parameters = [p for p in operator.parameters() if p.requires_grad]
+    if parameters:
+        total = torch.stack([y.square().sum() for y in outputs]).sum()
+        for gradient in torch.autograd.grad(total, parameters, allow_unused=True):
+            assert gradient is not None, f"{site}: a parameter is on no path"
+
+
+def _signs(module: nn.Module) -> ExitStack:
+    """While open, layers that do not say `signed` may not read negative values."""
+    stack = ExitStack()
+
+    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(layer, SwitchLayer)
+        if not layer.signed:
+            assert float(inputs[0].detach().min()) >= 0, f"a layer reads negative values and is not signed: {layer}"
+
+    for layer in module.modules():
+        if isinstance(layer, SwitchLayer):
+            stack.callback(layer.register_forward_pre_hook(look).remove)
+    return stack
+
+
+def check_space(space: SearchSpace, *, paths: int = 3, seed: int = 0) -> None:
+    """Holds a search space, and with it a backbone, against its contract on random architectures.
+
+    For each: the subnet gives the path's numbers to the last bit; BitOps, MACs, parameters and weight bytes are those
+    measured from the subnet's own layers; MACs are those of torch's counter; no layer reads negative values without
+    saying so; the bit configuration leads back to the architecture.
+
+    Args:
+        space: Of any backbone; small inputs make it quick.
+        paths: How many architectures.
+        seed: Draws them and the weights.
+    """
+    supernet = build(space, seed=seed).train()
+    table = CostTable(space)
+    generator = torch.Generator().manual_seed(seed)
+    # Two images of fresh BatchNorm statistics suffice for signs; a train pass gives every layer some.
+    x = torch.randn(4, *space.spec.input, generator=generator)
+    for architecture in space.sample_many(np.random.default_rng(seed), paths):
+        supernet.activate(architecture)
+        supernet.activate_float()
+        with _signs(supernet), torch.no_grad():
+            supernet.train()(x)
+        supernet.eval().activate(architecture)
+        subnet = supernet.subnet(architecture)
+        with torch.no_grad():
+            assert torch.equal(subnet(x), supernet(x)), f"{architecture}: the subnet answers differently"
+        assert space.architecture(space.bit_config(architecture)) == architecture, "its bit configuration is another's"
+        found = measure(subnet, x)
+        for metric in ("bitops", "macs", "params", "weight_bytes"):
+            if found[metric] is not None:
+                assert found[metric] == table.total(architecture, metric), f"{architecture}: {metric} differs"
+        counter = FlopCounterMode(display=False)
+        with counter:
+            subnet(x[:1])
+        assert counter.get_total_flops() == 2 * table.total(architecture, "macs"), f"{architecture}: MACs differ"
