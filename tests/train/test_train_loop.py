@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chisquare
 from torch import nn
-from train_cases import CLASSES, space, supernet, training
+from train_cases import CLASSES, drawing, hooked, space, supernet, training
 
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ConfigError, ModelError
@@ -27,7 +25,6 @@ from spos_quant.train.loop import (
     make_fabric,
     make_optimizer,
     set_lr,
-    uniform_path,
 )
 
 
@@ -103,7 +100,7 @@ def test_fit_is_sgd_written_out(fabric, config):
 def test_training_lowers_the_loss_of_a_supernet(fabric):
     model, job = supernet(), training(160, epochs=8, batch_size=16, lr=0.1, label_smoothing=0.0)
     calibrate_clips(model, TrainingSteps(job.data, 40, 0)[0][0])
-    records = fit(fabric, model, job, before_step=uniform_path(0))
+    records = fit(fabric, model, job, paths=drawing(0))
     assert len(records) == 8
     assert np.mean([r["loss"] for r in records[-2:]]) < 0.6 * records[0]["loss"]
     assert np.mean([r["top1"] for r in records[-2:]]) > 0.65 > 0.45 > records[0]["top1"]
@@ -119,7 +116,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def trained(seed: int, **config) -> nn.Module:
     model = supernet()
-    fit(make_fabric(TrainConfig(), "cpu"), model, training(seed=seed, **config), before_step=uniform_path(seed))
+    fit(make_fabric(TrainConfig(), "cpu"), model, training(seed=seed, **config), paths=drawing(seed))
     return model
 
 
@@ -139,8 +136,8 @@ def test_bf16_trains_float32_weights():
     config = {"precision": "bf16-mixed", "epochs": 2}
     job = training(**config)
     model, reference = supernet(), supernet()
-    records = fit(make_fabric(job.config, "cpu"), model, job, before_step=uniform_path(0))
-    expected = fit(make_fabric(TrainConfig(), "cpu"), reference, training(epochs=2), before_step=uniform_path(0))
+    records = fit(make_fabric(job.config, "cpu"), model, job, paths=drawing(0))
+    expected = fit(make_fabric(TrainConfig(), "cpu"), reference, training(epochs=2), paths=drawing(0))
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(p.isfinite().all() for p in model.state_dict().values())
     assert not same(model, reference)
@@ -152,46 +149,13 @@ def test_bf16_trains_float32_weights():
 # ---- paths
 
 
-def drawn(seed: int, steps: range) -> list[tuple[int, ...]]:
-    model, choose = supernet(), uniform_path(seed)
-    found = []
-    for step in steps:
-        choose(model, step)
-        found.append(model.architecture)
-    return found
-
-
-def test_the_path_of_a_step_is_a_sample_of_the_space():
-    of = space()
-    stream = 3
-    expected = [of.sample(np.random.default_rng([5, stream, step])) for step in range(20)]
-    assert drawn(5, range(20)) == expected
-    assert drawn(5, range(12, 20)) == expected[12:]
-    assert drawn(6, range(20)) != expected
-    assert len(set(expected)) > 15
-
-
 def test_fit_activates_the_path_of_every_step(fabric):
     model, seen = supernet(), []
     handle = model.register_forward_hook(lambda m, x, y: seen.append(m.architecture))
-    fit(fabric, model, training(seed=5, epochs=2), before_step=uniform_path(5))
+    fit(fabric, model, training(seed=5, epochs=2), paths=drawing(5))
     handle.remove()
-    assert seen == drawn(5, range(8))
-
-
-def test_paths_are_uniform():
-    """Over all canonical architectures, seen in any two axes: an operator's chance grows with what it has to choose."""
-    of = space()
-    found = drawn(0, range(4000))
-    free = of.sample_many(np.random.default_rng(1), 60_000)
-    for first in range(len(of.axes)):
-        second = (first + 1) % len(of.axes)
-        counts, expected = (Counter((a[first], a[second]) for a in many) for many in (found, free))
-        assert counts.keys() <= expected.keys()
-        cells = sorted(cell for cell, n in expected.items() if n > 300)
-        observed = np.array([counts[cell] for cell in cells])
-        share = np.array([expected[cell] for cell in cells], dtype=float)
-        assert chisquare(observed, share / share.sum() * observed.sum()).pvalue > 1e-6
+    assert seen == [drawing(5)(step).architectures[0] for step in range(8)]
+    assert len(set(seen)) > 5
 
 
 def used(model: nn.Module, path: tuple[int, ...]) -> set[str]:
@@ -211,11 +175,11 @@ def test_parameters_of_inactive_layers_do_not_move(fabric):
     everything = [of.canonical([min(turn, len(a.candidates) - 1) for a in of.axes]) for turn in range(4)]
     snapshots, moved_once = [], set()
 
-    def choose(m, step):
-        snapshots.append({name: p.detach().clone() for name, p in m.named_parameters()})
-        m.activate(everything[step % 4])
+    def choose(step):
+        snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return everything[step % 4]
 
-    fit(fabric, model, training(epochs=3, lr=0.2, weight_decay=0.1, momentum=0.9), before_step=choose)
+    fit(fabric, model, training(epochs=3, lr=0.2, weight_decay=0.1, momentum=0.9), paths=hooked(choose))
     snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
     by_path = [used(model, path) for path in everything]
     checked = 0
@@ -353,21 +317,21 @@ def test_distillation_learns_the_teachers_answers(fabric):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_said_with_step_and_path(fabric, value):
-    model, choose = supernet(), uniform_path(0)
+    model, draw = supernet(), drawing(0)
     snapshots = []
 
-    def broken(m, step):
-        choose(m, step)
+    def broken(step):
         if step == 2:
             with torch.no_grad():
-                m.body.fc.weight.fill_(value)
-        snapshots.append(m.state_dict()["body.conv1.weight"].clone())
+                model.body.fc.weight.fill_(value)
+        snapshots.append(model.state_dict()["body.conv1.weight"].clone())
+        return draw(step)
 
     path = space().encode(space().sample(np.random.default_rng([0, 3, 2])))
     with pytest.raises(
         ModelError, match=rf"training: the loss or its gradient is not finite at step 2 on path {path}\. Look"
     ) as error:
-        fit(fabric, model, training(), before_step=broken)
+        fit(fabric, model, training(), paths=broken)
     assert "raise clip_grad" not in str(error.value)
     assert torch.equal(model.body.conv1.weight, snapshots[-1]), "the step was taken all the same"
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from spos_quant.backbones.build import build, space_of
-from spos_quant.config import TrainConfig
+from spos_quant.config import SupernetTrainConfig, TrainConfig
+from spos_quant.cost.table import CostTable
 from spos_quant.data import ArraySplit, Augmentation, DataSet, Preprocessing
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.loop import Training
+from spos_quant.train.paths import Paths, Step, make_sampler
 
 CLASSES = 4
 
@@ -51,6 +54,26 @@ def space() -> SearchSpace:
         },
     }
     return space_of(parse_spec(raw, "small"))
+
+
+@cache
+def table() -> CostTable:
+    return CostTable(space())
+
+
+def drawing(seed: int, **config: Any) -> Paths:
+    """The paths of every step of a sampler over the small space, `uniform` by default."""
+    return make_sampler(SupernetTrainConfig(**config), table(), seed).draw
+
+
+def hooked(hook: Callable[[int], tuple[int, ...] | None]) -> Paths:
+    """Calls `hook` at every step, and trains along the architecture that it returns, if any."""
+
+    def paths(step: int) -> Step:
+        path = hook(step)
+        return Step() if path is None else Step((path,))
+
+    return paths
 
 
 def supernet(seed: int = 0) -> Supernet:
