@@ -19,7 +19,7 @@ from spos_quant.errors import ModelError, RunError
 from spos_quant.supernet.weights import read_weights
 from spos_quant.train.evaluation import batch_norms
 from spos_quant.train.loop import Training, fit, make_fabric, step_seed
-from spos_quant.train.paths import Paths, Step
+from spos_quant.train.paths import Paths, Step, path_samplers
 
 
 class Stop(Exception):
@@ -74,6 +74,36 @@ def test_a_killed_training_ends_with_the_same_weights_and_records(tmp_path, make
         assert equal(model, undisturbed)
     assert not equal(undisturbed, make())
     assert len(expected) == 3
+
+
+SAMPLERS = {
+    "feasible": {"path_high": "40%"},
+    "cost-uniform": {"path_low": "10%", "path_bins": 3},
+    "fair": {},
+    "sandwich": {},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_killed_training_ends_the_same_along_the_paths_of_every_sampler(tmp_path, sampler):
+    """A last epoch that is incomplete included."""
+    assert {*SAMPLERS, "uniform"} == set(path_samplers)
+    config = {"iterations": 7, "schedule": "linear", "nesterov": False}
+
+    def draw() -> Paths:  # as a new process makes it
+        return drawing(1, path_sampler=sampler, **SAMPLERS[sampler])
+
+    undisturbed, path = supernet(), tmp_path / "c.safetensors"
+    expected = run(undisturbed, job(None, **config), draw=draw())
+    for step in (5, 6):
+        with pytest.raises(Stop):
+            run(supernet(), job(path, **config), die_at=step, draw=draw())
+        torch.manual_seed(99)
+    model = supernet()
+    assert run(model, job(path, **config), draw=draw()) == expected
+    assert equal(model, undisturbed)
+    assert not equal(undisturbed, supernet())
+    assert [record["epoch"] for record in expected] == [1, 1.75]
 
 
 def test_a_checkpoint_is_written_every_so_many_steps_and_when_time_has_passed(tmp_path):

@@ -26,6 +26,7 @@ from spos_quant.train.loop import (
     make_optimizer,
     set_lr,
 )
+from spos_quant.train.paths import Step
 
 
 @pytest.fixture
@@ -196,6 +197,85 @@ def test_parameters_of_inactive_layers_do_not_move(fabric):
     assert {name for name, _ in model.named_parameters()} - set.union(*by_path) != set(snapshots[0])
 
 
+# ---- several paths in one step
+
+
+def gradients(fabric, planned: Step, **config) -> tuple[dict[str, torch.Tensor], nn.Module, dict]:
+    """The gradients of one step of `fit`, read as what plain SGD subtracted; with the record."""
+    model = supernet()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    given = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_grad": 0.0, "batch_size": 40, **config}
+    (record,) = fit(fabric, model, training(**given), paths=lambda step: planned)
+    return {name: before[name] - p.detach() for name, p in model.named_parameters()}, model, record
+
+
+def test_a_sandwich_step_is_the_mean_of_its_paths_gradients(fabric):
+    """By hand: labels for the first path, its answers as soft targets for the others, everything on one batch."""
+    planned = drawing(0, path_sampler="sandwich")(3)
+    ours, trained_model, record = gradients(fabric, planned)
+    model = supernet().train()
+    x, y = TrainingSteps(training().data, 40, 0)[0]
+    expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    target, losses, right = None, [], 0
+    for path in planned.architectures:
+        model.activate(path)
+        model.zero_grad(set_to_none=True)
+        log_p = model(x).log_softmax(1)
+        if target is None:
+            target = log_p.detach().exp()
+            loss = -(0.9 * log_p[range(40), y] + 0.1 * log_p.mean(1)).mean()
+        else:
+            loss = (target * (target.log() - log_p)).sum(1).mean()
+        loss.backward()
+        for name, p in model.named_parameters():
+            expected[name] += 0 if p.grad is None else p.grad / 3
+        losses.append(float(loss.detach()))
+        right += int((log_p.argmax(1) == y).sum())
+    assert len(losses) == 3
+    assert min(losses) > 0.01
+    moved = [name for name in expected if expected[name].abs().max() > 1e-4]
+    assert len(moved) > 20
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name], rtol=1e-3, atol=1e-5)
+    assert record["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert record["top1"] == pytest.approx(right / 120)
+    for (name, a), b in zip(trained_model.named_buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=f"statistics {name} have not seen the same batches")
+
+
+def test_paths_without_a_teacher_all_learn_the_labels(fabric):
+    paths = drawing(0, path_sampler="sandwich")(3).architectures
+    together, _, record = gradients(fabric, Step(paths))
+    alone = [gradients(fabric, Step((path,))) for path in paths]
+    taught, _, _ = gradients(fabric, Step(paths, teach=True))
+    for name, g in together.items():
+        torch.testing.assert_close(g, sum(one[0][name] for one in alone) / 3, rtol=1e-3, atol=1e-5)
+    assert record["loss"] == pytest.approx(np.mean([one[2]["loss"] for one in alone]), rel=1e-5)
+    assert any((taught[name] - g).abs().max() > 1e-3 for name, g in together.items())
+
+
+def test_the_clipped_norm_is_that_of_the_mean(fabric):
+    planned = drawing(0, path_sampler="sandwich")(0)
+    free, _, _ = gradients(fabric, planned)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in free.values()))
+    clipped, _, _ = gradients(fabric, planned, clip_grad=norm / 2)
+    for name, g in free.items():
+        torch.testing.assert_close(clipped[name], g / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_of_several_paths_that_is_not_finite_names_them_and_is_not_taken(fabric):
+    model, planned = supernet(), drawing(0, path_sampler="sandwich")(0)
+    dearest, cheapest, _ = planned.architectures
+    only = sorted(used(model, dearest) - used(model, cheapest))[0]
+    with torch.no_grad():
+        dict(model.named_parameters())[only].fill_(math.nan)
+    before = weights(model)
+    with pytest.raises(ModelError, match="at step 0 on one of the paths ") as error:
+        fit(fabric, model, training(), paths=lambda step: planned)
+    assert all(model.space.encode(path) in str(error.value) for path in planned.architectures)
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters() if n != only)
+
+
 # ---- optimizer, learning rate, loss
 
 
@@ -239,6 +319,73 @@ def test_learning_rate_by_hand():
     assert rates[24] == pytest.approx(0.2 * (1 + math.cos(math.pi * 19 / 20)))
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert learning_rate(25, 25, 5, c) == pytest.approx(0, abs=1e-12)
+
+
+def test_linear_learning_rate_by_hand():
+    c = TrainConfig(lr=0.4, warmup_epochs=0.4, schedule="linear")
+    rates = [learning_rate(step, 12, 5, c) for step in range(13)]
+    assert rates[:2] == pytest.approx([0.4 / 3, 0.8 / 3])
+    assert rates[2:] == pytest.approx([0.4 * left / 10 for left in range(10, -1, -1)])
+    # the authors': lr x (1 - step / total), without a warm-up
+    bare = TrainConfig(lr=0.5, warmup_epochs=0.0, schedule="linear")
+    assert [learning_rate(s, 150, 5, bare) for s in (0, 30, 149)] == pytest.approx([0.5, 0.4, 0.5 / 150])
+    assert learning_rate(0, 1, 1, bare) == 0.5
+
+
+@pytest.mark.parametrize(("iterations", "epochs"), [(10, [1, 2, 2.5]), (8, [1, 2]), (3, [0.75]), (1, [0.25])])
+def test_iterations_take_the_place_of_epochs(fabric, iterations, epochs):
+    """4 steps are an epoch. The records' means are those of the steps that they are about."""
+    seen, model = [], linear()
+    config = {"iterations": iterations, "epochs": 5, "schedule": "linear"}
+    log = Losses()
+    loss_hook = model.register_forward_hook(log.note)
+    records = fit(fabric, model, training(**config), paths=hooked(seen.append))
+    loss_hook.remove()
+    assert seen == list(range(iterations))
+    assert [record["epoch"] for record in records] == epochs
+    last = [math.ceil(epoch * 4) - 1 for epoch in epochs]
+    assert [record["lr"] for record in records] == pytest.approx([0.05 * (1 - s / iterations) for s in last])
+    job, start = training(**config), 0
+    steps = TrainingSteps(job.data, 10, job.seed)
+    for record, end in zip(records, last, strict=True):
+        part = [float(loss_of(log.logits[s], steps[s][1], job.config, None)) for s in range(start, end + 1)]
+        right = [(log.logits[s].argmax(1) == steps[s][1]).float().mean().item() for s in range(start, end + 1)]
+        assert record["loss"] == pytest.approx(np.mean(part), rel=1e-5)
+        assert record["top1"] == pytest.approx(np.mean(right), rel=1e-5)
+        start = end + 1
+
+
+class Losses:
+    """The logits of every forward pass."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+
+    def note(self, model, x, logits) -> None:
+        self.logits.append(logits.detach().clone())
+
+
+def test_plain_momentum_by_hand(fabric):
+    """The authors' optimizer: v = m v + g, p -= lr v."""
+    job = training(iterations=6, nesterov=False, momentum=0.8, clip_grad=0.0, weight_decay=0.0, lr=0.2)
+    model, nesterov = linear(), linear()
+    weight = model[1].weight.detach().clone().requires_grad_()
+    bias = model[1].bias.detach().clone().requires_grad_()
+    fit(fabric, model, job)
+    fit(fabric, nesterov, training(iterations=6, momentum=0.8, clip_grad=0.0, weight_decay=0.0, lr=0.2))
+    steps, velocity = TrainingSteps(job.data, 10, 0), [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for step in range(6):
+        x, y = steps[step]
+        loss = F.cross_entropy(x.flatten(1) @ weight.T + bias, y, label_smoothing=0.1)
+        grads = torch.autograd.grad(loss, [weight, bias])
+        lr = 0.1 * (1 + math.cos(math.pi * step / 6))
+        with torch.no_grad():
+            for i, (p, g) in enumerate(zip((weight, bias), grads, strict=True)):
+                velocity[i] = 0.8 * velocity[i] + g
+                p -= lr * velocity[i]
+    torch.testing.assert_close(model[1].weight, weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model[1].bias, bias, rtol=1e-4, atol=1e-6)
+    assert (nesterov[1].weight - weight).abs().max() > 1e-3
 
 
 def test_warm_up_is_counted_in_epochs_and_takes_at_most_half():
