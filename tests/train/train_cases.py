@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from spos_quant.backbones.build import build, space_of
 from spos_quant.config import SupernetTrainConfig, TrainConfig
@@ -83,3 +86,17 @@ def supernet(seed: int = 0) -> Supernet:
 def training(n: int = 40, seed: int = 0, **config: Any) -> Training:
     given = {"epochs": 1, "batch_size": 10, "lr": 0.05, "warmup_epochs": 0.0, **config}
     return Training(data(n), TrainConfig(**given), seed, "training", show=False)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+
+def used(model: nn.Module, path: tuple[int, ...]) -> set[str]:
+    """Names of the parameters that take part in a path's loss."""
+    probe = copy.deepcopy(model)
+    probe.train()
+    probe.activate(path)
+    probe.zero_grad(set_to_none=True)
+    probe(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    return {name for name, p in probe.named_parameters() if p.grad is not None}
