@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from spos_quant.errors import ConfigError, near
 
@@ -107,6 +107,13 @@ class SupernetTrainConfig(TrainConfig):
     """Largest cost of a path; null: the dearest architecture's."""
     path_bins: int = Field(default=10, ge=1, le=1_000)
     """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
+
+    @field_validator("distill")
+    @classmethod
+    def _no_teacher_yet(cls, value: float) -> float:
+        if value:
+            raise ValueError("a supernet has no float model to learn from yet; use retrain.distill")
+        return value
 
 
 class RetrainConfig(TrainConfig):

@@ -287,6 +287,10 @@ def test_assigned_values_are_validated_with_the_rest(text):
         ("train.iterations=true", "got bool True"),
         ("train.schedule=lineer", "train.schedule: expected cosine or linear, got str 'lineer'"),
         ("train.nesterov=1", "train.nesterov: .* boolean, got int 1"),
+        (
+            "train.distill=0.5",
+            "train.distill: a supernet has no float model to learn from yet; use retrain.distill, got",
+        ),
         ("train.path_bins=0", "train.path_bins: .*greater than or equal to 1"),
         ("train.path_bins=1001", "train.path_bins: .*less than or equal to 1000"),
         ("train.path_sampler=3", "train.path_sampler: .*string, got int 3"),
@@ -321,6 +325,16 @@ def test_only_the_supernet_has_paths():
     for name in paths:
         with pytest.raises(ConfigError, match=f"--set retrain.{name}: unknown key"):
             assign({}, f"retrain.{name}=1", SECTIONS)
+
+
+def test_the_papers_recipe_can_be_said():
+    """150,000 steps of 1024 images, lr 0.5 linearly to 0, plain momentum, bins of 10M MACs from 290M to 360M."""
+    text = "{iterations: 150000, batch_size: 1024, lr: 0.5, schedule: linear, warmup_epochs: 0, nesterov: false"
+    text += ", weight_decay: 4.0e-5, path_sampler: cost-uniform, path_low: 290M, path_high: 360M, path_bins: 7}"
+    made = validate(SupernetTrainConfig, parse_yaml(text, "x"), "train")
+    assert made.steps(1251) == 150_000
+    assert (made.schedule, made.nesterov, made.momentum) == ("linear", False, 0.9)
+    assert (made.path_low, made.path_high, made.path_bins) == ("290M", "360M", 7)
 
 
 def test_steps_of_a_training():

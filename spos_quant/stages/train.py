@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from spos_quant.backbones.build import build
-from spos_quant.errors import ConfigError
 from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
 from spos_quant.stages.models import calibrate
@@ -29,8 +28,6 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
 
 def train_here(run: Run, *, device: str, show: bool) -> None:
     """Trains the supernet in this process, one rank of several or the only one."""
-    if run.spec.train.distill:
-        raise ConfigError("train.distill: a supernet has no float model to learn from yet; use retrain.distill")
     fabric = make_fabric(run.spec.train, device)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
     if fabric.global_rank == 0:
