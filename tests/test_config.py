@@ -289,7 +289,7 @@ def test_assigned_values_are_validated_with_the_rest(text):
         ("train.nesterov=1", "train.nesterov: .* boolean, got int 1"),
         (
             "train.distill=0.5",
-            "train.distill: a supernet has no float model to learn from yet; use retrain.distill, got",
+            "train.distill: a supernet has no float model .*; use retrain.distill, got float",
         ),
         ("train.path_bins=0", "train.path_bins: .*greater than or equal to 1"),
         ("train.path_bins=1001", "train.path_bins: .*less than or equal to 1000"),

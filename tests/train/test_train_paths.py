@@ -165,6 +165,17 @@ def test_cost_uniform_draws_a_bin_and_then_inside_it(low, high, count):
     assert enough
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_bin_holds_its_lower_edge_and_the_last_bin_both(count):
+    edge = sorted(set(COSTS.values()))[20]
+    sampler = made("cost-uniform", path_low=edge - 600_000, path_high=edge + 600_000 * (count - 1), path_bins=count)
+    bounds = [(bin.budgets[0].low, bin.budgets[0].limit) for bin in sampler.bins]
+    assert bounds[:2] == [(edge - 600_000, edge - 1), (edge, edge + 600_000 - (count > 2))]
+    assert bounds[-1][1] == edge + 600_000 * (count - 1)
+    uneven = made("cost-uniform", path_low=LOW, path_high=LOW + 3_000_001, path_bins=2)
+    assert [bin.budgets[0].limit for bin in uneven.bins] == [LOW + 1_500_000, LOW + 3_000_001]
+
+
 def test_uniform_inside_a_bin():
     """All draws go to one bin, so that its many architectures are seen often enough."""
     top = MIDDLE + (HIGH - MIDDLE) // 50
