@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from spos_quant.errors import ConfigError, near
 
@@ -40,18 +40,24 @@ class Strict(BaseModel):
 
 
 class TrainConfig(Strict):
-    """How the supernet is trained, and, with other defaults, how the winner is retrained."""
+    """How a network is trained: the supernet and, with other defaults, the winner."""
 
     epochs: int = Field(default=120, ge=1, le=MAX_COUNT)
     """Passes over the training split."""
+    iterations: int | None = Field(default=None, ge=1, le=MAX_COUNT)
+    """Optimizer steps; where given, they take the place of `epochs`."""
     batch_size: int = Field(default=128, ge=1, le=MAX_COUNT)
     """Images per optimizer step, over all devices."""
     lr: float = Field(default=0.1, gt=0)
-    """Peak learning rate of SGD; a cosine takes it to 0."""
+    """Peak learning rate of SGD."""
+    schedule: str = Field(default="cosine", pattern=r"^(cosine|linear)$")
+    """How the learning rate falls from its peak to 0 over the steps after the warm-up."""
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """Linear warm-up from 0, counted inside `epochs`; at most half of them is used."""
+    """Linear warm-up from 0, counted inside the training; at most half of its steps is used."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Nesterov momentum; 0 is plain SGD."""
+    """Momentum; 0 is plain SGD."""
+    nesterov: bool = True
+    """Whether momentum is Nesterov's."""
     weight_decay: float = Field(default=4e-5, ge=0)
     """L2 on the weights of convolutions and linear layers; never on BatchNorm, biases or activation clips."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
@@ -72,6 +78,42 @@ class TrainConfig(Strict):
     """A checkpoint is written every so many steps too; 0 leaves it to the time."""
     nonfinite: str = Field(default="stop", pattern=r"^(stop|skip)$")
     """What to do where a loss or gradient is not finite: `stop` with an error, or `skip` the step."""
+
+    def steps(self, per_epoch: int) -> int:
+        """Optimizer steps of the whole training, where an epoch has `per_epoch`."""
+        return self.epochs * per_epoch if self.iterations is None else self.iterations
+
+
+def _read_cost(value: object) -> object:
+    """A cost as it is typed on the command line; YAML reads plain digits as a number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError(f"expected a cost such as 290M, w3a4 or 35%, got {describe(value)}")
+    return value if value is None else str(value)
+
+
+CostText = Annotated[str | None, BeforeValidator(_read_cost)]
+
+
+class SupernetTrainConfig(TrainConfig):
+    """How the supernet is trained: as any network, along paths that a sampler draws."""
+
+    path_sampler: str = "uniform"
+    """Registered path sampler: `uniform`, `feasible`, `cost-uniform`, `fair` or `sandwich`."""
+    path_metric: str | None = None
+    """Cost metric of the next three keys, and of the sandwich; null: bitops, or macs in a full-precision space."""
+    path_low: CostText = None
+    """Least cost of a path (`290M`, `w3a4`, `35%`); null: the cheapest architecture's."""
+    path_high: CostText = None
+    """Largest cost of a path; null: the dearest architecture's."""
+    path_bins: int = Field(default=10, ge=1, le=1_000)
+    """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
+
+    @field_validator("distill")
+    @classmethod
+    def _no_teacher_yet(cls, value: float) -> float:
+        if value:
+            raise ValueError("a supernet has no float model to learn from yet; use retrain.distill")
+        return value
 
 
 class RetrainConfig(TrainConfig):

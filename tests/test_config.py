@@ -11,6 +11,7 @@ from spos_quant.config import (
     RetrainConfig,
     SearchConfig,
     Strict,
+    SupernetTrainConfig,
     TrainConfig,
     assign,
     describe,
@@ -20,7 +21,7 @@ from spos_quant.config import (
 )
 from spos_quant.errors import ConfigError, SposQuantError
 
-SECTIONS = {"train": TrainConfig, "retrain": RetrainConfig, "search": SearchConfig, "log": None}
+SECTIONS = {"train": SupernetTrainConfig, "retrain": RetrainConfig, "search": SearchConfig, "log": None}
 
 
 class Inner(Strict):
@@ -275,6 +276,71 @@ def test_assigned_values_are_validated_with_the_rest(text):
     assign(tree, text, SECTIONS)
     with pytest.raises(ConfigError, match=r"train.(lr|epochs)"):
         validate(TrainConfig, tree["train"], "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.iterations=0", "train.iterations: input should be greater than or equal to 1, got int 0"),
+        ("train.iterations=10000001", "less than or equal to 10000000"),
+        ("train.iterations=1e3", "train.iterations: .* integer, got float 1000.0"),
+        ("train.iterations=true", "got bool True"),
+        ("train.schedule=lineer", "train.schedule: expected cosine or linear, got str 'lineer'"),
+        ("train.nesterov=1", "train.nesterov: .* boolean, got int 1"),
+        (
+            "train.distill=0.5",
+            "train.distill: a supernet has no float model .*; use retrain.distill, got float",
+        ),
+        ("train.path_bins=0", "train.path_bins: .*greater than or equal to 1"),
+        ("train.path_bins=1001", "train.path_bins: .*less than or equal to 1000"),
+        ("train.path_sampler=3", "train.path_sampler: .*string, got int 3"),
+        ("train.path_sampler=", "train.path_sampler: .*string, got NoneType None"),
+        ("train.path_low=true", r"train.path_low: expected a cost such as 290M, w3a4 or 35%, got bool True$"),
+        ("train.path_high=[1M]", r"train.path_high: expected a cost such as 290M, w3a4 or 35%, got list \['1M'\]$"),
+    ],
+)
+def test_wrong_recipes_and_path_settings(text, message):
+    tree: dict[str, Any] = {}
+    assign(tree, text, SECTIONS)
+    with pytest.raises(ConfigError, match=message):
+        validate(SupernetTrainConfig, tree["train"], "train")
+
+
+def test_costs_of_paths_stay_what_was_typed():
+    def read(text: str) -> str | None:
+        tree: dict[str, Any] = {}
+        assign(tree, f"train.path_high={text}", SECTIONS)
+        made = validate(SupernetTrainConfig, tree["train"], "train")
+        assert validate(SupernetTrainConfig, made.model_dump(mode="json"), "again") == made
+        return made.path_high
+
+    texts = ["290M", "w3a4", "35%", "1,000", "5000000", str(2**60), "2.5", "null"]
+    assert [read(text) for text in texts] == [*texts[:-1], None]
+
+
+def test_only_the_supernet_has_paths():
+    paths = {name for name in SupernetTrainConfig.model_fields if name.startswith("path_")}
+    assert SupernetTrainConfig.model_fields.keys() - paths == TrainConfig.model_fields.keys()
+    assert len(paths) == 5
+    for name in paths:
+        with pytest.raises(ConfigError, match=f"--set retrain.{name}: unknown key"):
+            assign({}, f"retrain.{name}=1", SECTIONS)
+
+
+def test_the_papers_recipe_can_be_said():
+    """150,000 steps of 1024 images, lr 0.5 linearly to 0, plain momentum, bins of 10M MACs from 290M to 360M."""
+    text = "{iterations: 150000, batch_size: 1024, lr: 0.5, schedule: linear, warmup_epochs: 0, nesterov: false"
+    text += ", weight_decay: 4.0e-5, path_sampler: cost-uniform, path_low: 290M, path_high: 360M, path_bins: 7}"
+    made = validate(SupernetTrainConfig, parse_yaml(text, "x"), "train")
+    assert made.steps(1251) == 150_000
+    assert (made.schedule, made.nesterov, made.momentum) == ("linear", False, 0.9)
+    assert (made.path_low, made.path_high, made.path_bins) == ("290M", "360M", 7)
+
+
+def test_steps_of_a_training():
+    assert TrainConfig(epochs=3).steps(7) == 21
+    assert TrainConfig(epochs=3, iterations=10).steps(7) == 10
+    assert RetrainConfig(iterations=300_000).steps(1251) == 300_000
 
 
 def test_every_field_is_documented():

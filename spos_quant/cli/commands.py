@@ -91,7 +91,8 @@ def train(
         show.remark("supernet: finished before, not made again")
     if as_json:
         return show.emit(result)
-    show.say(f"{result['supernet']}: {result['epoch']} epochs, loss {result['loss']:.4f} along uniform paths")
+    paths = f"paths of sampler {opened.spec.train.path_sampler}"
+    show.say(f"{result['supernet']}: {result['epoch']:.6g} epochs, loss {result['loss']:.4f} along {paths}")
 
 
 @app.command()

@@ -66,12 +66,7 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
     Raises:
         BudgetError: unreadable, not positive, of an unknown suffix, or below the cheapest architecture.
     """
-    metrics[metric]
-    _check_metric(metric, table)
-    shown = str(text).strip()
-    limit = _uniform(shown, metric, table)
-    if limit is None:
-        limit = _number(shown, metric, table)
+    limit, shown = parse_cost(text, metric, table), str(text).strip()
     low, high = cost_range(table, metric)
     if limit < low:
         raise BudgetError(
@@ -79,6 +74,19 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
             f"({low:,}); feasible: {human(low)} to {human(high)}"
         )
     return Budget(metric, limit, shown)
+
+
+def parse_cost(text: str | float, metric: str, table: CostTable) -> int:
+    """The cost that a budget's `text` means, whether or not an architecture keeps it.
+
+    Raises:
+        BudgetError: as `parse_budget`, but for costs below the cheapest architecture's.
+    """
+    metrics[metric]
+    _check_metric(metric, table)
+    shown = str(text).strip()
+    limit = _uniform(shown, metric, table)
+    return _number(shown, metric, table) if limit is None else limit
 
 
 def _check_metric(metric: str, table: CostTable) -> None:

@@ -168,8 +168,8 @@ def curves_section(data: Data) -> Markup:
         return section("curves", "Learning curves", element("p.empty", "No training is recorded yet."))
     names = ", ".join(str(curve["name"]) for curve in found)
     note = (
-        "Measured on training images while training. The supernet takes another path each step, so that its curve is "
-        "that of an average architecture."
+        "Measured on training images while training. The supernet takes other paths at every step, so that its curve "
+        "is the mean over those paths."
     )
     plots = element(
         "div.pair",

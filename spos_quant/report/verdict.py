@@ -204,7 +204,8 @@ def _without_search(data: Data) -> str:
     if history:
         accuracy = percent(history[-1].get("top1"))
         reached = "" if accuracy == NONE else f", {accuracy} on training images along sampled paths"
-        epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}"
+        passed = history[-1].get("epoch") or len(history)  # a fraction where the last epoch is incomplete
+        epochs = f"{passed:.6g} epoch{'' if passed == 1 else 's'}"
         return f"The supernet is trained ({epochs}{reached}); no search has finished yet."
     if data.get("evaluations"):
         return f"{len(data['evaluations']):,} architectures are evaluated; no search has finished yet."

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from spos_quant.config import RetrainConfig, SearchConfig, Strict, TrainConfig, describe, read_yaml, validate
+from spos_quant.config import RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, describe, read_yaml, validate
 from spos_quant.errors import ConfigError, SpaceError
 
 MAX_CANDIDATES = 100
@@ -111,7 +111,7 @@ class SpaceSpec(Strict):
     """Registered weight quantizer and activation quantizer, joined by `+`."""
     data: str | None = None
     """The data set where none is given on the command line; never code."""
-    train: TrainConfig = TrainConfig()
+    train: SupernetTrainConfig = SupernetTrainConfig()
     """How the supernet is trained."""
     retrain: RetrainConfig = RetrainConfig()
     """How the found subnet is retrained."""

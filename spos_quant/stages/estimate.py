@@ -19,7 +19,8 @@ from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
-from spos_quant.train.loop import Training, fit, make_fabric, uniform_path
+from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.paths import PathSampler, Step, make_sampler
 
 _STEPS = 4
 
@@ -33,14 +34,16 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
     supernet = build(run.space, seed=run.seed)
     steps = TrainingSteps(run.data, run.spec.train.batch_size, run.seed)
     retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
-    per_step = _seconds_per_step(run, supernet)
+    sampler = make_sampler(run.spec.train, run.table, run.seed)
+    per_step = _seconds_per_step(run, supernet, sampler)
+    per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
     if requests:
         search = run.spec.search
         evaluations = search.population * search.generations * len(requests)
         seconds = evaluations * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
         stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
-        stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_step))
+        stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))
     return {
         "space": run.space.name,
         "size": run.space.size,
@@ -54,33 +57,27 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
 
 
 def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:
-    count = config.epochs * steps.per_epoch
+    count = config.steps(steps.per_epoch)
     return {"stage": name, "units": count, "unit": "steps", "seconds": count * per_step}
 
 
-def _seconds_per_step(run: Run, supernet: Supernet) -> float:
-    config = run.spec.train.model_copy(update={"epochs": 1, "devices": 1})
+def _seconds_per_step(run: Run, supernet: Supernet, sampler: PathSampler) -> float:
+    # As many steps as are measured, however short the training will be.
+    config = run.spec.train.model_copy(update={"iterations": _STEPS + 1, "devices": 1})
     times: list[float] = []
-    choose = uniform_path(run.seed)
 
     class _Enough(Exception):
         """Ends the training after a few steps."""
 
-    def before_step(model: Any, step: int) -> None:
+    def paths(step: int) -> Step:
         times.append(time.perf_counter())
         if len(times) > _STEPS:
             raise _Enough
-        choose(model, step)
+        return sampler.draw(step)
 
     with suppress(_Enough):
-        fit(
-            make_fabric(config, "cpu"),
-            supernet,
-            Training(run.data, config, run.seed, "", False),
-            before_step=before_step,
-        )
-    gaps = np.diff(times)
-    return float(np.median(gaps)) if len(gaps) else 0.0
+        fit(make_fabric(config, "cpu"), supernet, Training(run.data, config, run.seed, "", False), paths=paths)
+    return float(np.median(np.diff(times)))
 
 
 def _seconds_per_evaluation(run: Run, supernet: Supernet) -> float:

@@ -14,14 +14,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from spos_quant.backbones.build import build, load_spec
-from spos_quant.config import RetrainConfig, SearchConfig, TrainConfig, assign, read_yaml
+from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign, read_yaml
 from spos_quant.errors import ConfigError, RunError
 from spos_quant.run_dir import LOCK, check, claim, listed, store, store_json
 from spos_quant.space.spec import SpaceSpec, parse_spec
 from spos_quant.stages.run import CONFIG, FORMAT, Run, environment
+from spos_quant.train.paths import make_sampler
 
 SECTIONS: dict[str, type[BaseModel] | None] = {
-    "train": TrainConfig,
+    "train": SupernetTrainConfig,
     "retrain": RetrainConfig,
     "search": SearchConfig,
     "log": None,
@@ -138,8 +139,9 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
             "package.module:function"
         )
     run = Run(out, spec, absolute_source(source), 0 if options.seed is None else options.seed)
-    # What can be wrong is wrong now, before anything is written: data, quantizers, weights.
+    # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
     _ = run.data
+    make_sampler(run.spec.train, run.table, run.seed)
     build(run.space)
     return Plan(run, assigned, None)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from spos_quant.backbones.build import build
-from spos_quant.errors import ConfigError
+from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
 from spos_quant.stages.models import calibrate
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import read_said, save_weights
-from spos_quant.train.loop import Training, fit, make_fabric, uniform_path
+from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.paths import make_sampler
 
 
 def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
-    """Trains the supernet of a run unless it is there; returns `supernet`, `epochs`, `loss`, `top1` and `skipped`."""
+    """Trains the supernet of a run unless it is there; returns `supernet`, `epoch`, `loss`, `top1` and `skipped`."""
     skipped = run.supernet_path.exists()
     if skipped:
         check(run.supernet_path)
@@ -27,9 +28,11 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
 
 def train_here(run: Run, *, device: str, show: bool) -> None:
     """Trains the supernet in this process, one rank of several or the only one."""
-    if run.spec.train.distill:
-        raise ConfigError("train.distill: a supernet has no float model to learn from yet; use retrain.distill")
     fabric = make_fabric(run.spec.train, device)
+    sampler = make_sampler(run.spec.train, run.table, run.seed)
+    if fabric.global_rank == 0:
+        for text in sampler.remarks:
+            remark(text)
     supernet = build(run.space, seed=run.seed)
     calibrate(run, supernet)
     training = Training(
@@ -43,7 +46,7 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
         loggers=run.spec.log,
         logs=run.logs("supernet"),
     )
-    records = fit(fabric, supernet, training, before_step=uniform_path(run.seed))
+    records = fit(fabric, supernet, training, paths=sampler.draw)
     if fabric.global_rank == 0:
         save_weights(supernet, run.supernet_path, {"history": records})
         drop(run.checkpoint_path)

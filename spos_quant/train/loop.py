@@ -1,13 +1,13 @@
-"""The one training loop: a supernet along one uniform path per step, or a subnet.
+"""The one training loop: a supernet along the paths that a sampler draws for a step (`train.paths`), or a subnet.
 
 References:
-    [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420: uniform sampling of one path per step (Sec. 3.3).
+    [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420: one path per step (Sec. 3.3).
+    [Yu2019] Universally Slimmable Networks, arXiv 1903.05134: several paths per step, one teaching the others (Sec. 3).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
@@ -30,8 +30,9 @@ from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
 from spos_quant.train.evaluation import batch_norms
+from spos_quant.train.paths import Paths, Step
 
-_PATH_STREAM, _TORCH_STREAM = 3, 4
+_TORCH_STREAM = 4
 _MOST_SKIPPED = 100
 EpochRecord = dict[str, Any]
 
@@ -71,7 +72,7 @@ def make_fabric(config: TrainConfig, device: str) -> Fabric:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"train.devices={config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-    # One path a step leaves most parameters of a supernet without a gradient.
+    # A path leaves most parameters of a supernet without a gradient.
     strategy: Any = DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto"
     precision: Any = config.precision
     fabric = Fabric(accelerator=device, devices=config.devices, strategy=strategy, precision=precision)
@@ -85,9 +86,12 @@ def fit(
     training: Training,
     *,
     teacher: nn.Module | None = None,
-    before_step: Callable[[nn.Module, int], None] | None = None,
+    paths: Paths | None = None,
 ) -> list[EpochRecord]:
     """Trains a model in place and returns one record per epoch (`epoch`, `loss`, `top1`, `lr`, `skipped`).
+
+    Where `config.iterations` ends inside an epoch, the last record's `epoch` is a fraction. A step of several paths
+    counts with their mean loss and accuracy.
 
     Parameters that no active layer uses get no gradient and are left out of the step: neither weight decay nor momentum
     moves them. Goes on from the training's checkpoint where there is one, to the same weights as if it had never
@@ -98,7 +102,7 @@ def fit(
         model: A supernet or any model of images to logits.
         training: Data and settings.
         teacher: The float model that `config.distill` compares with.
-        before_step: Called with the model and the step, to choose a path.
+        paths: Asked at every step for the paths of a supernet to train; None trains any model as it is.
 
     Raises:
         ModelError: a loss or gradient is not finite, and `config.nonfinite` does not say to skip such steps.
@@ -107,7 +111,7 @@ def fit(
     """
     if teacher is not None:
         teacher.to(fabric.device).eval()
-    loop = _Loop(fabric, model, training, teacher, before_step)
+    loop = _Loop(fabric, model, training, teacher, paths)
     loop.run()
     model.eval()
     return list(loop.position.records)
@@ -122,10 +126,10 @@ class _Loop:
         model: nn.Module,
         training: Training,
         teacher: nn.Module | None,
-        before_step: Callable[[nn.Module, int], None] | None,
+        paths: Paths | None,
     ) -> None:
         self.fabric, self.model, self.training, self.config = fabric, model, training, training.config
-        self.teacher, self.before_step = teacher, before_step
+        self.teacher, self.paths = teacher, paths
         self.steps = TrainingSteps(
             training.data,
             self.config.batch_size,
@@ -133,7 +137,7 @@ class _Loop:
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )
-        self.total = self.config.epochs * self.steps.per_epoch
+        self.total = self.config.steps(self.steps.per_epoch)
         self.optimizer = make_optimizer(model, self.config)
         model.to(fabric.device)
         self.checkpoint = None if training.checkpoint is None else Checkpoint(training.checkpoint, training.identity)
@@ -167,8 +171,9 @@ class _Loop:
         """What the last step was like, and the epoch where it ended one, which is recorded."""
         lr = self.optimizer.param_groups[0]["lr"]
         told = {"loss": self.meter.last, "lr": lr}
-        if self.position.step % self.steps.per_epoch == 0:
-            record = self.meter.record(len(self.position.records) + 1, lr)
+        whole, rest = divmod(self.position.step, self.steps.per_epoch)
+        if not rest or self.position.step == self.total:
+            record = self.meter.record(self.position.step / self.steps.per_epoch if rest else whole, lr)
             self.position.records.append(record)
             told |= {"epoch": record["epoch"], "epoch_loss": record["loss"], "epoch_top1": record["top1"]}
         return told
@@ -178,21 +183,42 @@ class _Loop:
         set_lr(self.optimizer, learning_rate(step, self.total, self.steps.per_epoch, config))
         # Dropout and whatever else draws in the model follow from the step too.
         torch.manual_seed(step_seed(self.training.seed, step, self.fabric.global_rank))
-        if self.before_step is not None:
-            self.before_step(self.model, step)
-        logits = self.wrapped(x)
-        loss = loss_of(logits, y, config, None if self.teacher is None else _answers(self.teacher, x))
+        planned = Step() if self.paths is None else self.paths(step)
         self.wrapped_optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        loss, right = self._backward(planned, x, y)
         norm = self.fabric.clip_gradients(
             self.wrapped, self.wrapped_optimizer, max_norm=config.clip_grad or float("inf"), error_if_nonfinite=False
         )
         assert isinstance(norm, Tensor)
         if not self._all_finite(loss, norm):
-            return self._not_finite(step)
+            return self._not_finite(step, planned)
         self.skipped_in_a_row = 0
-        self.meter.add(loss, logits, y)
+        self.meter.add(loss, right, len(y))
         self.wrapped_optimizer.step()
+
+    def _backward(self, planned: Step, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the mean gradient of the step's paths; their mean loss and mean number of right answers.
+
+        One path is gone forward and back before the next, so that several take no more memory than the largest.
+        """
+        count = max(1, len(planned.architectures))
+        losses, rights = [], []
+        taught: Tensor | None = None
+        for turn in range(count):
+            if planned.architectures:
+                assert isinstance(self.model, Supernet)
+                self.model.activate(planned.architectures[turn])
+            logits: Tensor = self.wrapped(x)
+            if taught is None:
+                loss = loss_of(logits, y, self.config, None if self.teacher is None else _answers(self.teacher, x))
+            else:
+                loss = divergence(logits, taught)
+            self.fabric.backward(loss / count)
+            if planned.teach and turn == 0:
+                taught = logits.detach()
+            losses.append(loss.detach())
+            rights.append((logits.detach().argmax(1) == y).sum())
+        return torch.stack(losses).mean(), torch.stack(rights).sum() / count
 
     def _all_finite(self, loss: Tensor, norm: Tensor) -> bool:
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
@@ -200,11 +226,13 @@ class _Loop:
             return bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1)
         return bool(finite)
 
-    def _not_finite(self, step: int) -> None:
+    def _not_finite(self, step: int, planned: Step) -> None:
         """Leaves a step out, or raises: the weights are as they were before it."""
-        path = (
-            f" on path {self.model.space.encode(self.model.architecture)}" if isinstance(self.model, Supernet) else ""
-        )
+        path = ""
+        if planned.architectures:
+            assert isinstance(self.model, Supernet)
+            names = [self.model.space.encode(one) for one in planned.architectures]
+            path = f" on path {names[0]}" if len(names) == 1 else f" on one of the paths {'; '.join(names)}"
         what = f"{self.training.label}: the loss or its gradient is not finite at step {step}{path}"
         kept = "" if self.checkpoint is None else "; the last good checkpoint is kept"
         if self.config.nonfinite == "stop":
@@ -240,30 +268,24 @@ class _Loop:
         return open_loggers(names, replace(target, from_step=self.position.step))
 
 
-def uniform_path(seed: int) -> Callable[[nn.Module, int], None]:
-    """Activates a uniformly drawn architecture per step; the draw follows from (seed, step) alone."""
-
-    def choose(model: nn.Module, step: int) -> None:
-        assert isinstance(model, Supernet)
-        model.activate(model.space.sample(np.random.default_rng([seed, _PATH_STREAM, step])))
-
-    return choose
-
-
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay on weights of convolutions and linear layers only."""
+    """SGD, by default with Nesterov momentum; weight decay on weights of convolutions and linear layers only."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    nesterov = config.nesterov and config.momentum > 0  # which torch refuses together
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
 
 def learning_rate(step: int, total: int, per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up to `config.lr`, then a cosine to 0 at the end of the last step."""
+    """Linear warm-up to `config.lr`, then a cosine or a straight line to 0 at the end of the last step."""
     warmup = min(round(config.warmup_epochs * per_epoch), total // 2)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    return config.lr * 0.5 * (1 + cos(pi * (step - warmup) / max(total - warmup, 1)))
+    left = max(total - warmup, 1)
+    if config.schedule == "linear":
+        return config.lr * (total - step) / left
+    return config.lr * 0.5 * (1 + cos(pi * (step - warmup) / left))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -284,10 +306,14 @@ def loss_of(logits: Tensor, y: Tensor, config: TrainConfig, answers: Tensor | No
     loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
     if answers is None or config.distill == 0:
         return loss
-    divergence = F.kl_div(
+    return (1 - config.distill) * loss + config.distill * divergence(logits, answers)
+
+
+def divergence(logits: Tensor, answers: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of `[n, classes]` logits from a teacher's, the mean over the images."""
+    return F.kl_div(
         F.log_softmax(logits.float(), 1), F.log_softmax(answers.float(), 1), reduction="batchmean", log_target=True
     )
-    return (1 - config.distill) * loss + config.distill * divergence
 
 
 @torch.no_grad()
@@ -311,19 +337,19 @@ class Meter:
     skipped: int = 0
     last: float = 0.0
 
-    def add(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Counts a batch."""
-        self.last = float(loss.detach())
-        self.loss += self.last * len(y)
-        self.right += float((logits.detach().argmax(1) == y).sum())
-        self.n += len(y)
+    def add(self, loss: Tensor, right: Tensor, n: int) -> None:
+        """Counts a batch of `n` images by its mean loss and the number of right answers."""
+        self.last = float(loss)
+        self.loss += self.last * n
+        self.right += float(right)
+        self.n += n
 
     def skip(self) -> None:
         """Counts a step that was left out."""
         self.skipped += 1
 
-    def record(self, epoch: int, lr: float) -> EpochRecord:
-        """What the epoch was like; starts the next."""
+    def record(self, epoch: float, lr: float) -> EpochRecord:
+        """What the epoch, or its part, was like; starts the next."""
         n = max(self.n, 1)
         made = {"epoch": epoch, "loss": self.loss / n, "top1": self.right / n, "lr": lr, "skipped": self.skipped}
         self.loss = self.right = 0.0

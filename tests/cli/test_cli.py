@@ -204,3 +204,13 @@ def test_dry_run_estimates_and_writes_nothing(call, tmp_path):
     assert all(stage["seconds"] > 0 for stage in estimate["stages"])
     assert 0 < estimate["budgets"][0]["share"] < 1
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_dry_run_counts_iterations_and_the_paths_of_a_step(call):
+    given = ["--set", "train.iterations=123", "--set", "retrain.iterations=45", "--set", "train.path_sampler=sandwich"]
+    status, out, err = call("run", "digits-mixed", "--bitops-budget", "4M", "--dry-run", "--json", *given)
+    assert status == 0, err
+    train, _, retrain = json.loads(out)["stages"]
+    assert (train["units"], retrain["units"]) == (123, 45)
+    # A step of the retraining is one path, a third of a sandwich.
+    assert train["seconds"] / 123 == pytest.approx(3 * retrain["seconds"] / 45)

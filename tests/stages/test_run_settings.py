@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -36,6 +38,54 @@ def made(target, *assignments, **options):
 def test_planning_writes_nothing(space, tmp_path):
     plan_run(space, Options())
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["train.path_sampler=fiar"], "unknown path sampler 'fiar'; did you mean 'fair'"),
+        (["train.path_low=1M"], "train.path_low: path sampler 'uniform' does not heed it"),
+        (["train.path_sampler=feasible"], "needs train.path_high"),
+        (["train.path_sampler=feasible", "train.path_high=3X"], "train.path_high: .*unknown suffix 'X'"),
+        (["train.path_sampler=cost-uniform", "train.path_low=1G", "train.path_high=2G"], "no architecture of 'mine'"),
+        (["train.path_sampler=sandwich", "train.path_metric=bops"], "unknown cost metric 'bops'"),
+    ],
+)
+def test_paths_that_cannot_be_drawn_are_refused_before_anything_is_written(space, tmp_path, assignments, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_run(space, Options(assignments=tuple(assignments)))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_paths_and_iterations_make_a_run_what_it_is(space):
+    given = ("train.path_sampler=feasible", "train.path_high=w4a4", "train.iterations=9", "retrain.schedule=linear")
+    run = made(space, *given)
+    assert open_existing("runs/mine").spec == run.spec
+    assert (run.spec.train.path_sampler, run.spec.train.path_high, run.spec.train.iterations) == ("feasible", "w4a4", 9)
+    for text, message in (
+        ("train.path_high=w2a2", 'train.path_high is "w4a4" there, "w2a2" was asked for'),
+        ("train.iterations=10", "train.iterations is 9 there, 10 was asked for"),
+        ("retrain.schedule=cosine", 'retrain.schedule is "linear" there'),
+    ):
+        with pytest.raises(RunError, match=message):
+            plan_run("runs/mine", Options(assignments=(text,)))
+
+
+def test_a_training_of_iterations_says_so_everywhere(command, tmp_path):
+    """1,437 digits less search-val in batches of 512: 2 steps an epoch."""
+    given = ["--set", "train.iterations=5", "--set", "retrain.iterations=7", "--set", "train.batch_size=512"]
+    given += ["--set", "train.path_sampler=cost-uniform", "--set", "train.path_low=1", "--set", "train.path_high=100K"]
+    run = ["train", "digits-mixed", "--device", "cpu", "--out", str(tmp_path / "run"), *given]
+    status, out, err = command(*run)
+    assert status == 0, err
+    assert "supernet: 5 of 5 steps" in err
+    assert re.search(r"cost-uniform: \d of 10 bins hold no architecture and are left out: 1 to 10K", err)
+    assert ": 2.5 epochs, loss " in out
+    assert "along paths of sampler cost-uniform" in out
+    assert command(*run, json=True)["epoch"] == 2.5
+    command("report", str(tmp_path / "run"), json=True)
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "The supernet is trained (2.5 epochs, " in page
 
 
 def test_options_not_given_take_the_runs_values(space):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from train_cases import CLASSES, data, space, supernet, training
+from train_cases import CLASSES, data, drawing, hooked, space, supernet, training
 
 from spos_quant import interrupt
 from spos_quant.config import TrainConfig
@@ -18,7 +18,8 @@ from spos_quant.data import DataSet
 from spos_quant.errors import ModelError, RunError
 from spos_quant.supernet.weights import read_weights
 from spos_quant.train.evaluation import batch_norms
-from spos_quant.train.loop import Training, fit, make_fabric, step_seed, uniform_path
+from spos_quant.train.loop import Training, fit, make_fabric, step_seed
+from spos_quant.train.paths import Paths, Step, path_samplers
 
 
 class Stop(Exception):
@@ -30,15 +31,16 @@ def job(path, **config) -> Training:
     return replace(training(40, 1, **given), checkpoint=path, identity="x")
 
 
-def run(model: nn.Module, of: Training, *, die_at: int | None = None):
-    choose = uniform_path(of.seed) if hasattr(model, "activate") else lambda m, step: None
+def run(model: nn.Module, of: Training, *, die_at: int | None = None, draw: Paths | None = None):
+    """Trains; a supernet along `draw`, uniform by default."""
+    choose = draw or (drawing(of.seed) if hasattr(model, "activate") else lambda step: Step())
 
-    def before_step(m, step):
+    def paths(step):
         if step == die_at:
             raise Stop
-        choose(m, step)
+        return choose(step)
 
-    return fit(make_fabric(of.config, "cpu"), model, of, before_step=before_step)
+    return fit(make_fabric(of.config, "cpu"), model, of, paths=paths)
 
 
 def dropping() -> nn.Module:
@@ -74,6 +76,36 @@ def test_a_killed_training_ends_with_the_same_weights_and_records(tmp_path, make
     assert len(expected) == 3
 
 
+SAMPLERS = {
+    "feasible": {"path_high": "40%"},
+    "cost-uniform": {"path_low": "10%", "path_bins": 3},
+    "fair": {},
+    "sandwich": {},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_killed_training_ends_the_same_along_the_paths_of_every_sampler(tmp_path, sampler):
+    """A last epoch that is incomplete included."""
+    assert {*SAMPLERS, "uniform"} == set(path_samplers)
+    config = {"iterations": 7, "schedule": "linear", "nesterov": False}
+
+    def draw() -> Paths:  # as a new process makes it
+        return drawing(1, path_sampler=sampler, **SAMPLERS[sampler])
+
+    undisturbed, path = supernet(), tmp_path / "c.safetensors"
+    expected = run(undisturbed, job(None, **config), draw=draw())
+    for step in (5, 6):
+        with pytest.raises(Stop):
+            run(supernet(), job(path, **config), die_at=step, draw=draw())
+        torch.manual_seed(99)
+    model = supernet()
+    assert run(model, job(path, **config), draw=draw()) == expected
+    assert equal(model, undisturbed)
+    assert not equal(undisturbed, supernet())
+    assert [record["epoch"] for record in expected] == [1, 1.75]
+
+
 def test_a_checkpoint_is_written_every_so_many_steps_and_when_time_has_passed(tmp_path):
     path = tmp_path / "c.safetensors"
     with pytest.raises(Stop):
@@ -83,13 +115,13 @@ def test_a_checkpoint_is_written_every_so_many_steps_and_when_time_has_passed(tm
         run(dropping(), job(path), die_at=5)
     model = dropping()
     seen = []
-    fit(make_fabric(TrainConfig(), "cpu"), model, job(path), before_step=lambda m, step: seen.append(step))
+    fit(make_fabric(TrainConfig(), "cpu"), model, job(path), paths=hooked(seen.append))
     assert seen == list(range(3, 12))
     path.unlink()
     with pytest.raises(Stop):
         run(dropping(), job(path, checkpoint_steps=0, checkpoint_minutes=1e-9), die_at=2)
     seen.clear()
-    fit(make_fabric(TrainConfig(), "cpu"), model, job(path), before_step=lambda m, step: seen.append(step))
+    fit(make_fabric(TrainConfig(), "cpu"), model, job(path), paths=hooked(seen.append))
     assert seen == list(range(2, 12))
 
 
@@ -108,16 +140,16 @@ def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
 def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(tmp_path):
     path, model, undisturbed = tmp_path / "c.safetensors", supernet(), supernet()
     expected = run(undisturbed, job(None))
-    choose, seen = uniform_path(1), []
+    draw, seen = drawing(1), []
 
-    def pressed(m, step):
+    def pressed(step):
         seen.append(step)
-        choose(m, step)
         if step == 4:
             interrupt._handle(signal.SIGINT, None)
+        return draw(step)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(make_fabric(TrainConfig(), "cpu"), model, job(path, checkpoint_steps=0), before_step=pressed)
+        fit(make_fabric(TrainConfig(), "cpu"), model, job(path, checkpoint_steps=0), paths=pressed)
     assert seen == [0, 1, 2, 3, 4]
     model = supernet()
     assert run(model, job(path)) == expected
@@ -244,15 +276,15 @@ def test_a_gradient_that_is_not_finite_is_no_step_either():
 def test_statistics_that_a_skipped_batch_spoiled_start_afresh():
     model = supernet()
 
-    def broken(m, step):
-        m.activate(space().sample(np.random.default_rng(step)))
+    def broken(step):
         if step == 1:
-            batch_norms(m)[0].running_mean.fill_(torch.nan)
-            next(m.parameters()).register_hook(lambda g: g * torch.nan if step == 1 else g)
+            batch_norms(model)[0].running_mean.fill_(torch.nan)
+            next(model.parameters()).register_hook(lambda g: g * torch.nan if step == 1 else g)
+        return space().sample(np.random.default_rng(step))
 
     before = copy.deepcopy(model)
     # The hook stays, so every later step is skipped as well: the model must be whole all the same.
-    fit(make_fabric(TrainConfig(), "cpu"), model, training(nonfinite="skip"), before_step=broken)
+    fit(make_fabric(TrainConfig(), "cpu"), model, training(nonfinite="skip"), paths=hooked(broken))
     assert all(t.isfinite().all() for t in model.state_dict().values())
     assert not equal(before, model)
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chisquare
 from torch import nn
-from train_cases import CLASSES, space, supernet, training
+from train_cases import CLASSES, drawing, hooked, space, supernet, training, used, weights
 
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ConfigError, ModelError
@@ -27,7 +25,6 @@ from spos_quant.train.loop import (
     make_fabric,
     make_optimizer,
     set_lr,
-    uniform_path,
 )
 
 
@@ -103,14 +100,10 @@ def test_fit_is_sgd_written_out(fabric, config):
 def test_training_lowers_the_loss_of_a_supernet(fabric):
     model, job = supernet(), training(160, epochs=8, batch_size=16, lr=0.1, label_smoothing=0.0)
     calibrate_clips(model, TrainingSteps(job.data, 40, 0)[0][0])
-    records = fit(fabric, model, job, before_step=uniform_path(0))
+    records = fit(fabric, model, job, paths=drawing(0))
     assert len(records) == 8
     assert np.mean([r["loss"] for r in records[-2:]]) < 0.6 * records[0]["loss"]
     assert np.mean([r["top1"] for r in records[-2:]]) > 0.65 > 0.45 > records[0]["top1"]
-
-
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.state_dict().items()}
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -119,7 +112,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def trained(seed: int, **config) -> nn.Module:
     model = supernet()
-    fit(make_fabric(TrainConfig(), "cpu"), model, training(seed=seed, **config), before_step=uniform_path(seed))
+    fit(make_fabric(TrainConfig(), "cpu"), model, training(seed=seed, **config), paths=drawing(seed))
     return model
 
 
@@ -139,8 +132,8 @@ def test_bf16_trains_float32_weights():
     config = {"precision": "bf16-mixed", "epochs": 2}
     job = training(**config)
     model, reference = supernet(), supernet()
-    records = fit(make_fabric(job.config, "cpu"), model, job, before_step=uniform_path(0))
-    expected = fit(make_fabric(TrainConfig(), "cpu"), reference, training(epochs=2), before_step=uniform_path(0))
+    records = fit(make_fabric(job.config, "cpu"), model, job, paths=drawing(0))
+    expected = fit(make_fabric(TrainConfig(), "cpu"), reference, training(epochs=2), paths=drawing(0))
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert all(p.isfinite().all() for p in model.state_dict().values())
     assert not same(model, reference)
@@ -152,56 +145,13 @@ def test_bf16_trains_float32_weights():
 # ---- paths
 
 
-def drawn(seed: int, steps: range) -> list[tuple[int, ...]]:
-    model, choose = supernet(), uniform_path(seed)
-    found = []
-    for step in steps:
-        choose(model, step)
-        found.append(model.architecture)
-    return found
-
-
-def test_the_path_of_a_step_is_a_sample_of_the_space():
-    of = space()
-    stream = 3
-    expected = [of.sample(np.random.default_rng([5, stream, step])) for step in range(20)]
-    assert drawn(5, range(20)) == expected
-    assert drawn(5, range(12, 20)) == expected[12:]
-    assert drawn(6, range(20)) != expected
-    assert len(set(expected)) > 15
-
-
 def test_fit_activates_the_path_of_every_step(fabric):
     model, seen = supernet(), []
     handle = model.register_forward_hook(lambda m, x, y: seen.append(m.architecture))
-    fit(fabric, model, training(seed=5, epochs=2), before_step=uniform_path(5))
+    fit(fabric, model, training(seed=5, epochs=2), paths=drawing(5))
     handle.remove()
-    assert seen == drawn(5, range(8))
-
-
-def test_paths_are_uniform():
-    """Over all canonical architectures, seen in any two axes: an operator's chance grows with what it has to choose."""
-    of = space()
-    found = drawn(0, range(4000))
-    free = of.sample_many(np.random.default_rng(1), 60_000)
-    for first in range(len(of.axes)):
-        second = (first + 1) % len(of.axes)
-        counts, expected = (Counter((a[first], a[second]) for a in many) for many in (found, free))
-        assert counts.keys() <= expected.keys()
-        cells = sorted(cell for cell, n in expected.items() if n > 300)
-        observed = np.array([counts[cell] for cell in cells])
-        share = np.array([expected[cell] for cell in cells], dtype=float)
-        assert chisquare(observed, share / share.sum() * observed.sum()).pvalue > 1e-6
-
-
-def used(model: nn.Module, path: tuple[int, ...]) -> set[str]:
-    """Names of the parameters that take part in a path's loss."""
-    probe = copy.deepcopy(model)
-    probe.train()
-    probe.activate(path)
-    probe.zero_grad(set_to_none=True)
-    probe(torch.randn(4, 1, 8, 8)).square().sum().backward()
-    return {name for name, p in probe.named_parameters() if p.grad is not None}
+    assert seen == [drawing(5)(step).architectures[0] for step in range(8)]
+    assert len(set(seen)) > 5
 
 
 def test_parameters_of_inactive_layers_do_not_move(fabric):
@@ -211,11 +161,11 @@ def test_parameters_of_inactive_layers_do_not_move(fabric):
     everything = [of.canonical([min(turn, len(a.candidates) - 1) for a in of.axes]) for turn in range(4)]
     snapshots, moved_once = [], set()
 
-    def choose(m, step):
-        snapshots.append({name: p.detach().clone() for name, p in m.named_parameters()})
-        m.activate(everything[step % 4])
+    def choose(step):
+        snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return everything[step % 4]
 
-    fit(fabric, model, training(epochs=3, lr=0.2, weight_decay=0.1, momentum=0.9), before_step=choose)
+    fit(fabric, model, training(epochs=3, lr=0.2, weight_decay=0.1, momentum=0.9), paths=hooked(choose))
     snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
     by_path = [used(model, path) for path in everything]
     checked = 0
@@ -275,6 +225,73 @@ def test_learning_rate_by_hand():
     assert rates[24] == pytest.approx(0.2 * (1 + math.cos(math.pi * 19 / 20)))
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert learning_rate(25, 25, 5, c) == pytest.approx(0, abs=1e-12)
+
+
+def test_linear_learning_rate_by_hand():
+    c = TrainConfig(lr=0.4, warmup_epochs=0.4, schedule="linear")
+    rates = [learning_rate(step, 12, 5, c) for step in range(13)]
+    assert rates[:2] == pytest.approx([0.4 / 3, 0.8 / 3])
+    assert rates[2:] == pytest.approx([0.4 * left / 10 for left in range(10, -1, -1)])
+    # the authors': lr x (1 - step / total), without a warm-up
+    bare = TrainConfig(lr=0.5, warmup_epochs=0.0, schedule="linear")
+    assert [learning_rate(s, 150, 5, bare) for s in (0, 30, 149)] == pytest.approx([0.5, 0.4, 0.5 / 150])
+    assert learning_rate(0, 1, 1, bare) == 0.5
+
+
+@pytest.mark.parametrize(("iterations", "epochs"), [(10, [1, 2, 2.5]), (8, [1, 2]), (3, [0.75]), (1, [0.25])])
+def test_iterations_take_the_place_of_epochs(fabric, iterations, epochs):
+    """4 steps are an epoch. The records' means are those of the steps that they are about."""
+    seen, model = [], linear()
+    config = {"iterations": iterations, "epochs": 5, "schedule": "linear"}
+    log = Losses()
+    loss_hook = model.register_forward_hook(log.note)
+    records = fit(fabric, model, training(**config), paths=hooked(seen.append))
+    loss_hook.remove()
+    assert seen == list(range(iterations))
+    assert [record["epoch"] for record in records] == epochs
+    last = [math.ceil(epoch * 4) - 1 for epoch in epochs]
+    assert [record["lr"] for record in records] == pytest.approx([0.05 * (1 - s / iterations) for s in last])
+    job, start = training(**config), 0
+    steps = TrainingSteps(job.data, 10, job.seed)
+    for record, end in zip(records, last, strict=True):
+        part = [float(loss_of(log.logits[s], steps[s][1], job.config, None)) for s in range(start, end + 1)]
+        right = [(log.logits[s].argmax(1) == steps[s][1]).float().mean().item() for s in range(start, end + 1)]
+        assert record["loss"] == pytest.approx(np.mean(part), rel=1e-5)
+        assert record["top1"] == pytest.approx(np.mean(right), rel=1e-5)
+        start = end + 1
+
+
+class Losses:
+    """The logits of every forward pass."""
+
+    def __init__(self) -> None:
+        self.logits: list[torch.Tensor] = []
+
+    def note(self, model, x, logits) -> None:
+        self.logits.append(logits.detach().clone())
+
+
+def test_plain_momentum_by_hand(fabric):
+    """The authors' optimizer: v = m v + g, p -= lr v."""
+    job = training(iterations=6, nesterov=False, momentum=0.8, clip_grad=0.0, weight_decay=0.0, lr=0.2)
+    model, nesterov = linear(), linear()
+    weight = model[1].weight.detach().clone().requires_grad_()
+    bias = model[1].bias.detach().clone().requires_grad_()
+    fit(fabric, model, job)
+    fit(fabric, nesterov, training(iterations=6, momentum=0.8, clip_grad=0.0, weight_decay=0.0, lr=0.2))
+    steps, velocity = TrainingSteps(job.data, 10, 0), [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for step in range(6):
+        x, y = steps[step]
+        loss = F.cross_entropy(x.flatten(1) @ weight.T + bias, y, label_smoothing=0.1)
+        grads = torch.autograd.grad(loss, [weight, bias])
+        lr = 0.1 * (1 + math.cos(math.pi * step / 6))
+        with torch.no_grad():
+            for i, (p, g) in enumerate(zip((weight, bias), grads, strict=True)):
+                velocity[i] = 0.8 * velocity[i] + g
+                p -= lr * velocity[i]
+    torch.testing.assert_close(model[1].weight, weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model[1].bias, bias, rtol=1e-4, atol=1e-6)
+    assert (nesterov[1].weight - weight).abs().max() > 1e-3
 
 
 def test_warm_up_is_counted_in_epochs_and_takes_at_most_half():
@@ -353,21 +370,21 @@ def test_distillation_learns_the_teachers_answers(fabric):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_is_said_with_step_and_path(fabric, value):
-    model, choose = supernet(), uniform_path(0)
+    model, draw = supernet(), drawing(0)
     snapshots = []
 
-    def broken(m, step):
-        choose(m, step)
+    def broken(step):
         if step == 2:
             with torch.no_grad():
-                m.body.fc.weight.fill_(value)
-        snapshots.append(m.state_dict()["body.conv1.weight"].clone())
+                model.body.fc.weight.fill_(value)
+        snapshots.append(model.state_dict()["body.conv1.weight"].clone())
+        return draw(step)
 
     path = space().encode(space().sample(np.random.default_rng([0, 3, 2])))
     with pytest.raises(
         ModelError, match=rf"training: the loss or its gradient is not finite at step 2 on path {path}\. Look"
     ) as error:
-        fit(fabric, model, training(), before_step=broken)
+        fit(fabric, model, training(), paths=broken)
     assert "raise clip_grad" not in str(error.value)
     assert torch.equal(model.body.conv1.weight, snapshots[-1]), "the step was taken all the same"
 
