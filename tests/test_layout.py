@@ -35,9 +35,22 @@ def test_low_floors_import_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_published_schema_is_fresh():
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "tools" / "make_tables.py")
+def tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    for path, text in [module.schema()]:  # outlines: tests/backbones/test_build.py
+    return module
+
+
+def test_the_page_of_the_papers_numbers_is_fresh():
+    paper = tool("make_paper")
+    assert paper.PATH.read_text("utf-8") == paper.text(), "run python tools/make_paper.py"
+    numbers = [*paper.blocks(), *paper.mixed(), *paper.recipe(), *paper.others()]
+    assert all(round(n.ours / n.unit, n.digits) == n.published for n in numbers if "HAWQ" not in n.what)
+    assert all(int(n.ours / n.unit) in (n.published, n.published - 1) for n in numbers if "HAWQ" in n.what)
+
+
+def test_the_published_schema_is_fresh():
+    for path, text in [tool("make_tables").schema()]:  # outlines: tests/backbones/test_build.py
         assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"

@@ -44,12 +44,11 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, C, H, W]` to the same shape."""
-        nodes = [x]
+        nodes: list[Tensor] = [x]
         for node in (1, 2, 3):
             terms = [layer(nodes[source]) for layer, (to, source) in zip(self.layers, EDGES, strict=True) if to == node]
             nodes.append(sum(terms[1:], terms[0]))
-        last: Tensor = nodes[-1]
-        return last
+        return nodes[-1]
 
 
 class Reduction(nn.Module):
