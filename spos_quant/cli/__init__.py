@@ -64,6 +64,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - whatever went wrong ends in a message, not in a traceback
         if "-v" in arguments or "--verbose" in arguments:
             traceback.print_exc()
+        if interrupt.arrived():
+            _say(_interrupted(arguments))
+            return INTERRUPTED
         return _explain(error)
 
 
