@@ -216,7 +216,9 @@ def second_process(reference: dict[str, object], _rng: np.random.Generator) -> R
     """Further processes start in a run that is being made."""
     row = Row("a second process in the same run")
     shutil.rmtree("run", ignore_errors=True)
-    owner = subprocess.Popen([sys.executable, "-m", "spos_quant", *JOB], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "spos_quant", *JOB], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not Path("run/config.yaml").exists():
         time.sleep(0.1)
     for arguments in (
