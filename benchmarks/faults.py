@@ -149,7 +149,10 @@ def dying_workers(reference: dict[str, object], rng: np.random.Generator, kills:
         shutil.rmtree("run/results/bitops-2.2M")
         Path("run/evaluations.sqlite").unlink()
         process = subprocess.Popen(
-            [sys.executable, "-m", "spos_quant", *JOB, "--workers", "2"], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "spos_quant", *JOB, "--workers", "2"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         left = 2  # an evaluation whose process dies three times is given up, rightly
         while process.poll() is None:
@@ -181,7 +184,9 @@ def interrupts(reference: dict[str, object], rng: np.random.Generator, count: in
     row = Row("Ctrl-C or SIGTERM", slowest_seconds=0.0)
     shutil.rmtree("run", ignore_errors=True)
     while True:
-        process = subprocess.Popen([sys.executable, "-m", "spos_quant", *JOB], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spos_quant", *JOB], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         timer, pressed = None, []
         if row.injected < count:
 
@@ -211,7 +216,9 @@ def second_process(reference: dict[str, object], _rng: np.random.Generator) -> R
     """Further processes start in a run that is being made."""
     row = Row("a second process in the same run")
     shutil.rmtree("run", ignore_errors=True)
-    owner = subprocess.Popen([sys.executable, "-m", "spos_quant", *JOB], stderr=subprocess.DEVNULL)
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "spos_quant", *JOB], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not Path("run/config.yaml").exists():
         time.sleep(0.1)
     for arguments in (

@@ -21,10 +21,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
-    """Whether interrupts wait for a safe place just now, and whether one waits."""
+    """Whether interrupts wait for a safe place just now, whether one waits, and whether any came at all."""
 
     deferring = 0
     waiting = False
+    arrived = False
 
 
 def install(message: str) -> None:
@@ -68,7 +69,13 @@ def deferred() -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
+def arrived() -> bool:
+    """Whether an interrupt came: errors after it may be its consequence, such as a package that was half imported."""
+    return _State.arrived
+
+
 def _handle(_number: int, _frame: FrameType | None) -> None:
+    _State.arrived = True
     if not _State.deferring:
         raise KeyboardInterrupt
     _State.waiting = True

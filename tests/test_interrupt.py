@@ -85,3 +85,25 @@ def test_a_child_that_is_ended_does_not_end_its_parent():
     assert {process.stdout.readline(), process.stdout.readline()} == {"ready\n", "parent\n"}
     out, _ = process.communicate("x", timeout=60)
     assert out == f"{-signal.SIGTERM}\nalive\n"
+
+
+def test_an_error_after_an_interrupt_is_its_consequence():
+    """Ctrl-C in the middle of an import leaves half a package behind, which fails in ways of its own."""
+    code = """
+import os, signal, time
+import spos_quant.stages.cost as cost
+from spos_quant.cli import main
+
+def broken():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise AttributeError("partially initialized module") from None
+
+cost.all_spaces = broken
+main(["spaces"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (interrupt.EXIT_STATUS, "")
+    assert done.stderr == "interrupted; go on with: spos-quant spaces\n"

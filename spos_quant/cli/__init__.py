@@ -64,11 +64,14 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - whatever went wrong ends in a message, not in a traceback
         if "-v" in arguments or "--verbose" in arguments:
             traceback.print_exc()
-        return _explain(error)
+        return _explain(error, arguments)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
     """Says what went wrong and returns the exit status."""
+    if interrupt.arrived():
+        _say(_interrupted(arguments))
+        return INTERRUPTED
     if isinstance(error, SposQuantError):
         _say(f"error: {error}")
         return USER_ERROR
