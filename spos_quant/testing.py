@@ -111,7 +111,11 @@ def check_space(space: SearchSpace, *, paths: int = 3, seed: int = 0) -> None:
         supernet.activate_float()
         with _signs(supernet), torch.no_grad():
             supernet.train()(x)
-        supernet.eval().activate(architecture)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            supernet.eval()(x[:1])
+        assert counter.get_total_flops() == 2 * table.total(architecture, "macs"), f"{architecture}: MACs differ"
+        supernet.activate(architecture)
         subnet = supernet.subnet(architecture)
         with torch.no_grad():
             assert torch.equal(subnet(x), supernet(x)), f"{architecture}: the subnet answers differently"
@@ -120,7 +124,3 @@ def check_space(space: SearchSpace, *, paths: int = 3, seed: int = 0) -> None:
         for metric in ("bitops", "macs", "params", "weight_bytes"):
             if found[metric] is not None:
                 assert found[metric] == table.total(architecture, metric), f"{architecture}: {metric} differs"
-        counter = FlopCounterMode(display=False)
-        with counter:
-            subnet(x[:1])
-        assert counter.get_total_flops() == 2 * table.total(architecture, "macs"), f"{architecture}: MACs differ"

@@ -8,7 +8,14 @@ from spos_quant.backbones.build import builtin_spaces, load_spec, space_of
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.testing import check_space
 
-SLOW = ("shufflenetv2-blocks-mixed", "shufflenetv2-joint", "nasbench201-mixed", "resnet34-mixed", "resnet20-joint")
+SLOW = (
+    "shufflenetv2-blocks-mixed",
+    "shufflenetv2-joint",
+    "nasbench201-mixed",
+    "resnet34-mixed",
+    "resnet18-mixed",
+    "resnet20-joint",
+)
 """Thousands of quantizers, which take some seconds to make."""
 
 
@@ -22,4 +29,4 @@ def small(name: str) -> SpaceSpec:
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in builtin_spaces()]
 )
 def test_contract(name: str) -> None:
-    check_space(space_of(small(name)), paths=2)
+    check_space(space_of(small(name)), paths=1)

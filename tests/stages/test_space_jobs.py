@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from spos_quant.backbones.build import builtin_spaces, load_spec
+from spos_quant.config import read_yaml
 from spos_quant.run_dir import read_json
 
-FAST = ("shufflenetv2-channels",)
-"""The others, which are dear, are in the slow suite."""
-DONE = ("digits-mixed", "digits-blocks")
-"""Which other tests run."""
+DONE = ("digits-mixed", "digits-blocks", "shufflenetv2-blocks")
+"""Which other tests run; the rest, dear to build, is in the slow suite."""
 TINY = (
     ("train.iterations", 2),
     ("train.batch_size", 8),
@@ -37,23 +38,42 @@ def small(name: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in builtin_spaces() if n not in DONE]
-)
-def test_run(name: str, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def run_small(name: str, data: str, folder: Path, command, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     metric = "macs" if load_spec(name).full_precision else "bitops"
     settings = [part for key, value in TINY for part in ("--set", f"{key}={value}")]
-    run = tmp_path / "run"
-    done = command(
-        "run", small(name, tmp_path), f"--{metric}-budget", "60%", "--data", "fake", "--out", run, *settings, json=True
-    )
-    verified = command("verify", run, json=True)
-    rows = verified["files"]
-    assert rows
-    for row in rows:
-        assert row["agreement"] == 1.0
-        assert row["budget_kept"]
-    search = read_json(run / "results" / f"{metric}-60pct" / "search.json")
+    run = folder / "run"
+    options = [f"--{metric}-budget", "80%", "--data", data, "--out", run, *settings]
+    done = command("run", small(name, folder), *options, json=True)
+    assert Path(done["report"]).is_file()
+    result = command("verify", run, json=True)
+    assert result["ok"]
+    assert result["files"]
+    assert all(row["agreement"] == 1.0 and row["budget_kept"] for row in result["files"])
+    search = read_json(run / "results" / f"{metric}-80pct" / "search.json")
     assert search["evaluations"] == 2
-    assert done["report"]
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in builtin_spaces() if n not in DONE])
+def test_run(name: str, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_small(name, "fake", tmp_path, command, monkeypatch)
+
+
+def test_the_papers_recipe_on_a_folder_of_pictures(tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' crops, flips and colours, linear schedule, plain momentum; a few steps in place of 150,000."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for label in range(4):
+            folder = tmp_path / "pictures" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    run = run_small("shufflenetv2-blocks", f"imagefolder:{tmp_path / 'pictures'}", tmp_path, command, monkeypatch)
+    config = read_yaml(run / "config.yaml")["space"]
+    assert (config["train"]["schedule"], config["train"]["nesterov"], config["train"]["lr"]) == ("linear", False, 0.5)
+    search = read_json(run / "results" / "macs-80pct" / "search.json")
+    assert len(search["architecture"].split(",")) == 20
+    assert (run / "results" / "macs-80pct" / "model.onnx").is_file()

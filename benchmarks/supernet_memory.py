@@ -1,0 +1,74 @@
+"""What a supernet's memory depends on: the largest width, not the number of widths, operators' weights alone beside it.
+
+Claim: one weight tensor of the largest size per layer, sliced; ten channel factors take the memory of the largest one.
+
+    python benchmarks/supernet_memory.py         # two minutes; every row in a process of its own
+
+Bytes are those of all parameters and buffers. Peak memory is the growth of the process's resident set over one training
+step (forward, backward, SGD with momentum) of the widest path, 16 images of 64 x 64.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+from common import write_result
+
+TEN = [round(0.2 * i, 1) for i in range(1, 11)]
+ROWS = {
+    "shufflenetv2, width 1.0": ("shufflenetv2", [1.0]),
+    "shufflenetv2, width 2.0": ("shufflenetv2", [2.0]),
+    "shufflenetv2, widths 0.2 and 2.0": ("shufflenetv2", [0.2, 2.0]),
+    "shufflenetv2, ten widths 0.2 to 2.0": ("shufflenetv2", TEN),
+    "resnet18, width 1.0": ("resnet18", [1.0]),
+    "resnet18, width 2.0": ("resnet18", [2.0]),
+    "resnet18, ten widths 0.2 to 2.0": ("resnet18", TEN),
+}
+
+
+def one(backbone: str, widths: list[float]) -> dict[str, float]:
+    """Measures one supernet in this process."""
+    import torch
+
+    from spos_quant.backbones.build import build, space_of
+    from spos_quant.space.spec import parse_spec
+
+    raw = {"name": "x", "backbone": backbone, "input": [3, 64, 64], "classes": 1000, "axes": {"width": widths}}
+    space = space_of(parse_spec(raw, "x"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    supernet = build(space)
+    supernet.activate([len(axis.candidates) - 1 for axis in space.axes])
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9)
+    x, y = torch.randn(16, 3, 64, 64), torch.arange(16)
+    torch.nn.functional.cross_entropy(supernet(x), y).backward()
+    optimizer.step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    tensors = {id(t): t.numel() * t.element_size() for t in (*supernet.parameters(), *supernet.buffers())}
+    return {
+        "architectures": space.size,
+        "tensor_bytes": sum(tensors.values()),
+        "peak_growth_mib": round(peak / 1024, 1),
+    }
+
+
+def main() -> None:
+    rows = []
+    for name, (backbone, widths) in ROWS.items():
+        command = [sys.executable, __file__, backbone, json.dumps(widths)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = {"supernet": name, **json.loads(done.stdout)}
+        rows.append(row)
+        print(
+            f"{name:38} {row['tensor_bytes']:>12,} bytes  {row['peak_growth_mib']:>8} MiB  {row['architectures']:.3g}"
+        )
+    write_result("supernet_memory", {"rows": rows})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(one(sys.argv[1], json.loads(sys.argv[2]))))
+    else:
+        main()
