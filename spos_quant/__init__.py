@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from spos_quant.backbones.build import build as build
     from spos_quant.backbones.build import load_space as load_space
     from spos_quant.config import SearchConfig as SearchConfig
+    from spos_quant.convert.api import apply_bits as apply_bits
+    from spos_quant.convert.api import quantize as quantize
     from spos_quant.export.api import export_onnx as export_onnx
     from spos_quant.searchers.api import search as search
     from spos_quant.stages.models import load as load
@@ -19,14 +21,16 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "SearchConfig": "spos_quant.config",
+    "apply_bits": "spos_quant.convert.api",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
     "load": "spos_quant.stages.models",
     "load_space": "spos_quant.backbones.build",
     "measure": "spos_quant.supernet.measure",
+    "quantize": "spos_quant.convert.api",
     "search": "spos_quant.searchers.api",
 }
-__all__ = ["SearchConfig", "build", "export_onnx", "load", "load_space", "measure", "search"]
+__all__ = ["SearchConfig", "apply_bits", "build", "export_onnx", "load", "load_space", "measure", "quantize", "search"]
 
 
 def __getattr__(name: str) -> object:

@@ -20,7 +20,7 @@ def layer(name, block, op, macs, *, reads=None, kind="Conv2d"):
     """A layer; `macs` has one number per width (the last is the backbone's own), or is one number."""
     macs = macs if isinstance(macs, tuple) else (macs,)
     shapes = tuple(LayerShape(m, max(1, m // 4), 0, 9 - len(macs) + i) for i, m in enumerate(macs))
-    return LayerOutline(name, kind, block, op, reads or name, shapes)
+    return LayerOutline(name, kind, block, op, reads or name, block, shapes)
 
 
 def toy_outline(spec, blocks=2, scale=1):

@@ -20,29 +20,55 @@ class LayerKind:
     float_class: type[nn.Module]
     brevitas_class: type[nn.Module]
     forward: Callable[[Tensor, Tensor, Tensor | None, Any, int], Tensor]
-    """`(x, weight, bias, float layer, groups) -> output`."""
+    """`(x, weight, bias, settings, groups) -> output`."""
     settings: tuple[str, ...]
     """Constructor arguments beyond channels, bias and groups, readable as attributes of the float layer."""
     channel_names: tuple[str, str]
     grouped: bool = False
+    transposed: bool = False
+    """Whether the weight is `[in, out / groups, ...]` in place of `[out, in / groups, ...]`."""
+
+    def macs(self, weight: Tensor, x: Tensor, output: Tensor, outputs: int) -> int:
+        """Multiply-adds of one run with this weight, on all images of the batch; `outputs` are output channels."""
+        if self.transposed:  # every input pixel meets the whole kernel
+            return x.numel() * (weight.numel() // weight.shape[0])
+        return output.numel() * (weight.numel() // outputs)
 
 
-def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d, groups: int) -> Tensor:
-    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
+def _conv(function: Any) -> Callable[[Tensor, Tensor, Tensor | None, Any, int], Tensor]:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
+        padding = settings.padding
+        if settings.padding_mode != "zeros":
+            x, padding = F.pad(x, settings.border, mode=settings.padding_mode), 0
+        made: Tensor = function(x, weight, bias, settings.stride, padding, settings.dilation, groups)
+        return made
+
+    return forward
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, _layer: nn.Linear, _groups: int) -> Tensor:
+def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
+    return F.conv_transpose2d(
+        x, weight, bias, settings.stride, settings.padding, settings.output_padding, groups, settings.dilation
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, _settings: Any, _groups: int) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+_CONV = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+_CHANNELS = ("in_channels", "out_channels")
 KINDS = (
+    LayerKind(nn.Conv1d, qnn.QuantConv1d, _conv(F.conv1d), _CONV, _CHANNELS, True),
+    LayerKind(nn.Conv2d, qnn.QuantConv2d, _conv(F.conv2d), _CONV, _CHANNELS, True),
     LayerKind(
-        nn.Conv2d,
-        qnn.QuantConv2d,
-        _conv2d,
-        ("kernel_size", "stride", "padding", "dilation"),
-        ("in_channels", "out_channels"),
+        nn.ConvTranspose2d,
+        qnn.QuantConvTranspose2d,
+        _conv_transpose2d,
+        (*_CONV, "output_padding"),
+        _CHANNELS,
         True,
+        transposed=True,
     ),
     LayerKind(nn.Linear, qnn.QuantLinear, _linear, (), ("in_features", "out_features")),
 )
@@ -59,3 +85,8 @@ def kind_of(layer: nn.Module) -> LayerKind:
             return kind
     known = ", ".join(kind.float_class.__name__ for kind in KINDS)
     raise ModelError(f"a layer of class {type(layer).__name__} cannot be quantized; expected one of {known}")
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is of exactly one of these kinds, float or Brevitas: a subclass may compute something else."""
+    return any(type(layer) in (kind.float_class, kind.brevitas_class) for kind in KINDS)

@@ -15,10 +15,18 @@ from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 Bits = int | None
 
 
+class Switchable(nn.Module):
+    """A module with several paths that knows its plain counterpart."""
+
+    def static(self, maker: StaticMaker) -> nn.Module:
+        """The plain module of the active path, its parts made by `maker`."""
+        raise NotImplementedError
+
+
 class StaticMaker:
     """Makes plain modules out of switchable ones with copied weights.
 
-    One maker serves one model: layers that shared an input quantizer share its plain counterpart too.
+    One maker serves one model: layers that shared an input quantizer or a weight share its plain counterpart too.
     """
 
     def __init__(self) -> None:
@@ -37,10 +45,8 @@ class StaticMaker:
             return self.layer(module)
         if isinstance(module, SwitchBatchNorm2d):
             return static_batch_norm(module)
-        own = getattr(module, "static", None)
-        if own is not None:
-            plain: nn.Module = own(self)
-            return plain
+        if isinstance(module, Switchable):
+            return module.static(self)
         for child in module.children():
             self.module(child)
         # Counterparts made so far stand in for their originals; parameters, buffers and attributes are copied.
@@ -60,14 +66,26 @@ class StaticMaker:
             settings |= {"weight_quant": weight, "input_quant": act}
         made = (layer.kind.brevitas_class if layer.searchable else layer.kind.float_class)(**settings)
         made.to(layer.weight.device, layer.weight.dtype)
+        self._take_weight(layer, made)
         with torch.no_grad():
-            made.weight.copy_(layer.active_weight())  # type: ignore[operator]
             bias = layer.active_bias()
             if bias is not None:
                 made.bias.copy_(bias)  # type: ignore[operator]
             if layer.act_bits is not None:
                 self._take_input_quant(layer, made)
         return made.train(layer.training)
+
+    def _take_weight(self, layer: SwitchLayer, made: Any) -> None:
+        """Copies the active weight; one that is whole and tied to another place stays tied."""
+        weight = layer.active_weight()
+        whole = weight.shape == layer.weight.shape
+        if whole and id(layer.weight) in self._made:
+            made.weight = self._made[id(layer.weight)]
+            return
+        with torch.no_grad():
+            made.weight.copy_(weight)
+        if whole:
+            self._made[id(layer.weight)] = made.weight
 
     def _take_input_quant(self, layer: SwitchLayer, made: Any) -> None:
         """Copies the clip of the active bits; layers that shared a quantizer go on sharing one."""

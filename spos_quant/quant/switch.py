@@ -8,6 +8,7 @@ computes the same numbers to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -60,25 +61,22 @@ class SwitchLayer(nn.Module):
         signed: Whether its input may be negative.
 
     Raises:
-        ModelError: a layer that cannot be quantized, or pads with something else than zeros.
+        ModelError: a layer that cannot be quantized.
     """
 
-    output_channel_dim = 0  # what Brevitas reads of the owner of a weight
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear, *, signed: bool = False) -> None:
+    def __init__(self, layer: nn.Module, *, signed: bool = False) -> None:
         super().__init__()
         self.kind = kind_of(layer)
-        padding = getattr(layer, "padding_mode", "zeros")
-        if padding != "zeros":
-            raise ModelError(f"a convolution that pads with {padding!r} cannot be switched; expected zeros")
+        self.output_channel_dim = int(self.kind.transposed)  # what Brevitas reads of the owner of a weight
         self.signed = signed
-        self.weight = layer.weight
-        self.bias = layer.bias
+        self.weight: nn.Parameter = layer.weight  # type: ignore[assignment]
+        self.bias: nn.Parameter | None = layer.bias  # type: ignore[assignment]
         # The settings stay readable without registering a second module with the same weight.
         self.settings = {name: getattr(layer, name) for name in self.kind.settings}
+        border = getattr(layer, "_reversed_padding_repeated_twice", None)
+        self._geometry = SimpleNamespace(**self.settings, border=border)
         self.groups: int = getattr(layer, "groups", 1)
-        self.out_channels = self.weight.shape[0]
-        self.in_channels = self.weight.shape[1] * self.groups
+        self.in_channels, self.out_channels = (int(getattr(layer, name)) for name in self.kind.channel_names)
         self.weight_quant = nn.ModuleDict()
         self.input_quant: InputQuantizer | None = None
         self.quantizer = ""
@@ -97,7 +95,7 @@ class SwitchLayer(nn.Module):
         """
         weight, _ = quantizer_pair(quantizer)
         # The scale's shape must follow the slice, not the full weight.
-        shape = (-1, *[1] * (self.weight.dim() - 1))
+        shape = tuple(-1 if dim == self.output_channel_dim else 1 for dim in range(self.weight.dim()))
         for bits in sorted({b for b in weight_bits if b is not None}):
             proxy = WeightQuantProxyFromInjector(self, weight(bits).let(scaling_shape=shape))
             self.weight_quant[str(bits)] = proxy
@@ -133,7 +131,9 @@ class SwitchLayer(nn.Module):
         return self.groups if self.groups == 1 else self.active_out * self.groups // self.out_channels
 
     def active_weight(self) -> Tensor:
-        """The float weight of the active channels: `[out, in / groups, ...]`."""
+        """The float weight of the active channels: `[out, in / groups, ...]`; transposed, `[in, out / groups, ...]`."""
+        if self.kind.transposed:
+            return self.weight[: self.active_in, : self.active_out // self.active_groups]
         return self.weight[: self.active_out, : self.active_in // self.active_groups]
 
     def active_bias(self) -> Tensor | None:
@@ -148,14 +148,7 @@ class SwitchLayer(nn.Module):
         weight = self.active_weight()
         if self.weight_bits is not None:
             weight = self.weight_quant[str(self.weight_bits)](weight).value
-        return self.kind.forward(x, weight, self.active_bias(), _Settings(self.settings), self.active_groups)
-
-
-class _Settings:
-    """Attribute access to the settings of a float layer."""
-
-    def __init__(self, settings: dict[str, object]) -> None:
-        self.__dict__.update(settings)
+        return self.kind.forward(x, weight, self.active_bias(), self._geometry, self.active_groups)
 
 
 class SwitchBatchNorm2d(nn.Module):

@@ -40,6 +40,10 @@ class LayerOutline:
     """Index of the block's operator that has it; None where every operator does (a shortcut)."""
     reads: str
     """Name of the first layer on the path that reads the same tensor: equal for layers that share a quantizer."""
+    unit: str | None
+    """Layers of one unit share their bits where `bits_per` is `block`.
+
+    It is the axis name of their choice block, or a block of the module tree."""
     shapes: tuple[LayerShape, ...]
     """One per width candidate of the block; a single one where the width does not change the layer."""
 

@@ -25,10 +25,15 @@ def block_axes(spec: SpaceSpec, block: str) -> AxesSpec:
     return axes
 
 
+def _names(layer: LayerOutline) -> tuple[str, ...]:
+    """What patterns may call a layer."""
+    return tuple(name for name in (layer.name, layer.block, layer.unit) if name)
+
+
 def _layer_axes(spec: SpaceSpec, layer: LayerOutline) -> AxesSpec:
     axes = spec.axes
     for pattern, override in spec.overrides.items():
-        if any(fnmatchcase(name, pattern) for name in (layer.name, layer.block) if name):
+        if any(fnmatchcase(name, pattern) for name in _names(layer)):
             axes = axes.updated(override)
     return axes
 
@@ -77,13 +82,13 @@ def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline]) -> frozenset[str
         if pattern in _WORDS:
             kept.add(layers[0 if pattern == "first" else -1].name)
         else:
-            kept |= {x.name for x in layers if fnmatchcase(x.name, pattern) or fnmatchcase(x.block or "", pattern)}
+            kept |= {x.name for x in layers if any(fnmatchcase(name, pattern) for name in _names(x))}
     return frozenset(kept)
 
 
 def _check_patterns(spec: SpaceSpec, outline: Outline) -> None:
     blocks = [block.name for block in outline.blocks]
-    names = list(dict.fromkeys([*blocks, *(x.name for x in outline.layers), *(x.name for x in outline.reference)]))
+    names = list(dict.fromkeys([*blocks, *(n for x in (*outline.layers, *outline.reference) for n in _names(x))]))
     for place, pattern in (
         *(("overrides", p) for p in spec.overrides),
         *(("keep_float", p) for p in spec.keep_float if p not in _WORDS),
@@ -218,8 +223,6 @@ class _BitAxes:
         self.spec = spec
         self.layers = [x for x in outline.layers if x.name not in kept] if not spec.full_precision else []
         self.given = {x.name: _layer_axes(spec, x) for x in self.layers}
-        self.owner = {block.name: block.axis for block in outline.blocks}
-        """Per block, whose axes it reads."""
         for name, axes in self.given.items():
             if axes.bits is None and axes.weight_bits is None:
                 raise SpaceError(
@@ -253,9 +256,9 @@ class _BitAxes:
         for layer in self.layers:
             axes = self.given[layer.name]
             # Layers of a block share their bits unless an override sets some apart.
-            if self.spec.bits_per == "block" and layer.block is not None:
+            if self.spec.bits_per == "block" and layer.unit is not None:
                 bits_only = axes.model_copy(update={"op": None, "width": None})
-                union.join(blocks.setdefault((self.owner[layer.block], bits_only), layer.name), layer.name)
+                union.join(blocks.setdefault((layer.unit, bits_only), layer.name), layer.name)
             if kind == "act" or axes.bits is not None:
                 # Where the first reader is kept float, the next one takes its place.
                 next_reader = readers.setdefault((layer.reads, layer.op), layer.name)
@@ -264,19 +267,15 @@ class _BitAxes:
                     self._must_agree(kind, layer.name, first, "read the same tensor and share a quantizer")
                     union.join(first, layer.name)
         for group in self.spec.groups:
-            members = [
-                x.name
-                for x in self.layers
-                if any(fnmatchcase(x.name, p) or fnmatchcase(x.block or "", p) for p in group)
-            ]
+            members = [x.name for x in self.layers if any(fnmatchcase(name, p) for p in group for name in _names(x))]
             for other in members[1:]:
                 self._must_agree(kind, members[0], other, "are in one group")
                 union.join(members[0], other)
         return self._named(union)
 
     def _named(self, union: _Union) -> dict[str, str]:
-        """Per layer, what its set is called: the owner of all its layers and no others, else its first layer."""
-        owners = {x.name: None if x.block is None else self.owner[x.block] for x in self.layers}
+        """Per layer, what its set is called: the unit of all its layers and no others, else its first layer."""
+        owners = {x.name: x.unit for x in self.layers}
         owners_of: dict[str, set[str | None]] = {}
         roots_of: dict[str | None, set[str]] = {}
         for name, owner in owners.items():

@@ -14,6 +14,8 @@ from spos_quant.errors import ConfigError, SpaceError
 
 MAX_CANDIDATES = 100
 """Per axis: far more than anyone searches, few enough to measure."""
+MAX_SIDE = 4096
+"""Of an image."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Bits = int | None
 """A bit-width of 1 to 8, or None for float."""
@@ -91,8 +93,8 @@ class SpaceSpec(Strict):
     """A registered backbone."""
     weights: str | None = None
     """A file of float weights (safetensors, or a state dict that loads without running code) to start from."""
-    input: tuple[int, int, int]
-    """Channels, height and width of an image."""
+    input: tuple[int, ...] = Field(min_length=1)
+    """Channels, height and width of an image; in Python, the shape of any input."""
     classes: int = Field(ge=2, le=1_000_000)
     """Number of classes."""
     axes: AxesSpec = AxesSpec()
@@ -136,13 +138,6 @@ class SpaceSpec(Strict):
             )
         return value
 
-    @field_validator("input")
-    @classmethod
-    def _positive(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if min(value) < 1 or max(value) > 4096:
-            raise ValueError("expected channels, height and width between 1 and 4096")
-        return value
-
     @field_validator("data")
     @classmethod
     def _data_is_no_code(cls, value: str | None) -> str | None:
@@ -169,16 +164,26 @@ def _float_only(axes: AxesSpec) -> bool:
     return not any(b is not None for pair in (*pairs, axes.weight_bits or (), axes.act_bits or ()) for b in pair)
 
 
-def parse_spec(raw: Mapping[str, Any], where: str) -> SpaceSpec:
-    """A validated search space from a mapping; `where` names its source in messages.
+def parse_spec(raw: Mapping[str, Any], where: str, *, images: bool = True) -> SpaceSpec:
+    """A validated search space from a mapping.
+
+    Args:
+        raw: What a YAML file holds.
+        where: Names its source in messages.
+        images: Whether its input must be an image.
 
     Raises:
         SpaceError: unknown key, wrong type or an impossible value, with its place.
     """
     try:
-        return validate(SpaceSpec, raw, where)
+        spec = validate(SpaceSpec, raw, where)
     except ConfigError as error:
         raise SpaceError(str(error)) from None
+    if images and not (len(spec.input) == 3 and min(spec.input) >= 1 and max(spec.input) <= MAX_SIDE):
+        raise SpaceError(
+            f"{where}.input: expected channels, height and width between 1 and {MAX_SIDE}, got {describe(spec.input)}"
+        )
+    return spec
 
 
 def read_spec(path: Path) -> SpaceSpec:

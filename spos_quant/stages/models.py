@@ -12,10 +12,10 @@ from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.space.locked import locked_spec
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Result, Run
+from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import inherit, load_weights, named_tensors, read_weights
 from spos_quant.train.batches import FixedBatches
-from spos_quant.train.calibrate import calibrate_clips
 
 CALIBRATION_IMAGES = 256
 

@@ -52,7 +52,8 @@ class Run:
         """The data set, loaded at first use."""
         from spos_quant.data import load_data
 
-        return load_data(self.data_source, input=self.spec.input, classes=self.spec.classes, seed=self.seed)
+        channels, height, width = self.spec.input
+        return load_data(self.data_source, input=(channels, height, width), classes=self.spec.classes, seed=self.seed)
 
     @property
     def supernet_path(self) -> Path:

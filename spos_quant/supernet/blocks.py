@@ -8,7 +8,7 @@ from math import floor
 
 from torch import Tensor, nn
 
-from spos_quant.quant.static import StaticMaker
+from spos_quant.quant.static import StaticMaker, Switchable
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.supernet.joins import Branch, Join, residual_relu
 
@@ -112,7 +112,7 @@ def branch(owner: nn.Module, names: Sequence[str]) -> Branch | None:
     return run
 
 
-class ChoiceBlock(nn.Module):
+class ChoiceBlock(Switchable):
     """A choice block: the active operator, joined with what is beside it.
 
     Args:

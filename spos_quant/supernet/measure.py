@@ -74,10 +74,11 @@ def _row(name: str, module: Any, x: Any, output: Any) -> LayerRow:
     out = output.value if hasattr(output, "value") else output
     weight = module.weight
     out_channels = getattr(module, "out_channels", None) or module.out_features
+    # Of the whole batch, which is one image: windows of one may have become a batch of their own inside.
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        macs = x[0].numel() * weight[0].numel()
+        macs = x.numel() * weight[0].numel()
     else:
-        macs = out[0].numel() * (weight.numel() // out_channels)
+        macs = out.numel() * (weight.numel() // out_channels)
     biases = 0 if module.bias is None else module.bias.numel()
     kind = next(base.__name__ for base in type(module).__mro__ if base in _LAYERS)
     shape = LayerShape(macs, weight.numel(), biases, out_channels)

@@ -29,6 +29,12 @@ class BlockBuilder:
         self.spec = spec
         self.own_ops: dict[str, str] = {}
         self.axes: dict[str, str] = {}
+        self.units: dict[str, str] = {}
+        """Blocks of the module tree by layer name, in networks without choice blocks."""
+
+    def unit(self, place: Place) -> str | None:
+        """What a layer shares its bits with where `bits_per` is `block`: its choice block's axis name, or a unit."""
+        return self.units.get(place.name) if place.block is None else self.axes[place.block]
 
     def block(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +24,27 @@ class _Seen:
     def __init__(self) -> None:
         self.shapes: dict[SwitchLayer, LayerShape] = {}
         self.reads: dict[SwitchLayer, SwitchLayer] = {}
-        self._tensors: dict[int, tuple[Tensor, SwitchLayer]] = {}
+        self._tensors: dict[tuple[int, int], tuple[Tensor, SwitchLayer]] = {}
         self.other_macs = 0
 
     def hook(self, layer: SwitchLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if layer in self.shapes:
-            raise ModelError("a switchable layer runs twice in one pass; give each run a layer of its own")
         weight = layer.active_weight()
-        per_output = weight.numel() // layer.active_out
         biases = 0 if layer.bias is None else layer.active_out
-        self.shapes[layer] = LayerShape(output[0].numel() * per_output, weight.numel(), biases, layer.active_out)
-        # Kept alive, so that no other tensor can take its identity during the run.
-        self.reads[layer] = self._tensors.setdefault(id(inputs[0]), (inputs[0], layer))[1]
+        macs = layer.kind.macs(weight, inputs[0], output, layer.active_out)
+        before = self.shapes.get(layer)
+        # A layer that runs several times works several times and is stored once.
+        self.shapes[layer] = LayerShape(macs + (before.macs if before else 0), weight.numel(), biases, layer.active_out)
+        # Kept alive, so that no other tensor can take its identity during the run; one that was written to is another.
+        key = id(inputs[0]), inputs[0]._version
+        self.reads.setdefault(layer, self._tensors.setdefault(key, (inputs[0], layer))[1])
 
 
-def dry_run(body: nn.Module, shape: tuple[int, int, int]) -> _Seen:
-    """One image through the active path of a body on the meta device.
+def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:
+    """One image through the active path of a body.
+
+    Args:
+        body: Left in evaluation mode.
+        inputs: What it is called with; a batch of one, perhaps on the meta device.
 
     Raises:
         ModelError: the input does not fit the network.
@@ -51,9 +58,10 @@ def dry_run(body: nn.Module, shape: tuple[int, int, int]) -> _Seen:
         stack.enter_context(torch.no_grad())
         try:
             with counter:
-                body.eval()(torch.empty(1, *shape, device="meta"))
+                body.eval()(*inputs)
         except RuntimeError as error:
-            raise ModelError(f"an input of {'x'.join(map(str, shape))} does not fit the network: {error}") from None
+            shape = "x".join(map(str, inputs[0].shape[1:]))
+            raise ModelError(f"an input of {shape} does not fit the network: {error}") from None
     # torch counts two operations a multiply-add; what its counter saw beyond our layers is not quantizable.
     seen.other_macs = counter.get_total_flops() // 2 - sum(s.macs for s in seen.shapes.values())
     return seen
@@ -72,37 +80,53 @@ def measure_outline(spec: SpaceSpec, backbone: Backbone) -> Outline:
     blocks = named_blocks(body)
     by_layer = {place.layer: place for place in places(body)}
     widths = {name: block_axes(spec, name).width or (1.0,) for name in blocks}
+    image = (torch.empty(1, *spec.input, device="meta"),)
     runs: dict[tuple[int, int], _Seen] = {}
     for op in range(max((len(b.op_names) for b in blocks.values()), default=1)):
         for width in range(max(map(len, widths.values()), default=1)):
             for name, block in blocks.items():
                 block.activate(min(op, len(block.op_names) - 1), min(width, len(widths[name]) - 1))
-            runs[op, width] = dry_run(body, spec.input)
-    reference_body, _ = build_body(spec.model_copy(update={"axes": AxesSpec(), "overrides": {}}), backbone)
-    reference = _reference(reference_body, spec)
+            runs[op, width] = dry_run(body, image)
+    reference = body_outline(
+        *build_body(spec.model_copy(update={"axes": AxesSpec(), "overrides": {}}), backbone), image
+    )
     return Outline(
         tuple(
             BlockOutline(name, block.op_names, tuple(widths[name]), builder.axes[name])
             for name, block in blocks.items()
         ),
-        _layers(by_layer, runs, {name: len(w) for name, w in widths.items()}, reference),
+        _layers(by_layer, runs, {name: len(w) for name, w in widths.items()}, reference.layers, builder.unit),
         tuple(builder.own_ops[name] for name in blocks),
-        reference,
+        reference.layers,
         max(run.other_macs for run in runs.values()),
     )
 
 
-def _reference(body: nn.Module, spec: SpaceSpec) -> tuple[LayerOutline, ...]:
-    seen = dry_run(body, spec.input)
+def body_outline(body: nn.Module, builder: BlockBuilder, inputs: tuple[Any, ...]) -> Outline:
+    """The outline of a body as it is, with nothing to choose but bits; its blocks are left out.
+
+    Args:
+        body: Left in evaluation mode.
+        builder: Knows the units of its layers.
+        inputs: What the body is called with, a batch of one.
+
+    Raises:
+        ModelError: the input does not fit.
+    """
+    seen = dry_run(body, inputs)
     by_layer = {place.layer: place for place in places(body)}
-    return tuple(
-        _outline(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,)) for x, shape in seen.shapes.items()
+    layers = tuple(
+        _outline(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,), builder.unit)
+        for x, shape in seen.shapes.items()
     )
+    return Outline((), layers, (), layers, seen.other_macs)
 
 
-def _outline(place: Place, op: int | None, reads: str, shapes: tuple[LayerShape, ...]) -> LayerOutline:
+def _outline(
+    place: Place, op: int | None, reads: str, shapes: tuple[LayerShape, ...], unit: Callable[[Place], str | None]
+) -> LayerOutline:
     kind = place.layer.kind.float_class.__name__
-    return LayerOutline(place.name, kind, place.block, op, reads, shapes)
+    return LayerOutline(place.name, kind, place.block, op, reads, unit(place), shapes)
 
 
 def _layers(
@@ -110,6 +134,7 @@ def _layers(
     runs: dict[tuple[int, int], _Seen],
     widths: dict[str, int],
     reference: tuple[LayerOutline, ...],
+    unit: Callable[[Place], str | None],
 ) -> tuple[LayerOutline, ...]:
     # The reference network meets every block; a run whose operators are skips may not.
     position: dict[str, int] = {}
@@ -123,13 +148,8 @@ def _layers(
         (first_op, _), first = next(iter(mine.items()))
         op = None if place.op is None else first_op
         shapes = [runs[first_op, w].shapes[layer] for w in range(widths[place.block] if place.block else 1)]
+        kept = tuple(shapes if len(set(shapes)) > 1 else shapes[:1])
         turn = list(first.shapes).index(layer)
-        found.append(
-            (
-                (position[place.block or place.name], op or 0, turn),
-                _outline(
-                    place, op, by_layer[first.reads[layer]].name, tuple(shapes if len(set(shapes)) > 1 else shapes[:1])
-                ),
-            )
-        )
+        key = (position[place.block or place.name], op or 0, turn)
+        found.append((key, _outline(place, op, by_layer[first.reads[layer]].name, kept, unit)))
     return tuple(outline for _, outline in sorted(found, key=lambda item: item[0]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.rows import architecture_rows, summary
@@ -17,6 +17,14 @@ from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
 from spos_quant.supernet.network import named_blocks, places
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters of any model as `Supernet.param_groups` divides them: what has one dimension decays not."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
 
 _STALE = "the network is not the one that the outline of its search space describes; make the outline anew"
 
@@ -88,10 +96,13 @@ class Supernet(nn.Module):
         for layer, _, _ in self._layers:
             layer.activate_bits(None, None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, classes]` of images `[n, C, H, W]` along the active path."""
-        logits: Tensor = self.body(x)
-        return logits
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the network answers along the active path: logits `[n, classes]` of images `[n, C, H, W]`."""
+        return self.body(*inputs, **options)
+
+    def param_groups(self, *, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for an optimizer: weight decay on weights, none on biases, BatchNorm and activation clips."""
+        return param_groups(self, weight_decay)
 
     def subnet(self, architecture: Architecture) -> nn.Module:
         """The plain static model of an architecture, weights copied: Brevitas layers, bit-exact to the path.

@@ -26,7 +26,7 @@ from spos_quant.errors import ConfigError, ModelError
 from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
-from spos_quant.supernet.supernet import Supernet
+from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
 from spos_quant.train.evaluation import batch_norms
@@ -270,11 +270,10 @@ class _Loop:
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """SGD, by default with Nesterov momentum; weight decay on weights of convolutions and linear layers only."""
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    nesterov = config.nesterov and config.momentum > 0  # which torch refuses together
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    groups = param_groups(model, config.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0
+    )
 
 
 def learning_rate(step: int, total: int, per_epoch: int, config: TrainConfig) -> float:

@@ -15,8 +15,8 @@ from torch import Tensor
 from spos_quant.backbones.build import build, load_space, space_of
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import parse_spec
+from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.calibrate import calibrate_clips
 from spos_quant.train.evaluation import batch_norms
 
 _SPECS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.quant.quantizers import gaussian, pact
-from spos_quant.quant.static import StaticMaker, is_quant_layer, read_bits, read_signed, static_batch_norm
+from spos_quant.quant.static import StaticMaker, Switchable, is_quant_layer, read_bits, read_signed, static_batch_norm
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 
 
@@ -155,7 +155,7 @@ def test_containers_share_nothing_with_their_plain_counterpart() -> None:
 
 
 def test_modules_with_a_static_of_their_own_decide() -> None:
-    class Own(nn.Module):
+    class Own(Switchable):
         def static(self, maker: StaticMaker) -> nn.Module:
             assert isinstance(maker, StaticMaker)
             return nn.Flatten()

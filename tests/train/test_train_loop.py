@@ -16,8 +16,8 @@ from train_cases import CLASSES, drawing, hooked, space, supernet, training, use
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
+from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.train.batches import TrainingSteps
-from spos_quant.train.calibrate import calibrate_clips
 from spos_quant.train.loop import (
     fit,
     learning_rate,

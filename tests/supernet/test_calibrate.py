@@ -13,7 +13,7 @@ from spos_quant.backbones.build import build, space_of
 from spos_quant.errors import ModelError
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import parse_spec
-from spos_quant.train.calibrate import calibrate_clips
+from spos_quant.supernet.calibrate import calibrate_clips
 
 
 def images(n: int = 3) -> torch.Tensor:

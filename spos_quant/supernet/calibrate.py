@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,24 +24,33 @@ _Sample = tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def calibrate_clips(supernet: Supernet, images: Tensor, only: set[InputQuantizer] | None = None) -> None:
-    """Sets every clip from float passes of one batch: every operator at its largest width, all blocks at once.
+def calibrate_clips(
+    supernet: Supernet,
+    images: Tensor | Sequence[tuple[Any, ...]],
+    only: set[InputQuantizer] | None = None,
+    *,
+    running_statistics: bool = False,
+) -> None:
+    """Sets every clip from float passes: every operator at its largest width, all blocks at once.
 
     Args:
-        supernet: Its active path is left as it was.
-        images: `[n, C, H, W]`, augmented as in training; some hundred suffice.
+        supernet: Its active path and modes are left as they were.
+        images: `[n, C, H, W]`, augmented as in training; some hundred suffice. Or batches of other inputs.
         only: The quantizers to set; all where None.
+        running_statistics: Whether BatchNorm has statistics that mean something, as in a trained network. Otherwise it
+            normalises by the batch.
 
     Raises:
         ModelError: an input declared never negative was.
     """
-    before, training = supernet.architecture, supernet.training
+    before = supernet.architecture
+    modes = {module: module.training for module in supernet.modules()}
     owners = supernet.input_quantizers()
     wanted = set(owners) if only is None else only
     seen: dict[InputQuantizer, list[_Sample]] = {}
-    # BatchNorm in training mode normalises by the batch itself: running statistics need not exist yet, and stay.
-    norms = {name: buffer.clone() for name, buffer in supernet.named_buffers() if "running_" in name}
-    supernet.train()
+    statistics = {name: buffer.clone() for name, buffer in supernet.named_buffers() if _is_statistic(name)}
+    supernet.train(not running_statistics)
+    device = next(supernet.parameters()).device
     with ExitStack() as stack:
         for quantizer, layers in owners.items():
             for layer in layers:
@@ -48,15 +59,21 @@ def calibrate_clips(supernet: Supernet, images: Tensor, only: set[InputQuantizer
         for path in _covering_paths(supernet):
             supernet.activate(path)
             supernet.activate_float()
-            supernet(images.to(next(supernet.parameters()).device))
+            for inputs in [(images,)] if isinstance(images, Tensor) else images:
+                supernet(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))
     for name, buffer in supernet.named_buffers():
-        if name in norms:
-            buffer.copy_(norms[name])
-    supernet.train(training)
+        if name in statistics:
+            buffer.copy_(statistics[name])
+    for module, mode in modes.items():
+        module.training = mode
     supernet.activate(before)
     for quantizer in wanted:
         samples, extremes = zip(*seen[quantizer], strict=True)
         _set_clips(quantizer, torch.cat(samples), torch.cat(extremes))
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 class _Record:
