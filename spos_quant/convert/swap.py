@@ -62,6 +62,8 @@ def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> list[str]:
             "that run; " + ("; ".join(left) or "it has none of them")
         )
     for parent in names:
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0  # its fused kernel would take the weights and pass by our layers
         for key, child in parent._modules.items():
             if child in swapped:
                 parent._modules[key] = swapped[child]

@@ -88,5 +88,9 @@ def kind_of(layer: nn.Module) -> LayerKind:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is of exactly one of these kinds, float or Brevitas: a subclass may compute something else."""
-    return any(type(layer) in (kind.float_class, kind.brevitas_class) for kind in KINDS)
+    """Whether a layer computes what one of these kinds does, float or Brevitas: a subclass may compute something else."""
+    runs = type(layer).forward
+    return any(
+        isinstance(layer, kind.float_class) and runs in (kind.float_class.forward, kind.brevitas_class.forward)
+        for kind in KINDS
+    )

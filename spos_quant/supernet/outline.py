@@ -55,7 +55,8 @@ def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:
         for place in places(body):
             handle = place.layer.register_forward_hook(seen.hook)
             stack.callback(handle.remove)
-        stack.enter_context(torch.no_grad())
+        # Without autograd attention takes a fused kernel that torch's counter does not know.
+        stack.enter_context(torch.enable_grad())
         try:
             with counter:
                 body.eval()(*inputs)
