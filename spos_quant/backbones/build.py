@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -21,7 +22,11 @@ from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import SpaceSpec, parse_spec, read_spec
 
 if TYPE_CHECKING:
+    from spos_quant.supernet.network import Backbone
     from spos_quant.supernet.supernet import Supernet
+
+PUBLISHED = ("torchvision", "timm")
+"""Sources of published models: `torchvision:resnet18` is a backbone, and a search space of bits."""
 
 
 def _spaces() -> Any:
@@ -41,6 +46,8 @@ def load_spec(name: str | Path) -> SpaceSpec:
         SpaceError: neither a built-in space nor a file, or a file that is no search space.
     """
     text = str(name)
+    if text.partition(":")[0] in PUBLISHED and not Path(text).exists():
+        return _of_published(text)
     if text in builtin_spaces():
         raw = yaml.safe_load((_spaces() / f"{text}.yaml").read_text("utf-8"))
         return parse_spec(raw, f"{text}.yaml")
@@ -49,6 +56,21 @@ def load_spec(name: str | Path) -> SpaceSpec:
         return read_spec(path)
     what = "is a directory, not a YAML file" if path.is_dir() else "is neither a built-in search space nor a YAML file"
     raise SpaceError(f"{text!r} {what}{near(text, builtin_spaces())}")
+
+
+def _of_published(name: str) -> SpaceSpec:
+    """The search space of a published model without a YAML file: bits of every layer."""
+    return parse_spec(
+        {
+            "name": re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64],
+            "backbone": name,
+            "input": [3, 224, 224],
+            "classes": 1000,
+            "axes": {"bits": [[2, 2], [4, 4], [8, 8]]},
+            "bits_per": "layer",
+        },
+        name,
+    )
 
 
 def load_space(name: str | Path) -> SearchSpace:
@@ -101,10 +123,17 @@ def cache_dir() -> Path:
 
 def measure(spec: SpaceSpec) -> Outline:
     """The outline read from the network itself. Imports torch."""
-    from spos_quant.backbones.registry import backbones
     from spos_quant.supernet.outline import measure_outline
 
-    return measure_outline(spec, backbones[spec.backbone])
+    return measure_outline(spec, _backbone(spec))
+
+
+def _backbone(spec: SpaceSpec) -> Backbone:
+    """A registered backbone, or a published model. Raises `ConfigError` where there is none of that name."""
+    from spos_quant.backbones.registry import backbones
+    from spos_quant.convert.zoo import published
+
+    return published(spec.backbone) if ":" in spec.backbone else backbones[spec.backbone]
 
 
 def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
@@ -115,16 +144,17 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     """
     import torch
 
-    from spos_quant.backbones.registry import backbones
     from spos_quant.supernet.outline import build_body
     from spos_quant.supernet.supernet import Supernet
     from spos_quant.supernet.weights import load_float_weights
 
     # Construction draws random numbers on the default device; the user's generator must not notice.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        body, _ = build_body(space.spec, backbones[space.spec.backbone], device="cpu")
+        torch.manual_seed(seed)
+        body, _ = build_body(space.spec, _backbone(space.spec), device="cpu")
         supernet = Supernet(space, body)
-        supernet.reset_parameters(seed)
+        if ":" not in space.spec.backbone:  # published models know how to start
+            supernet.reset_parameters(seed)
     if space.spec.weights is not None:
         load_float_weights(supernet, Path(space.spec.weights))
     return supernet

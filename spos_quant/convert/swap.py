@@ -75,6 +75,8 @@ def _reason(layer: nn.Module, watched: Watched) -> str | None:
     if not is_plain(layer):
         is_one = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
         return "a subclass, which may compute something else" if is_one else ""
+    if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
+        return "a transposed convolution of several groups, for which Brevitas has no scale per channel"
     if layer not in watched.negative:
         return "its forward never runs"
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):

@@ -88,7 +88,7 @@ def kind_of(layer: nn.Module) -> LayerKind:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer computes what one of these kinds does, float or Brevitas: a subclass may compute something else."""
+    """Whether a layer computes what one of these kinds does, float or Brevitas; a subclass may do something else."""
     runs = type(layer).forward
     return any(
         isinstance(layer, kind.float_class) and runs in (kind.float_class.forward, kind.brevitas_class.forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +18,7 @@ from spos_quant.space.outline import LayerShape
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
-def measure(model: nn.Module, example: Tensor) -> dict[str, Any]:
+def measure(model: nn.Module, example: Tensor | Sequence[Any]) -> dict[str, Any]:
     """What a model costs for one image, with the keys of `spos-quant cost --json`.
 
     A layer of Brevitas counts towards `bitops`, a float operand of it with 32 bits; a plain torch layer is one that was
@@ -25,7 +26,7 @@ def measure(model: nn.Module, example: Tensor) -> dict[str, Any]:
 
     Args:
         model: Any float or Brevitas model; it is run once, in evaluation mode, and left as it was.
-        example: A batch `[n, ...]` that fits the model; costs are those of one of the n.
+        example: A batch `[n, ...]` that fits the model, or a sequence of arguments; costs are those of one of the n.
 
     Raises:
         ModelError: the example does not fit the model.
@@ -47,6 +48,7 @@ def measure(model: nn.Module, example: Tensor) -> dict[str, Any]:
             )
         found[module] = row
 
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     training = {module: module.training for module in model.modules()}
     counter = FlopCounterMode(display=False)
     with ExitStack() as stack:
@@ -58,9 +60,10 @@ def measure(model: nn.Module, example: Tensor) -> dict[str, Any]:
         model.eval()
         try:
             with counter:
-                model(example[:1])
+                model(*(x[:1] if isinstance(x, Tensor) and x.dim() else x for x in inputs))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise ModelError(f"an example of shape {tuple(example.shape)} does not fit the model: {error}") from None
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+            raise ModelError(f"an example of shape {shapes} does not fit the model: {error}") from None
         finally:
             for module, mode in training.items():
                 module.training = mode

@@ -29,7 +29,8 @@ class Score:
 
 def batch_norms(module: nn.Module) -> list[Any]:
     """All BatchNorm layers of a module, switchable or plain."""
-    return [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _BatchNorm))]
+    found = [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _BatchNorm))]
+    return [m for m in found if m.running_mean is not None]  # a layer may keep none
 
 
 def to_evaluation(module: nn.Module) -> None:

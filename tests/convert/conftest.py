@@ -1,0 +1,1 @@
+from one_thread import one_thread_and_a_seed as one_thread_and_a_seed
