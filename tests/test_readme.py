@@ -18,14 +18,18 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
 
 
-def test_python_block_runs(tmp_path, monkeypatch, capsys):
-    (code,) = blocks("python")
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    space, own = blocks("python")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(space, "README.md", "exec"), {})
     ours, measured = capsys.readouterr().out.split()
     assert ours == measured
     assert int(ours) <= 2_200_000
     assert (tmp_path / "model.onnx").exists()
+    exec(compile(own, "README.md", "exec"), {})
+    ours, measured = capsys.readouterr().out.split()
+    assert ours == measured
+    assert int(ours) <= 64 * 64 * 16
 
 
 def test_space_of_the_yaml_block_is_valid():
