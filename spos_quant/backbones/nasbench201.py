@@ -62,8 +62,8 @@ class Reduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, C, H, W]` to `[n, 2C, H / 2, W / 2]`."""
-        beside: Tensor = self.downsample(x)
-        return beside + self.conv_b(self.conv_a(x))
+        total: Tensor = self.downsample(x) + self.conv_b(self.conv_a(x))
+        return total
 
 
 class _Op(nn.Module):
