@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spos_quant.errors import RunError
+from spos_quant.export import api
 from spos_quant.export.api import export_checked, exporters
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.export.runtime import OnnxModel, compare
@@ -94,7 +95,9 @@ def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
     shown = tracked(items, f"verify {result.key}", len(items), unit="files", show=show)
     files = [_verify_file(Path(item["path"]), item, model, batches, budget, ours) for item in shown]
     bitops_agree = all(file["bitops"] == cost["bitops"] for file in files)
-    ok = bitops_agree and all(file["budget_kept"] is not False and file["agreement"] >= 0.99 for file in files)
+    ok = bitops_agree and all(
+        file["budget_kept"] is not False and file["agreement"] >= api.LEAST_AGREEMENT for file in files
+    )
     return {
         "key": result.key,
         "budget": budget,
