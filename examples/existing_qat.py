@@ -52,6 +52,7 @@ for name, layer in subnet.named_modules():
 loss = existing_qat_loop(subnet, x, y, steps=60)
 print(f"loss {loss:.3f}, accuracy {float((subnet.eval()(x).argmax(1) == y).float().mean()):.1%}")
 
-export_onnx_qcdq(subnet, args=x[:1], export_path="brevitas.onnx")  # Brevitas' own export
+# Brevitas' own export; integer initializers need the TorchScript exporter.
+export_onnx_qcdq(subnet, args=x[:1], export_path="brevitas.onnx", opset_version=17, dynamo=False)
 written = sq.export_onnx(subnet, x, "checked.onnx")  # the same form, for any batch size, checked in onnxruntime
 print(f"checked.onnx: {written['bytes']:,} bytes, largest difference of a logit {written['max_abs_diff']:.2g}")

@@ -57,7 +57,7 @@ model = nn.Sequential(
 )
 supernet = sq.quantize(model, images[:64], bits=[(2, 2), (4, 4), (8, 8)])
 trainer = lightning.Trainer(
-    max_epochs=8,
+    max_epochs=5,
     accelerator="cpu",
     callbacks=[SinglePath(supernet)],
     logger=False,

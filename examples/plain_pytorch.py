@@ -1,4 +1,4 @@
-"""A trained CNN becomes a supernet of bit-widths, is trained, searched, fine-tuned and exported, all in plain PyTorch."""
+"""A trained CNN becomes a supernet of bit-widths, is searched, fine-tuned and exported, all in plain PyTorch."""
 
 import numpy as np
 import torch
@@ -33,18 +33,15 @@ def accuracy(model, split):
 
 def layer(inputs, outputs, stride=1):
     """A convolution with BatchNorm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 # A float network, trained as usual.
 torch.manual_seed(0)
-model = nn.Sequential(
-    layer(1, 16), layer(16, 32, 2), layer(32, 32), layer(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)
-)
+body = [layer(1, 16), layer(16, 32, 2), layer(32, 32), layer(32, 32)]
+model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-for _ in range(200):
+for _ in range(120):
     step(model, optimizer)
 print(f"float: {accuracy(model, val):.1%} on val")
 
@@ -56,7 +53,7 @@ print(f"{supernet.space.size} architectures")
 rng = np.random.default_rng(0)
 optimizer = torch.optim.SGD(supernet.param_groups(weight_decay=1e-4), lr=0.02, momentum=0.9)
 supernet.train()
-for _ in range(150):
+for _ in range(90):
     supernet.activate(supernet.space.sample(rng))
     step(supernet, optimizer)
 
@@ -72,7 +69,7 @@ print("found", supernet.space.describe(result.best), f"at {supernet.cost(result.
 # The winner as a plain Brevitas model, fine-tuned like any other.
 subnet = supernet.subnet(result.best).train()
 optimizer = torch.optim.SGD(subnet.parameters(), lr=0.01, momentum=0.9)
-for _ in range(60):
+for _ in range(40):
     step(subnet, optimizer)
 print(f"quantized: {accuracy(subnet, val):.1%} on val, {accuracy(subnet, test):.1%} on test")
 written = sq.export_onnx(subnet, test[0], "model.onnx")
