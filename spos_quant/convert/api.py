@@ -81,7 +81,7 @@ def quantize(
 
 def apply_bits(
     model: nn.Module,
-    config: str | Path | Mapping[str, Any],
+    config: str | Path | Mapping[str, Any] | BitConfig,
     example: Tensor | Sequence[Any],
     *,
     calibrate: Iterable[Any] | None = None,
@@ -127,7 +127,7 @@ class _Converted:
         if not isinstance(model, nn.Module):
             raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
         self.model = model
-        self.example: Inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+        self.example: Inputs = tuple(example) if isinstance(example, (list, tuple)) else (example,)
         if not (
             self.example and isinstance(self.example[0], Tensor) and self.example[0].dim() and len(self.example[0])
         ):
@@ -155,7 +155,7 @@ class _Converted:
         parameter = next(self.model.parameters(), None)
         found: list[Inputs] = []
         images = 0
-        for item in calibrate:
+        for item in [calibrate] if isinstance(calibrate, Tensor) else calibrate:
             inputs = (item,) if isinstance(item, Tensor) else tuple(item)[: len(self.example)]
             if not (inputs and isinstance(inputs[0], Tensor)):
                 raise ModelError(
@@ -230,7 +230,9 @@ class _Converted:
         return supernet
 
 
-def _config(config: str | Path | Mapping[str, Any]) -> BitConfig:
+def _config(config: str | Path | Mapping[str, Any] | BitConfig) -> BitConfig:
+    if isinstance(config, BitConfig):
+        return config
     if isinstance(config, Mapping):
         return parse_bit_config(config, "the bit configuration")
     if isinstance(config, str) and config.lstrip().startswith("{"):

@@ -58,19 +58,20 @@ class Parity:
     max_abs_diff: float
     """Largest difference of a logit."""
     agreement: float
-    """Share of images with the same label, in [0, 1]."""
+    """Share of images with the same label, in [0, 1]; of their pixels, where every one has a label."""
     n: int
-    """Images compared."""
+    """Labels compared."""
 
 
 def compare(pairs: Iterable[tuple[Any, Any]]) -> Parity:
-    """The parity of logits `[n, classes]` given in pairs, model and file."""
+    """The parity of logits `[n, classes]`, or `[n, classes, ...]`, given in pairs, model and file."""
     largest, same, n = 0.0, 0, 0
     for ours, theirs in pairs:
         a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
         largest = max(largest, float(np.abs(a - b).max()))
-        same += int((a.argmax(1) == b.argmax(1)).sum())
-        n += len(a)
+        equal = a.argmax(1) == b.argmax(1)
+        same += int(equal.sum())
+        n += equal.size
     return Parity(largest, same / max(n, 1), n)
 
 

@@ -35,15 +35,21 @@ class LayerKind:
         return output.numel() * (weight.numel() // outputs)
 
 
-def _conv(function: Any) -> Callable[[Tensor, Tensor, Tensor | None, Any, int], Tensor]:
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
-        padding = settings.padding
-        if settings.padding_mode != "zeros":
-            x, padding = F.pad(x, settings.border, mode=settings.padding_mode), 0
-        made: Tensor = function(x, weight, bias, settings.stride, padding, settings.dilation, groups)
-        return made
+def _conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
+    x, padding = _padded(x, settings)
+    return F.conv1d(x, weight, bias, settings.stride, padding, settings.dilation, groups)
 
-    return forward
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
+    x, padding = _padded(x, settings)
+    return F.conv2d(x, weight, bias, settings.stride, padding, settings.dilation, groups)
+
+
+def _padded(x: Tensor, settings: Any) -> tuple[Tensor, Any]:
+    """The input with borders that are not zeros, and the padding that is left for the convolution."""
+    if settings.padding_mode == "zeros":
+        return x, settings.padding
+    return F.pad(x, settings.border, mode=settings.padding_mode), 0
 
 
 def _conv_transpose2d(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, groups: int) -> Tensor:
@@ -59,8 +65,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, _settings: Any, _gro
 _CONV = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
 _CHANNELS = ("in_channels", "out_channels")
 KINDS = (
-    LayerKind(nn.Conv1d, qnn.QuantConv1d, _conv(F.conv1d), _CONV, _CHANNELS, True),
-    LayerKind(nn.Conv2d, qnn.QuantConv2d, _conv(F.conv2d), _CONV, _CHANNELS, True),
+    LayerKind(nn.Conv1d, qnn.QuantConv1d, _conv1d, _CONV, _CHANNELS, True),
+    LayerKind(nn.Conv2d, qnn.QuantConv2d, _conv2d, _CONV, _CHANNELS, True),
     LayerKind(
         nn.ConvTranspose2d,
         qnn.QuantConvTranspose2d,

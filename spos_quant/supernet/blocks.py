@@ -75,10 +75,10 @@ class Operator(nn.Module):
         projection: str | None = None,
     ) -> None:
         super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
         self.projection = projection
         self.row = tuple(name for name in layers if name != projection)
+        for name, layer in layers.items():  # torch refuses a name that is an attribute already
+            self.add_module(name, layer)
         self._switched = [(self.get_submodule(path), *widths) for path, widths in (channels or {}).items()]
 
     def activate_width(self, index: int) -> None:

@@ -386,6 +386,14 @@ def test_compare_by_hand():
     assert (nothing.agreement, nothing.n) == (0.0, 0)
 
 
+def test_compare_counts_every_label_of_a_dense_output():
+    a = np.zeros((2, 3, 4, 5), dtype=np.float32)
+    b = a.copy()
+    b[0, 1, :2] = 1.0  # other labels for 10 of 40 pixels
+    found = compare([(a, b)])
+    assert (found.agreement, found.n) == (0.75, 40)
+
+
 def test_softmax_loss_by_hand():
     z, y = torch.randn(9, 5) * 30, torch.arange(9) % 5
     expected = torch.nn.functional.cross_entropy(z.double(), y, reduction="sum")

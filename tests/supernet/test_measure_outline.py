@@ -146,9 +146,11 @@ class Fixed(nn.Module):
         return y
 
 
-def test_layers_that_run_twice_or_never_are_refused() -> None:
-    with pytest.raises(ModelError, match="runs twice"):
-        measure_outline(SPEC, backbone(Twice))
+def test_layers_that_run_twice_work_twice_and_layers_that_never_do_are_refused() -> None:
+    once, twice = (measure_outline(SPEC, backbone(kind)).layers for kind in (Attention, Twice))
+    assert [(x.shapes[0].macs, x.shapes[0].weights) for x in twice] == [
+        (2 * x.shapes[0].macs, x.shapes[0].weights) for x in once
+    ]
     with pytest.raises(ModelError, match="'spare' never runs"):
         measure_outline(SPEC, backbone(Never))
 
@@ -159,7 +161,7 @@ def test_an_input_that_does_not_fit() -> None:
         measure_outline(SPEC.model_copy(update={"input": (2, 9, 8)}), backbone(Fixed))
     body, _ = build_body(SPEC, backbone(Attention))
     with pytest.raises(ModelError, match="an input of 3x8x8 does not fit"):
-        dry_run(body, (3, 8, 8))
+        dry_run(body, (torch.empty(1, 3, 8, 8, device="meta"),))
     assert not any(layer._forward_hooks for layer in body.modules())
 
 

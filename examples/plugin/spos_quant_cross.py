@@ -1,0 +1,60 @@
+"""A plug-in: the operator `cross3`, a 1x3 convolution and then a 3x1, and the backbone `stairs`."""
+
+from torch import Tensor, nn
+
+from spos_quant.backbones.registry import backbones
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.layers import conv
+from spos_quant.supernet.network import BlockBuilder
+from spos_quant.supernet.operators import operators
+
+
+@operators.register("cross3")
+def cross3(site: Site) -> Operator:
+    """A 1x3 convolution, then a 3x1; the stride is split between them, the channels in between follow the width."""
+    inner = site.inner_widths()
+    most, stride = max(inner), site.stride
+    row = nn.Conv2d(site.inputs, most, (1, 3), (1, stride), (0, 1), bias=False)
+    column = nn.Conv2d(most, site.outputs, (3, 1), (stride, 1), (1, 0), bias=False)
+    layers = {
+        "conv1": SwitchLayer(row, signed=site.signed),
+        "bn1": site.norm(most),
+        "relu": nn.ReLU(),
+        "conv2": SwitchLayer(column),
+        "bn2": site.norm(site.outputs),
+    }
+    # Input and output channels, one number per width candidate, of every layer that the width changes.
+    inputs, outputs = [site.inputs] * len(inner), [site.outputs] * len(inner)
+    return Operator(layers, {"conv1": (inputs, inner), "bn1": (inner, inner), "conv2": (inner, outputs)})
+
+
+class Stairs(nn.Module):
+    """A stem, then two steps of a block that halves the picture and one that does not, then a classifier."""
+
+    def __init__(self, spec: SpaceSpec, builder: BlockBuilder) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(spec.input[0], 8, 3, signed=True), SwitchBatchNorm2d(8), nn.ReLU())
+        blocks, channels = [], 8
+        for outputs in (16, 32):
+            for stride in (2, 1):
+                shortcut = None
+                if stride == 2:
+                    shortcut = nn.Sequential(conv(channels, outputs, 1, 2), SwitchBatchNorm2d(outputs))
+                # The name is the module's name in the network: overrides and bit configurations use it.
+                name, site = f"blocks.{len(blocks)}", Site(channels, outputs, stride)
+                blocks.append(builder.block(name, site, own_op="conv3x3", downsample=shortcut))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = SwitchLayer(nn.Linear(channels, spec.classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, C, H, W]` images to `[n, classes]` logits."""
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+@backbones.register("stairs")
+def stairs(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+    """The backbone of a search space that says `backbone: stairs`."""
+    return Stairs(spec, builder)
