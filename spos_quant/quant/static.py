@@ -67,7 +67,7 @@ class StaticMaker:
         made = (layer.kind.brevitas_class if layer.searchable else layer.kind.float_class)(**settings)
         made.to(layer.weight.device, layer.weight.dtype)
         self._take_weight(layer, made)
-        made.weight.requires_grad_(layer.weight.requires_grad)  # type: ignore[operator]
+        made.weight.requires_grad_(layer.weight.requires_grad)
         with torch.no_grad():
             bias = layer.active_bias()
             if bias is not None:

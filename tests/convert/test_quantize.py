@@ -300,3 +300,12 @@ def test_transposed_convolutions_of_several_groups_stay_float() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 4, 2, 2, groups=2), nn.Conv2d(4, 2, 1))
     with pytest.warns(UserWarning, match="0 .ConvTranspose2d.: a transposed convolution of several groups"):
         sq.quantize(model, torch.randn(1, 4, 3, 3), BITS, keep_float=())
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    model, x = mlp()
+    model[0].requires_grad_(False)
+    supernet = sq.quantize(model, x, BITS, keep_float=())
+    subnet = supernet.subnet(supernet.space.uniform(4, 4))
+    assert not subnet[0].weight.requires_grad
+    assert subnet[2].weight.requires_grad
