@@ -333,8 +333,10 @@ def spaces(as_json: o.Json = False, verbose: o.Verbose = False) -> None:
         metric = "macs" if item["cheapest"]["bitops"] is None else "bitops"
         low, high = item["cheapest"][metric], item["dearest"][metric]
         unit = "MACs" if metric == "macs" else "BitOps"
-        rows.append((item["name"], item["backbone"], f"{item['size']:.3g}", f"{human(low)} to {human(high)} {unit}"))
+        size = f"{item['size']:,}" if item["size"] < 10**21 else f"{item['size']:.3g}"
+        rows.append((item["name"], item["backbone"], size, f"{human(low)} to {human(high)} {unit}"))
     show.table(("space", "backbone", "architectures", "cost"), rows)
+    show.say("sizes with e+ are rounded: --json, and cost SPACE, print every digit")
 
 
 @app.command()

@@ -76,6 +76,8 @@ def layers(cost: Mapping[str, Any]) -> None:
         for row in cost["layers"]
     ]
     table(("layer", "kind", "w bits", "a bits", "MACs", "BitOps"), rows)
+    if "notation" in cost:
+        say(f"architecture  {cost['notation']}")
     bitops = cost["bitops"]
     if bitops is not None:
         say(f"BitOps        {bitops:,} = {human(bitops)} = {bitops / 2**30:.4g} Gi ({cost['formula']})")
