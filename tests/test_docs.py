@@ -7,7 +7,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -55,6 +54,10 @@ def registries(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
 
 
+# Newer versions of typer carry click inside.
+USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
 @pytest.mark.parametrize("page", pages_with("python"))
 @pytest.mark.usefixtures("registries")
 def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +100,7 @@ def test_commands_parse(page: str) -> None:
         try:
             with commands[arguments[0]].make_context(arguments[0], arguments[1:]) as context:
                 given = context.params
-        except click.ClickException as error:
+        except USAGE_ERROR as error:
             pytest.fail(f"{page}.md: {line}: {error.format_message()}")
         space = given.get("space") or given.get("target") or ""
         if space and not space.endswith(".yaml") and not space.startswith("runs/"):
