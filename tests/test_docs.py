@@ -23,7 +23,7 @@ from spos_quant.supernet.operators import operators
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 # Those that this repository writes for itself are not for copying from.
-INSIDE = ("ARCHITECTURE", "paper", "reliability")
+INSIDE = ("ARCHITECTURE", "models", "paper", "reliability")
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in INSIDE)
 LANGUAGES = ("python", "yaml", "toml", "console")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

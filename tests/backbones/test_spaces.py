@@ -8,15 +8,8 @@ from spos_quant.backbones.build import builtin_spaces, load_spec, space_of
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.testing import check_space
 
-SLOW = (
-    "shufflenetv2-blocks-mixed",
-    "shufflenetv2-joint",
-    "nasbench201-mixed",
-    "resnet34-mixed",
-    "resnet18-mixed",
-    "resnet20-joint",
-)
-"""Thousands of quantizers, which take some seconds to make."""
+FAST = ("digits-blocks", "resnet20-mixed", "shufflenetv2-blocks", "nasbench201")
+"""One of each shape of block; the others, dear to build, are in the slow suite."""
 
 
 def small(name: str) -> SpaceSpec:
@@ -26,7 +19,7 @@ def small(name: str) -> SpaceSpec:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in builtin_spaces()]
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in builtin_spaces()]
 )
 def test_contract(name: str) -> None:
     check_space(space_of(small(name)), paths=1)

@@ -63,7 +63,9 @@ def test_measure_by_hand() -> None:
     assert sq.measure(model, x)["bitops"] is None
 
 
-@pytest.mark.parametrize(("name", "gbops"), [("resnet18", (116.1, 34.7)), ("resnet50", (261.7, 71.2))])
+@pytest.mark.parametrize(
+    ("name", "gbops"), [("resnet18", (116.1, 34.7)), pytest.param("resnet50", (261.7, 71.2), marks=pytest.mark.slow)]
+)
 def test_hawq_tables_by_a_hand_count(name: str, gbops: tuple[float, float]) -> None:
     """Layer by layer at 8 bits, and at 4 with both ends at 8, as HAWQ-V3 counts (its ResNet-50 has fewer MACs)."""
     model = getattr(torchvision.models, name)().eval()
