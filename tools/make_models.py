@@ -21,7 +21,7 @@ from zoo_cases import NAMES, examine  # noqa: E402
 
 TEXT = """# Models that sq.quantize was tried on
 
-{count} networks with fresh weights and BatchNorm statistics of 32 structured pictures (64 x 64; ViT, Swin and DeiT 224 x 224).
+{count} networks with fresh weights and BatchNorm statistics of 32 structured pictures of 64 x 64 (ViT, Swin and DeiT: 8 of 224 x 224).
 *Left float* are layers whose forward never runs (attention that hands its weights to a function) or is not torch's own; their
 multiply-adds (*outside*) are counted as float.
 

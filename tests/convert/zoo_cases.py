@@ -71,11 +71,11 @@ def audio() -> nn.Module:
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
-    """A network with fresh weights and BatchNorm statistics of structured inputs, and 32 of those."""
+    """A network with fresh weights and BatchNorm statistics of structured inputs, and those: 32, of large ones 8."""
     torch.manual_seed(0)
     source, _, model = name.rpartition(":")
     side = 224 if model in FULL_SIZE else 64
-    x = pictures(side)
+    x = pictures(side, 8 if model in FULL_SIZE else 32)
     if source == "torchvision":
         options = {"aux_logits": False, "init_weights": True} if model == "googlenet" else {}
         made: nn.Module = torchvision.models.get_model(model, num_classes=CLASSES, **options)
