@@ -8,7 +8,9 @@ import os
 import re
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +91,10 @@ def space_of(spec: SpaceSpec) -> SearchSpace:
 
 
 def structure_hash(spec: SpaceSpec) -> str:
-    """Identifies what an outline depends on: the structure of the space and the format of outlines."""
-    text = json.dumps([FORMAT, spec.structure()], sort_keys=True)
+    """Identifies what an outline depends on: the structure of the space, whose model it is, the format of outlines."""
+    source = spec.backbone.partition(":")[0]
+    published = ":" in spec.backbone and source in PUBLISHED and find_spec(source)
+    text = json.dumps([FORMAT, spec.structure(), *([version(source)] if published else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -150,10 +154,10 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
 
     # Construction draws random numbers on the default device; the user's generator must not notice.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
-        body, _ = build_body(space.spec, _backbone(space.spec), device="cpu")
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed CUDA's too
+        body, builder = build_body(space.spec, _backbone(space.spec), device="cpu")
         supernet = Supernet(space, body)
-        if ":" not in space.spec.backbone:  # published models know how to start
+        if not builder.own_start:
             supernet.reset_parameters(seed)
     if space.spec.weights is not None:
         load_float_weights(supernet, Path(space.spec.weights))

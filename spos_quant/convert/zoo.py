@@ -45,6 +45,7 @@ def published(name: str) -> Backbone:
             images = torch.randn(_IMAGES, *spec.input, generator=torch.Generator().manual_seed(0))
         swap_layers(body, [(images,)])
         builder.units = tree_units(body)
+        builder.own_start = True
         return body
 
     return make

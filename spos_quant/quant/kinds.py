@@ -95,8 +95,14 @@ def kind_of(layer: nn.Module) -> LayerKind:
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer computes what one of these kinds does, float or Brevitas; a subclass may do something else."""
-    runs = type(layer).forward
     return any(
-        isinstance(layer, kind.float_class) and runs in (kind.float_class.forward, kind.brevitas_class.forward)
+        isinstance(layer, kind.float_class)
+        and any(_computes(layer) == _computes(plain) for plain in (kind.float_class, kind.brevitas_class))
         for kind in KINDS
     )
+
+
+def _computes(layer: Any) -> tuple[Any, ...]:
+    """The functions that decide what a layer, or a class of layers, computes."""
+    owner = layer if isinstance(layer, type) else type(layer)
+    return tuple(getattr(owner, name, None) for name in ("forward", "_conv_forward", "inner_forward_impl"))

@@ -136,13 +136,13 @@ class SearchSpace:
         Raises:
             SpaceError: neither, or an architecture that is not in this space.
         """
-        ops = notations[self.spec.backbone].read(text) if self.spec.backbone in notations else None
-        if ops is not None:
-            return self._of_operators(ops, text)
         inner = text.strip().strip("()[]")
         try:
             indices = [int(part) for part in inner.replace(" ", ",").split(",") if part]
-        except ValueError:
+        except ValueError:  # what is no list of indices may be written as another project does
+            ops = notations[self.spec.backbone].read(text) if self.spec.backbone in notations else None
+            if ops is not None:
+                return self._of_operators(ops, text)
             raise SpaceError(f"architecture {text!r}: expected candidate indices such as 0,3,1") from None
         return self.canonical(indices)
 

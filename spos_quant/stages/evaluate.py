@@ -9,7 +9,6 @@ import torch
 
 from spos_quant.errors import RunError
 from spos_quant.export import api
-from spos_quant.export.api import export_checked, exporters
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.export.runtime import OnnxModel, compare
 from spos_quant.progress import tracked
@@ -44,7 +43,7 @@ def measured(result: Result) -> dict[str, Any]:
 def export_result(result: Result, form: str, *, show: bool = False) -> dict[str, Any]:
     """Writes the retrained model as a file; returns `path, format, bytes, max_abs_diff, agreement`."""
     result.need_model()
-    exporters[form]
+    api.exporters[form]
     run = result.run
     config = read_bit_config(result.bits_path)
     metadata = {
@@ -57,7 +56,9 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
     batches = scoring_batches(run, "search-val", all_images=True)
     check = tracked(batches, f"check {path.name} of {result.key}", batches.count, unit="batches", show=show)
     example = next(iter(batches))[0][:1]
-    made = export_checked(load_model(result), example, path, format=form, metadata=metadata, check=check, keep=store)
+    made = api.export_checked(
+        load_model(result), example, path, format=form, metadata=metadata, check=check, keep=store
+    )
     kept = [item for item in exports(result) if item["format"] != form]
     store_json(result.exports_path, [*kept, {**made, "path": path.name}])
     return {**made, "key": result.key}

@@ -31,6 +31,8 @@ class BlockBuilder:
         self.axes: dict[str, str] = {}
         self.units: dict[str, str] = {}
         """Blocks of the module tree by layer name, in networks without choice blocks."""
+        self.own_start = False
+        """Whether the network draws its own first weights, as published models do."""
 
     def unit(self, place: Place) -> str | None:
         """What a layer shares its bits with where `bits_per` is `block`: its choice block's axis name, or a unit."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from spos_quant.backbones.build import builtin_spaces, load_spec, space_of
+from spos_quant.backbones.build import build, builtin_spaces, load_spec, space_of
 from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.network import places
 from spos_quant.testing import check_space
 
 FAST = ("digits-blocks", "resnet20-mixed", "shufflenetv2-blocks", "nasbench201")
@@ -23,3 +25,16 @@ def small(name: str) -> SpaceSpec:
 )
 def test_contract(name: str) -> None:
     check_space(space_of(small(name)), paths=1)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-mixed", "mobilenetv3-mixed"])
+def test_what_the_field_keeps_at_8_bits_is_locked_and_nothing_else(name: str) -> None:
+    """Both ends, depthwise convolutions (known by their groups, not by their names) and squeeze-and-excitation."""
+    space = space_of(small(name))
+    groups = {place.name: place.layer.groups for place in places(build(space).body)}
+    names = [layer.name for layer in space.layers]
+    wanted = {n for n in names if groups[n] > 1 or n.endswith((".fc1", ".fc2"))} | {names[0], names[-1]}
+    assert {layer.name for layer in space.layers if layer.weight.axis is None} == wanted
+    layers = space.bit_config(space.sample(np.random.default_rng(0))).layers
+    assert all((layers[n].weight_bits, layers[n].act_bits) == (8, 8) for n in wanted)
+    assert len(space.axes) == len(names) - len(wanted) > 30

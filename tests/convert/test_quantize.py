@@ -285,6 +285,10 @@ def test_subclasses_and_hooks_are_left_alone() -> None:
     class Renamed(nn.Linear):
         pass
 
+    class Inside(nn.Conv2d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return super()._conv_forward(x, weight / 2, bias)
+
     torch.manual_seed(0)
     model = nn.Sequential(Own(7, 7), Renamed(7, 7), nn.Linear(7, 7), nn.Linear(7, 3))
     model[3].register_forward_hook(lambda m, i, o: o + 1)
@@ -294,6 +298,9 @@ def test_subclasses_and_hooks_are_left_alone() -> None:
     assert [type(m) for m in supernet.body] == [Own, SwitchLayer, SwitchLayer, nn.Linear]
     supernet.activate_float()
     assert torch.equal(supernet(x), model(x))
+    image = torch.randn(1, 2, 4, 4)
+    with pytest.warns(UserWarning, match=r"1 layers stay float: 0 .Inside.: a subclass"):
+        sq.quantize(nn.Sequential(Inside(2, 2, 1), nn.Conv2d(2, 2, 1)), image, BITS, keep_float=())
 
 
 def test_transposed_convolutions_of_several_groups_stay_float() -> None:

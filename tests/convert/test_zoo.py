@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from spos_quant.backbones.build import build, load_space, space_of
+from spos_quant.backbones import build as build_module
+from spos_quant.backbones.build import build, load_space, space_of, structure_hash
 from spos_quant.cli import run as command
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.spec import parse_spec
@@ -88,3 +89,11 @@ def test_the_main_job(tmp_path: Path) -> None:
 def test_bad_input(backbone: str, more: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         space_of(spec(backbone, **more))
+
+
+def test_an_outline_is_that_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = spec("torchvision:resnet18"), spec("resnet18")
+    before = structure_hash(theirs), structure_hash(ours)
+    monkeypatch.setattr(build_module, "version", lambda _: "0.0.1")
+    assert structure_hash(theirs) != before[0]
+    assert structure_hash(ours) == before[1]
