@@ -11,6 +11,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spos_quant.convert.swap import Inputs, swap_layers, tree_units
@@ -26,13 +27,12 @@ from spos_quant.supernet.outline import body_outline
 from spos_quant.supernet.supernet import Supernet
 
 CALIBRATION_IMAGES = 256
-_BITS = ((2, 2), (4, 4), (8, 8))
 
 
 def quantize(
     model: nn.Module,
     example: Tensor | Sequence[Any],
-    bits: Sequence[Sequence[Any]] = _BITS,
+    bits: Sequence[Sequence[Any]] = ((2, 2), (4, 4), (8, 8)),
     *,
     bits_per: str = "layer",
     keep_float: Sequence[str] = ("first", "last"),
@@ -64,7 +64,7 @@ def quantize(
         SpaceError: bits outside 1 to 8, or a pattern that matches nothing.
     """
     converted = _Converted(model, example, calibrate)
-    if converted.left:
+    if converted.left.layers:
         warnings.warn(converted.said(), stacklevel=2)
     return converted.supernet(
         "quantize()",
@@ -126,6 +126,10 @@ class _Converted:
     def __init__(self, model: nn.Module, example: Any, calibrate: Iterable[Any] | None) -> None:
         if not isinstance(model, nn.Module):
             raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ModelError(
+                "expected a module of Python, got one of TorchScript; give the model that it was made from"
+            )
         self.model = model
         self.example: Inputs = tuple(example) if isinstance(example, (list, tuple)) else (example,)
         if not (
@@ -141,7 +145,7 @@ class _Converted:
             raise ModelError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
         self.left = swap_layers(self.body, [self.example, *self.batches])
         builder = BlockBuilder(parse_spec(self._raw({}), "quantize()", images=False))
-        builder.units = tree_units(self.body)
+        builder.units, builder.float_ends = tree_units(self.body), self.left.ends
         modes = {module: module.training for module in self.body.modules()}
         self.outline: Outline = body_outline(self.body, builder, self._one_image())
         for module, mode in modes.items():
@@ -186,14 +190,15 @@ class _Converted:
 
     def said(self) -> str:
         """What a person should know of the layers that were left alone."""
-        named = "; ".join(self.left[:5]) + (f"; and {len(self.left) - 5} more" if len(self.left) > 5 else "")
+        left = self.left.layers
+        named = "; ".join(left[:5]) + (f"; and {len(left) - 5} more" if len(left) > 5 else "")
         other = self.outline.other_macs
         macs = (
             f" {other:,} multiply-adds an image are outside of quantizable modules and counted as float."
             if other
             else ""
         )
-        return f"{len(self.left)} layers stay float: {named}.{macs}"
+        return f"{len(left)} layers stay float: {named}.{macs}"
 
     def check(self, wanted: BitConfig) -> None:
         """Holds a configuration against the layers. Raises `SpaceError`."""
@@ -210,11 +215,31 @@ class _Converted:
                     f"layer {name!r} has {channels[name]} output channels, the bit configuration says "
                     f"{bits.out_channels}: it is of another width"
                 )
+        if wanted.residual_bits is not None:
+            raise SpaceError(
+                f"the bit configuration quantizes residual additions to {wanted.residual_bits} bits, which are no "
+                "modules of this model; set residual_bits to null to leave them float"
+            )
+        self._take_signs(wanted)
         for name in channels:
             if name not in wanted.layers:
                 raise SpaceError(
                     f"layer {name!r} misses in the bit configuration{near(name, wanted.layers)}; give it null for float"
                 )
+
+    def _take_signs(self, wanted: BitConfig) -> None:
+        """Makes inputs signed where the configuration says so; one that was negative cannot become unsigned."""
+        for name, bits in wanted.layers.items():
+            if bits.act_bits is None or bits.signed is None:
+                continue
+            layer = self.body.get_submodule(name)
+            assert isinstance(layer, SwitchLayer)
+            if layer.signed and not bits.signed:
+                raise SpaceError(
+                    f"layer {name!r} reads negative values, which an unsigned quantizer would cut off; "
+                    "set signed to true, or leave it out"
+                )
+            layer.signed = bits.signed
 
     def supernet(self, where: str, settings: Mapping[str, Any]) -> Supernet:
         """The supernet over these settings of a space, clips calibrated."""

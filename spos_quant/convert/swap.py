@@ -16,6 +16,7 @@ from spos_quant.quant.switch import SwitchLayer
 
 Inputs = tuple[Any, ...]
 """What a network is called with."""
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -24,12 +25,22 @@ class Watched:
     """What passes of a network saw."""
 
     negative: dict[nn.Module, bool] = field(default_factory=dict)
-    """Per layer that ran, whether it ever read a negative value."""
+    """Per layer that ran, in order of execution, whether it ever read a negative value."""
     inside: str = ""
     """The module that ran last, for messages."""
 
 
-def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> list[str]:
+@dataclass(frozen=True)
+class Left:
+    """What was left alone."""
+
+    layers: tuple[str, ...]
+    """Layers, each with the reason."""
+    ends: tuple[str, ...]
+    """Whether the `first` and the `last` layer that ran are among them."""
+
+
+def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> Left:
     """Swaps every Conv1d, Conv2d, ConvTranspose2d and Linear that runs for a switchable layer with the same parameters.
 
     Layers that are used in several places are swapped for one layer; whether an input may be negative is what was seen.
@@ -39,7 +50,7 @@ def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> list[str]:
         batches: Inputs to look at; the network runs on each in evaluation mode, without gradients.
 
     Returns:
-        The layers that were left alone, with the reason.
+        The layers that were left alone.
 
     Raises:
         ModelError: the network fails on its inputs, is a single layer, or has none that can be swapped.
@@ -47,7 +58,7 @@ def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> list[str]:
     names = {module: name for name, module in body.named_modules()}
     if "" in (names[m] for m in names if is_plain(m)):
         raise ModelError("the model is a single layer, which has no name; wrap it in nn.Sequential")
-    watched = watch(body, [m for m in names if is_plain(m)], batches)
+    watched = watch(body, [m for m in names if isinstance(m, _LAYERS)], batches)
     left, swapped = [], dict[nn.Module, SwitchLayer]()
     for layer, name in names.items():
         reason = _reason(layer, watched)
@@ -67,14 +78,15 @@ def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> list[str]:
         for key, child in parent._modules.items():
             if child in swapped:
                 parent._modules[key] = swapped[child]
-    return left
+    ran = list(watched.negative)
+    ends = tuple(word for word, layer in (("first", ran[0]), ("last", ran[-1])) if layer not in swapped)
+    return Left(tuple(left), ends)
 
 
 def _reason(layer: nn.Module, watched: Watched) -> str | None:
     """Why a layer is left alone; None where it is swapped, empty where nobody would expect it to be."""
     if not is_plain(layer):
-        is_one = isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
-        return "a subclass, which may compute something else" if is_one else ""
+        return "a subclass, which may compute something else" if isinstance(layer, _LAYERS) else ""
     if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
         return "a transposed convolution of several groups, for which Brevitas has no scale per channel"
     if layer not in watched.negative:

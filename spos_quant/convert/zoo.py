@@ -43,7 +43,7 @@ def published(name: str) -> Backbone:
         images = torch.empty(1, *spec.input, device="meta")
         if device.type != "meta":
             images = torch.randn(_IMAGES, *spec.input, generator=torch.Generator().manual_seed(0))
-        swap_layers(body, [(images,)])
+        builder.float_ends = swap_layers(body, [(images,)]).ends
         builder.units = tree_units(body)
         builder.own_start = True
         return body

@@ -69,11 +69,26 @@ def export_onnx(
 
     Raises:
         ConfigError: an unknown format.
-        ExportError: the format cannot hold the model, or the file's answers differ from the model's.
+        ExportError: the format cannot hold the model, it does not turn one tensor into another, or the file's answers
+            differ from the model's.
     """
     return export_checked(
         model, example, Path(path), format=format, metadata=metadata or {}, check=check, keep=write_bytes
     )
+
+
+def _check_answer(model: nn.Module, x: Tensor) -> None:
+    """Raises `ExportError` unless the model turns one tensor into one tensor of a score per class."""
+    try:
+        with torch.no_grad():
+            answer: object = model(x)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"an example of shape {tuple(x.shape)} does not fit the model: {error}") from None
+    if not isinstance(answer, Tensor) or answer.dim() < 2:
+        what = f"a tensor of {answer.dim()} dimensions" if isinstance(answer, Tensor) else type(answer).__name__
+        raise ExportError(
+            f"the model answers with {what}; expected scores [n, classes, ...]: wrap it in a module that gives them"
+        )
 
 
 def export_checked(
@@ -88,6 +103,8 @@ def export_checked(
 ) -> dict[str, Any]:
     """`export_onnx`, with the function that puts the finished file in its place."""
     writer = exporters[format]
+    if not isinstance(example, Tensor):
+        raise ExportError(f"expected one tensor as example, got {type(example).__name__}: files take one input")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,6 +115,7 @@ def export_checked(
     searchable = [name for name, layer in model.named_modules() if is_quant_layer(layer)]
     try:
         model.eval().cpu()
+        _check_answer(model, example[:1].cpu())
         writer(model, example[:1].cpu(), draft, {**metadata, "format": format, "searchable": searchable})
         runtime = OnnxModel(draft)
         batches = [(example, None)] if check is None else check

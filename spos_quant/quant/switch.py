@@ -97,8 +97,10 @@ class SwitchLayer(nn.Module):
         # The scale's shape must follow the slice, not the full weight.
         shape = tuple(-1 if dim == self.output_channel_dim else 1 for dim in range(self.weight.dim()))
         for bits in sorted({b for b in weight_bits if b is not None}):
-            proxy = WeightQuantProxyFromInjector(self, weight(bits).let(scaling_shape=shape))
-            self.weight_quant[str(bits)] = proxy
+            # Constants are rounded to the type that a quantizer is made with, whatever it is moved to afterwards: the
+            # same one for a layer that was double from the start, one that became so, and its static counterpart.
+            made = weight(bits).let(scaling_shape=shape, dtype=torch.float32)
+            self.weight_quant[str(bits)] = WeightQuantProxyFromInjector(self, made).to(self.weight.dtype)
         self.input_quant = input_quant
         self.quantizer = quantizer
         self.searchable = True

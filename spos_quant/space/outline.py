@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = "spos-quant/outline/2"
+FORMAT = "spos-quant/outline/3"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Outline:
     reference: tuple[LayerOutline, ...]
     """The layers of the backbone as published: its own operators at width 1.0, whether or not the space offers them."""
     other_macs: int = 0
-    """Multiply-adds outside convolutions and linear layers; always float."""
+    """Multiply-adds outside of these layers; always float."""
+    float_ends: tuple[str, ...] = ()
+    """Those of `first` and `last` whose layer is none of these, because it cannot be quantized."""
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain values that `from_json` reads back."""
@@ -94,4 +96,5 @@ class Outline:
             reference_ops=tuple(raw["reference_ops"]),
             reference=tuple(map(layer, raw["reference"])),
             other_macs=raw["other_macs"],
+            float_ends=tuple(raw["float_ends"]),
         )

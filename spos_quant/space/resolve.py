@@ -46,7 +46,7 @@ def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
             axis but were given different candidates.
     """
     _check_patterns(spec, outline)
-    kept = kept_float(spec, outline.layers)
+    kept = kept_float(spec, outline.layers, outline.float_ends)
     maker = _Maker()
     _check_tied(spec, outline.blocks)
     blocks = tuple(_block_place(maker, block, outline) for block in outline.blocks)
@@ -69,16 +69,18 @@ def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
                 layer.reads,
             )
         )
-    reference_kept = kept_float(spec, outline.reference)
+    reference_kept = kept_float(spec, outline.reference, outline.float_ends)
     default = {layer.name: layer.name not in reference_kept for layer in outline.reference}
     axes, blocks, places = maker.finish(blocks, tuple(layers))
     return SearchSpace(spec, outline, axes, blocks, places, default)
 
 
-def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline]) -> frozenset[str]:
-    """Names of the layers that `keep_float` names."""
+def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline], float_ends: Sequence[str] = ()) -> frozenset[str]:
+    """Names of the layers that `keep_float` names; an end that stays float anyway keeps no other layer float."""
     kept = set()
     for pattern in spec.keep_float:
+        if pattern in float_ends:
+            continue
         if pattern in _WORDS:
             kept.add(layers[0 if pattern == "first" else -1].name)
         else:

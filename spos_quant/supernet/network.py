@@ -31,6 +31,8 @@ class BlockBuilder:
         self.axes: dict[str, str] = {}
         self.units: dict[str, str] = {}
         """Blocks of the module tree by layer name, in networks without choice blocks."""
+        self.float_ends: tuple[str, ...] = ()
+        """Those of `first` and `last` that stay float because they cannot be quantized."""
         self.own_start = False
         """Whether the network draws its own first weights, as published models do."""
 

@@ -100,6 +100,7 @@ def measure_outline(spec: SpaceSpec, backbone: Backbone) -> Outline:
         tuple(builder.own_ops[name] for name in blocks),
         reference.layers,
         max(run.other_macs for run in runs.values()),
+        builder.float_ends,
     )
 
 
@@ -120,7 +121,7 @@ def body_outline(body: nn.Module, builder: BlockBuilder, inputs: tuple[Any, ...]
         _outline(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,), builder.unit)
         for x, shape in seen.shapes.items()
     )
-    return Outline((), layers, (), layers, seen.other_macs)
+    return Outline((), layers, (), layers, seen.other_macs, builder.float_ends)
 
 
 def _outline(

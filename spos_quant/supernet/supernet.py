@@ -72,7 +72,8 @@ class Supernet(nn.Module):
             # A tensor that a layer common to all operators reads has one quantizer, else each operator has its own.
             key = (place.reads, None if place.reads in common else op)
             if bits and key not in inputs:
-                inputs[key] = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
+                made = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
+                inputs[key] = made.to(layer.weight.dtype)
             layer.quantize(place.weight.values, spec.quantizer, inputs.get(key))
             attached.append((layer, place.weight, place.act))
         if found:

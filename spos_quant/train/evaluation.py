@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.switch import SwitchBatchNorm2d
@@ -28,8 +28,8 @@ class Score:
 
 
 def batch_norms(module: nn.Module) -> list[Any]:
-    """All BatchNorm layers of a module, switchable or plain."""
-    found = [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _BatchNorm))]
+    """All layers of a module that keep running statistics: BatchNorm, switchable or plain, or InstanceNorm."""
+    found = [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _NormBase))]
     return [m for m in found if m.running_mean is not None]  # a layer may keep none
 
 

@@ -114,3 +114,20 @@ def test_other_channels_are_another_network() -> None:
         sq.apply_bits(model, given, x)
     with pytest.raises(ModelError, match="does not fit the model"):
         sq.apply_bits(model, config(MLP), torch.randn(2, 3))
+
+
+def test_signs_of_the_configuration_are_used() -> None:
+    model, x = mlp()
+    given = config(MLP)
+    given["layers"]["2"]["signed"] = True
+    assert sq.apply_bits(model, given, x)[2].input_quant.is_signed
+    assert not sq.apply_bits(model, config(MLP), x)[2].input_quant.is_signed
+    given["layers"]["4"]["signed"] = False
+    with pytest.raises(SpaceError, match="layer '4' reads negative values, which an unsigned quantizer"):
+        sq.apply_bits(model, given, x)
+
+
+def test_residual_bits_are_refused() -> None:
+    model, x = mlp()
+    with pytest.raises(SpaceError, match="residual additions to 8 bits, which are no modules"):
+        sq.apply_bits(model, config(MLP, residual_bits=8), x)

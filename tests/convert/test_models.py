@@ -15,7 +15,6 @@ def test_network(name: str) -> None:
     assert found.subnet_equal
     assert found.macs_equal
     assert found.survives
-    if name in FAST:  # untrained networks of many layers magnify rounding until labels are a matter of chance
-        assert found.agreement >= 0.9
-        assert found.relative_error < 0.2
+    assert found.agreement >= 0.95
+    assert found.relative_error < 0.5
     assert found.layers > 2

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spos_quant as sq
 from spos_quant.convert.swap import tree_units
-from spos_quant.errors import ModelError, SpaceError
+from spos_quant.errors import ConfigError, ModelError, SpaceError
 from spos_quant.quant.static import read_bits
 from spos_quant.quant.switch import SwitchLayer
 
@@ -316,3 +316,48 @@ def test_what_is_frozen_stays_frozen() -> None:
     subnet = supernet.subnet(supernet.space.uniform(4, 4))
     assert not subnet[0].weight.requires_grad
     assert subnet[2].weight.requires_grad
+
+
+class ScaledLinear(nn.Linear):
+    """A subclass with an arithmetic of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("ends", "kept"), [((False, False), {"0", "4"}), ((False, True), {"0"}), ((True, True), set())]
+)
+def test_an_end_that_stays_float_anyway_keeps_no_other_layer_float(ends: tuple[bool, bool], kept: set[str]) -> None:
+    first, last = (ScaledLinear if own else nn.Linear for own in ends)
+    model = nn.Sequential(first(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), last(6, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        supernet = sq.quantize(model, torch.randn(4, 6), BITS)
+    assert {layer.name for layer in supernet.space.layers if not layer.quantized} == kept
+    assert torch.equal(supernet.subnet(supernet.space.uniform(4, 4))[0].weight, model[0].weight)
+
+
+def test_double_precision_stays_double() -> None:
+    model, inputs = everything()
+    model, inputs = model.double(), tuple(x.double() for x in inputs)
+    supernet = sq.quantize(model, inputs, BITS)
+    for seed in range(3):
+        a = supernet.space.sample(np.random.default_rng(seed))
+        supernet.activate(a)
+        assert supernet(*inputs).dtype == torch.float64
+        assert torch.equal(supernet.subnet(a)(*inputs), supernet(*inputs))
+
+
+def test_a_scripted_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="one of TorchScript; give the model that it was made from"):
+        sq.quantize(torch.jit.script(nn.Sequential(nn.Linear(3, 3))), torch.randn(2, 3))
+
+
+def test_instance_norm_with_statistics_is_recalibrated() -> None:
+    norm = nn.InstanceNorm2d(4, track_running_stats=True)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(144, 2)).eval()
+    x = torch.randn(8, 3, 8, 8)
+    supernet = sq.quantize(model, x, [(4, 4), (8, 8)], keep_float=())
+    with pytest.raises(ConfigError, match="give recalibrate="):
+        sq.search(supernet, evaluate=lambda m: 0.0)

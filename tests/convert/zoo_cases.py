@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
 import spos_quant as sq
@@ -42,10 +42,14 @@ TORCHVISION = (
 )
 TIMM = ("resnet10t", "mobilenetv3_small_100", "convnextv2_atto", "deit_tiny_patch16_224")
 OWN = ("audio CNN", "MLP", "segmentation")
-FAST = ("torchvision:squeezenet1_1", "audio CNN", "MLP", "segmentation")
+FAST = OWN
 NAMES = (*(f"torchvision:{n}" for n in TORCHVISION), *(f"timm:{n}" for n in TIMM), *OWN)
-FULL_SIZE = ("vit_b_16", "swin_t", "deit_tiny_patch16_224")
 CLASSES = 10
+SIDE = 64
+_MOST_STEPS, _ENOUGH = 240, 0.08
+"""A network is trained until the mean loss of ten steps is this small, or so many steps."""
+_JUDGED = 64
+"""Pictures, unseen in training, that quantized answers are compared on."""
 
 
 class Segmentation(nn.Module):
@@ -71,44 +75,80 @@ def audio() -> nn.Module:
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
-    """A network with fresh weights and BatchNorm statistics of structured inputs, and those: 32, of large ones 8."""
+    """A network that tells ten kinds of pictures apart, and pictures that it never saw."""
     torch.manual_seed(0)
+    model, view = _fresh(name)
+    loss = _train(model, view)
+    assert loss < 1, f"{name} did not learn: loss {loss:.2f}"
+    return model.eval(), view(*pictures(_JUDGED, 0))[0]
+
+
+View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Pictures and labels as a network takes them."""
+
+
+def _fresh(name: str) -> tuple[nn.Module, View]:
     source, _, model = name.rpartition(":")
-    side = 224 if model in FULL_SIZE else 64
-    x = pictures(side, 8 if model in FULL_SIZE else 32)
     if source == "torchvision":
-        options = {"aux_logits": False, "init_weights": True} if model == "googlenet" else {}
-        made: nn.Module = torchvision.models.get_model(model, num_classes=CLASSES, **options)
-    elif source == "timm":
+        options = {"googlenet": {"aux_logits": False, "init_weights": True}, "vit_b_16": {"image_size": SIDE}}
+        return torchvision.models.get_model(model, num_classes=CLASSES, **options.get(model, {})), lambda x, y: (x, y)
+    if source == "timm":
         import timm
 
-        made = timm.create_model(model, num_classes=CLASSES)
-    else:
-        mlp = nn.Sequential(
-            nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
-        own: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
-            "audio CNN": (audio, pictures(64)[:, :1].flatten(2)),
-            "MLP": (lambda: mlp, pictures(8)),
-            "segmentation": (Segmentation, x),
-        }
-        maker, x = own[name]
-        made = maker()
-    for module in made.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = None
-        elif isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.05)  # a head that starts at zero says nothing
+        options = {"img_size": SIDE} if model.startswith("deit") else {}
+        return timm.create_model(model, num_classes=CLASSES, **options), lambda x, y: (x, y)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    own: dict[str, tuple[Callable[[], nn.Module], View]] = {
+        "audio CNN": (audio, lambda x, y: (x[:, :1].flatten(2), y)),
+        "MLP": (lambda: mlp, lambda x, y: (interpolate(x, (8, 8), mode="area"), y)),
+        "segmentation": (Segmentation, _by_pixel),
+    }
+    return own[name][0](), own[name][1]
+
+
+def _by_pixel(x: Tensor, _kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """A corner of every picture, and how bright each pixel's surroundings are, in ten steps."""
+    x = x[:, :, :16, :16]
+    bright = avg_pool2d(x.mean(1, keepdim=True), 3, 1, 1)[:, 0]
+    return x, ((bright.clamp(-0.99, 0.99) + 1) / 2 * CLASSES).long()
+
+
+def _train(model: nn.Module, view: View) -> float:
+    """Trains until it tells the pictures apart, then takes BatchNorm statistics anew; the mean of the last losses."""
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    small = sum(p.numel() for p in model.parameters()) < 100_000
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if small else 1e-3 if norms else 3e-4)
+    losses: list[float] = []
+    model.train()
+    for step in range(_MOST_STEPS):
+        x, y = view(*pictures(32, 1 + step))
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if sum(losses[-10:]) < 10 * _ENOUGH and step >= 10:
+            break
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
     with torch.no_grad():
-        made.train()(x)
-    return made.eval(), x
+        for step in range(4):
+            model(view(*pictures(32, _MOST_STEPS + 1 + step))[0])
+    return sum(losses[-10:]) / 10
 
 
-def pictures(side: int, n: int = 32) -> Tensor:
-    """Smooth random pictures with a little noise."""
-    generator = torch.Generator().manual_seed(1)
-    smooth = interpolate(torch.randn(n, 3, 4, 4, generator=generator), (side, side), mode="bilinear")
-    return smooth + 0.1 * torch.randn(n, 3, side, side, generator=generator)
+def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`[n, 3, 64, 64]` smooth pictures of ten kinds, each blurred into another and noisy, and their kinds."""
+    kinds = _smooth(CLASSES, torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(1000 + seed)
+    y = torch.randint(CLASSES, (n,), generator=generator)
+    noise = torch.randn(n, 3, SIDE, SIDE, generator=generator)
+    return kinds[y] + 0.5 * _smooth(n, generator) + 0.1 * noise, y
+
+
+def _smooth(n: int, generator: torch.Generator) -> Tensor:
+    return interpolate(torch.randn(n, 3, 4, 4, generator=generator), (SIDE, SIDE), mode="bilinear")
 
 
 @dataclass
@@ -133,10 +173,13 @@ class Found:
     onnx: str
 
 
-@torch.no_grad()
 def examine(name: str) -> Found:
-    """Quantizes a network and looks at everything that must hold."""
-    model, x = make(name)
+    """Trains a network a little, quantizes it and looks at everything that must hold."""
+    return _examine(name, *make(name))
+
+
+@torch.no_grad()
+def _examine(name: str, model: nn.Module, x: Tensor) -> Found:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         supernet = sq.quantize(model, x, [(4, 4), (8, 8)], keep_float=())

@@ -405,3 +405,27 @@ def test_slices_cover_everything_once():
     for items, size in ((10, 3), (9, 3), (2, 5), (0, 4)):
         assert [i for part in in_batches(items, size) for i in range(items)[part]] == list(range(items))
         assert all(part.stop - part.start <= size for part in in_batches(items, size))
+
+
+class _Answers(torch.nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.layer, self.answer = torch.nn.Linear(3, 2), answer
+
+    def forward(self, x):
+        return self.answer(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("answer", "example", "message"),
+    [
+        (lambda y: {"logits": y}, torch.randn(2, 3), "answers with dict; expected scores"),
+        (lambda y: y.sum(), torch.randn(2, 3), "a tensor of 0 dimensions; expected scores"),
+        (lambda y: y, (torch.randn(2, 3), torch.randn(2)), "expected one tensor as example, got tuple"),
+        (lambda y: y, torch.randn(2, 4), "an example of shape \\(1, 4\\) does not fit the model"),
+    ],
+)
+def test_models_that_no_file_can_hold(answer, example, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        sq.export_onnx(_Answers(answer), example, tmp_path / "m.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
