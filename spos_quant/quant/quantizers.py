@@ -19,6 +19,7 @@ from brevitas.quant.solver.weight import WeightQuantSolver
 from torch import Tensor
 
 from spos_quant.errors import ConfigError
+from spos_quant.quant.fused import FusedIntQuant
 from spos_quant.registry import Registry
 
 Injector = type[Any]
@@ -60,9 +61,16 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
     bit_width = 1
 
 
+class _Weight(Int8WeightPerChannelFloat):  # type: ignore[misc]
+    """Symmetric levels per output channel."""
+
+    int_quant = FusedIntQuant
+
+
 class _UnsignedClip(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):  # type: ignore[misc]
     """2^b levels from 0 to a learned clip T [Choi2018]; the clip is a parameter from the start, calibrated later."""
 
+    int_quant = FusedIntQuant
     min_val = 0.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -71,6 +79,7 @@ class _UnsignedClip(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit
 class _SignedClip(IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):  # type: ignore[misc]
     """2^b levels from -T to T (2^(b-1) - 1) / 2^(b-1), with a learned clip T."""
 
+    int_quant = FusedIntQuant
     min_val = -6.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -96,7 +105,7 @@ def gaussian(bits: int) -> Injector:
     """The step follows the standard deviation at 2 to 4 bits, the maximum above, mean|w| at 1 bit; stateless."""
     if bits in _GAUSSIAN_SIGMA:
         return _let(
-            Int8WeightPerChannelFloat,
+            _Weight,
             bit_width=bits,
             scaling_stats_impl=_MeanSigmaStd,
             sigma=_GAUSSIAN_SIGMA[bits],
@@ -107,7 +116,7 @@ def gaussian(bits: int) -> Injector:
 @weight_quantizers.register("absmax")
 def absmax(bits: int) -> Injector:
     """The largest level is the largest |w| of the output channel; mean|w| at 1 bit; stateless."""
-    return _let(_Binary) if bits == 1 else _let(Int8WeightPerChannelFloat, bit_width=bits)
+    return _let(_Binary) if bits == 1 else _let(_Weight, bit_width=bits)
 
 
 @act_quantizers.register("pact")

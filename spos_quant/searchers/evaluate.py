@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.errors import ConfigError
+from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.space.search_space import Architecture
@@ -24,20 +25,28 @@ class SupernetEvaluator:
         supernet: Trained; its active path changes.
         recalibration: Batches of training images under the training augmentation.
         validation: Batches of search-val images and labels.
+        compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it.
     """
 
     def __init__(
-        self, supernet: Supernet, recalibration: Iterable[object], validation: Iterable[tuple[Tensor, Tensor]]
+        self,
+        supernet: Supernet,
+        recalibration: Iterable[object],
+        validation: Iterable[tuple[Tensor, Tensor]],
+        *,
+        compiled: bool = False,
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
+        self.compiled = compiled
         self._norms = batch_norms(supernet)
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order, made as they are asked for."""
         for architecture in architectures:
             self.supernet.activate(architecture)
-            recalibrate(self.supernet, self.recalibration, self._norms)
-            result = score(self.supernet, self.validation)
+            with compiled_kernels(self.compiled):
+                recalibrate(self.supernet, self.recalibration, self._norms)
+                result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)
 
 

@@ -22,6 +22,7 @@ from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.errors import ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
+from spos_quant.quant.kernels import WORTH_COMPILING
 from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Evaluator, Objective, Outcome, Problem, Scored, dearest, drive, searchers
 from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, ThreadLimit
@@ -133,8 +134,11 @@ def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
     if where.type == "cuda":
         where = torch.device("cuda", number % torch.cuda.device_count())
     supernet.to(where)
-    evaluate = SupernetEvaluator(supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
-    return ThreadLimit(evaluate, run.spec.search.threads)
+    recalibration, validation = recalibration_batches(run), scoring_batches(run, "search-val")
+    search, (_, height, width) = run.spec.search, run.spec.input
+    pixels = (len(recalibration) + len(validation)) * height * width * search.population * search.generations
+    evaluate = SupernetEvaluator(supernet, recalibration, validation, compiled=pixels >= WORTH_COMPILING)
+    return ThreadLimit(evaluate, search.threads)
 
 
 class _Session:

@@ -26,6 +26,7 @@ from spos_quant.errors import ConfigError, ModelError
 from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
+from spos_quant.quant.kernels import WORTH_COMPILING, compiled_kernels
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
@@ -112,9 +113,18 @@ def fit(
     if teacher is not None:
         teacher.to(fabric.device).eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    loop.run()
+    with compiled_kernels(_compiles(training, loop.total * loop.steps.batch_size)):
+        loop.run()
     model.eval()
     return list(loop.position.records)
+
+
+def _compiles(training: Training, images: int) -> bool:
+    """Whether a training computes with compiled kernels: as its settings say, or where it is long enough."""
+    if training.config.compile is not None:
+        return training.config.compile
+    _, height, width = training.data.preprocessing.input
+    return images * height * width >= WORTH_COMPILING
 
 
 class _Loop:

@@ -1,0 +1,101 @@
+"""Brevitas's integer quantizer with one operation in place of its chain of them; supernets and subnets share it.
+
+It is injected through Brevitas's own mechanism, so everything else of a quantizer (statistics, learned clips, export)
+is stock. The forward pass equals the stock one to the last bit, and so does the gradient of the tensor; the gradient of
+the scale is summed in another order (decision record 0023).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import brevitas
+import torch
+from brevitas.core.function_wrapper import TensorClampSte
+from brevitas.core.quant.int_base import IntQuant
+from torch import Tensor
+
+from spos_quant.quant.kernels import active
+
+
+class FusedIntQuant(IntQuant):  # type: ignore[misc]
+    """Rounds to whole steps between two levels, as one autograd function."""
+
+    @brevitas.jit.script_method  # type: ignore[untyped-decorator]
+    def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
+        """`x` on the levels of `bit_width`, of its shape; the zero point of our quantizers is always 0."""
+        del zero_point
+        clipped = isinstance(self.tensor_clamp_impl, TensorClampSte)
+        low, high = self.min_int(bit_width).to(x.dtype), self.max_int(bit_width).to(x.dtype)
+        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped)
+        return result
+
+
+class _FakeQuant(torch.autograd.Function):
+    """`quantized` with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
+        ctx.save_for_backward(x, scale, low, high)
+        ctx.clipped = clipped
+        # Whether a tensor wants a gradient would be a reason to compile anew.
+        x, scale = x.detach(), scale.detach()
+        view = _View(x, scale)
+        return view.back(active(x).quantized(view.of(x), view.scale(scale), low, high))
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, low, high = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
+            inputs = x.view_as(x), scale.view_as(scale)  # a scale that is made from x must not lead to it here
+            wanted = [tensor for tensor in inputs if tensor.requires_grad]
+            y = _straight_through(*inputs, low, high, ctx.clipped)
+            found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
+            return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None
+        clipped = x.new_tensor(float(ctx.clipped))
+        x, scale = x.detach(), scale.detach()
+        view = _View(x, scale)
+        kernels = active(x)
+        kernel = kernels.flat_gradients if view.one else kernels.row_gradients
+        for_x, for_scale = kernel(view.of(upstream[0].detach()), view.of(x), view.scale(scale), low, high, clipped)
+        return view.back(for_x), for_scale.reshape(scale.shape), None, None, None
+
+
+def _straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
+    """The quantizer in operations that autograd can follow twice."""
+    steps = x / scale
+    rounded = steps + (torch.round(steps) - steps).detach()
+    level = torch.clamp(rounded, low, high)
+    return (rounded + (level - rounded).detach() if clipped else level) * scale
+
+
+class _View:
+    """A tensor as the kernels take it: flat in its own order of memory, or a row per scale."""
+
+    def __init__(self, x: Tensor, scale: Tensor) -> None:
+        self.shape = x.shape
+        self.one = scale.numel() == 1
+        self.channels_last = (
+            x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        )
+        self.axis = 0 if self.one else max(range(scale.dim()), key=lambda dim: scale.shape[dim])
+
+    def of(self, x: Tensor) -> Tensor:
+        """`[n]` or `[C, n]`; a view wherever memory allows."""
+        if self.one:
+            return (x.permute(0, 2, 3, 1) if self.channels_last else x).reshape(-1)
+        return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1)
+
+    def scale(self, scale: Tensor) -> Tensor:
+        """A scalar or `[C, 1]`."""
+        return scale.reshape(()) if self.one else scale.reshape(-1, 1)
+
+    def back(self, y: Tensor) -> Tensor:
+        """The kernel's result in the shape of the tensor."""
+        if self.one and self.channels_last:
+            n, c, h, w = self.shape
+            return y.view(n, h, w, c).permute(0, 3, 1, 2)
+        if self.one:
+            return y.view(self.shape)
+        moved = [self.shape[self.axis], *(size for dim, size in enumerate(self.shape) if dim != self.axis)]
+        return y.view(moved).movedim(0, self.axis)
