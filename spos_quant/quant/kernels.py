@@ -92,8 +92,8 @@ _active = EAGER
 def active(x: Tensor) -> Kernels:
     """The kernels for a tensor.
 
-    Compiled ones keep more digits than bfloat16 between operations, and are not for it; nor for small tensors, which they
-    do not speed up, and whose dimensions of size 1 the compiler treats apart.
+    Compiled ones keep more digits than bfloat16 between operations, and are not for it; nor for small tensors, which
+    they do not speed up, and whose dimensions of size 1 the compiler treats apart.
     """
     return _active if x.dtype == torch.float32 and x.numel() >= _SMALLEST else EAGER
 
