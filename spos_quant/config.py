@@ -69,7 +69,7 @@ class TrainConfig(Strict):
     precision: str = Field(default="32-true", pattern=r"^(32-true|bf16-mixed)$")
     """Lightning Fabric's name: `32-true`, or `bf16-mixed` for bf16 autocast."""
     compile: bool | None = None
-    """Whether fake quantization runs as compiled loops; null compiles where the training is long enough to gain by it."""
+    """Whether fake quantization runs as compiled loops; null: where the training is long enough to gain by it."""
     devices: int = Field(default=1, ge=1, le=1024)
     """Number of devices, in Lightning Fabric's sense."""
     data_workers: int = Field(default=0, ge=0, le=1024)
