@@ -72,6 +72,8 @@ class StaticMaker:
             bias = layer.active_bias()
             if bias is not None:
                 made.bias.copy_(bias)  # type: ignore[operator]
+            if layer.weight_bits is not None:
+                _take_steps(layer.weight_quant[str(layer.weight_bits)], made.weight_quant)
             if layer.act_bits is not None:
                 self._take_input_quant(layer, made)
         return made.train(layer.training)
@@ -101,12 +103,21 @@ class StaticMaker:
         copied.copy_(clip)
 
 
+def _take_steps(switchable: nn.Module, plain: Any) -> None:
+    """Copies the learned steps of the active channels, if there are any."""
+    for source, target in zip(switchable.parameters(), plain.parameters(), strict=True):
+        target.copy_(source[: len(target)])
+
+
 def static_batch_norm(norm: SwitchBatchNorm2d) -> nn.BatchNorm2d:
     """The ordinary BatchNorm of the active channels."""
     made = nn.BatchNorm2d(norm.active, eps=norm.eps, momentum=norm.momentum)
     made.to(norm.weight.device, norm.weight.dtype)
     with torch.no_grad():
-        for name in ("weight", "bias", "running_mean", "running_var"):
+        weight, bias = norm.affine()
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)
+        for name in ("running_mean", "running_var"):
             getattr(made, name).copy_(getattr(norm, name)[: norm.active])
     return made.train(norm.training)
 
