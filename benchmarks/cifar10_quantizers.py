@@ -3,10 +3,10 @@
     python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights resnet20.safetensors --work DIR
     python benchmarks/cifar10_quantizers.py --tiny            # a smoke test on made-up pictures: no weights, no claim
 
-Every row starts from the float weights, is quantized, trained for `--steps` steps and recalibrated. A step of 128 images
-takes about half a second on two quiet cores. Kill it at any moment and repeat the command: it goes on where it was, and
-writes the results after every row. The weights must belong to the normalisation of the data (`imagefolder` takes
-ImageNet's mean and deviation, `cifar10` its own); the row `float` shows whether they do.
+Every row starts from the float weights, is quantized, trained for `--steps` steps and recalibrated. A step of 128
+images takes about half a second on two quiet cores. Kill it at any moment and repeat the command: it goes on where it
+was, and writes the results after every row. The weights must belong to the normalisation of the data (`imagefolder`
+takes ImageNet's mean and deviation, `cifar10` its own); the row `float` shows whether they do.
 
 A variant is words joined by `+`:
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from brevitas import config
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from torch import nn
 
@@ -120,6 +123,19 @@ def static_batch_norm(norm: SwitchBatchNorm2d) -> nn.BatchNorm2d:
         for name in ("running_mean", "running_var"):
             getattr(made, name).copy_(getattr(norm, name)[: norm.active])
     return made.train(norm.training)
+
+
+@contextmanager
+def parameters_stay() -> Iterator[None]:
+    """While open, `load_state_dict` copies into the parameters of quantizers; Brevitas would make them anew.
+
+    An optimizer that was built before would go on with the old ones.
+    """
+    before, config.REINIT_ON_STATE_DICT_LOAD = config.REINIT_ON_STATE_DICT_LOAD, False
+    try:
+        yield
+    finally:
+        config.REINIT_ON_STATE_DICT_LOAD = before
 
 
 def is_quant_layer(layer: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.scales import LearnedScale
-from spos_quant.quant.static import StaticMaker
+from spos_quant.quant.static import StaticMaker, parameters_stay
 from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
 from spos_quant.supernet.network import named_blocks, norms_behind, places
@@ -139,6 +139,11 @@ class Supernet(nn.Module):
         """Switches every quantizer off on the active path; operators, widths and BatchNorm stay as they are."""
         for layer, _, _ in self._layers:
             layer.activate_bits(None, None)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As torch does, into the parameters that are there: an optimizer that was built before stays right."""
+        with parameters_stay():
+            return super().load_state_dict(*arguments, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the network answers along the active path: logits `[n, classes]` of images `[n, C, H, W]`."""

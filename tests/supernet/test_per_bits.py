@@ -130,6 +130,21 @@ def test_weights_round_trip_copies_and_a_plain_optimizer_group(tmp_path: Path) -
     assert {id(p) for p in steps_of(network).values()} <= {id(p) for p in free["params"]}
 
 
+def test_a_state_dict_goes_into_the_parameters_that_are_there() -> None:
+    """Brevitas would make those of its quantizers anew, and an optimizer would go on with the old ones."""
+    from brevitas import config
+
+    network, other = made(0), made(1)
+    before, default = [id(p) for p in network.parameters()], config.REINIT_ON_STATE_DICT_LOAD
+    network.load_state_dict(other.state_dict())
+    assert [id(p) for p in network.parameters()] == before
+    assert default is config.REINIT_ON_STATE_DICT_LOAD is True
+    a = architectures(network)[0]
+    for model in (network, other):
+        model.eval().activate(a)
+    assert torch.equal(network(IMAGES), other(IMAGES))
+
+
 def test_a_locked_network_inherits_what_its_bits_learned() -> None:
     network = made()
     tensors = {name: tensor.clone() for name, tensor in named_tensors(network)}
