@@ -319,7 +319,7 @@ def test_costs_of_paths_stay_what_was_typed():
 def test_only_the_supernet_has_paths():
     paths = {name for name in SupernetTrainConfig.model_fields if name.startswith("path_")}
     assert SupernetTrainConfig.model_fields.keys() - paths == TrainConfig.model_fields.keys()
-    assert len(paths) == 5
+    assert len(paths) == 6
     for name in paths:
         with pytest.raises(ConfigError, match=f"--set retrain.{name}: unknown key"):
             assign({}, f"retrain.{name}=1", SECTIONS)
