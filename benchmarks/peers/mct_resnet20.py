@@ -1,9 +1,9 @@
-"""Sony's model-compression-toolkit on the task of `benchmarks/cifar10_knapsack.py`: same weights, images and weight bytes.
+"""Sony's model-compression-toolkit on the task of `benchmarks/cifar10_knapsack.py`: same weights, images and budget.
 
-Mixed-precision post-training quantization by its integer program, weights at 8, 4 or 2 bits, activations at 8: seconds, accuracy
-on the test set, and the file that comes out. It wants an environment of its own:
+Mixed-precision post-training quantization by its integer program, weights at 8, 4 or 2 bits, activations at 8: seconds,
+accuracy on the test set, and the file that comes out. It wants an environment of its own:
 
-    python -m venv mct && mct/bin/pip install model-compression-toolkit==2.6.1 onnxscript . && \\
+    python -m venv mct && mct/bin/pip install model-compression-toolkit==2.6.1 onnxscript .
     mct/bin/python benchmarks/peers/mct_resnet20.py --data imagefolder:cifar10 --weights resnet20-cifar10.safetensors
 """
 
@@ -25,13 +25,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import write_result  # noqa: E402
+from common import write_result
 
-from spos_quant.backbones.build import build, space_of  # noqa: E402
-from spos_quant.data import DataSet, load_data  # noqa: E402
-from spos_quant.space.spec import parse_spec  # noqa: E402
-from spos_quant.train.batches import FixedBatches  # noqa: E402
-from spos_quant.train.evaluation import score  # noqa: E402
+from spos_quant.backbones.build import build, space_of
+from spos_quant.data import DataSet, load_data
+from spos_quant.space.spec import parse_spec
+from spos_quant.train.batches import FixedBatches
+from spos_quant.train.evaluation import score
 
 
 def main() -> None:

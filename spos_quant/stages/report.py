@@ -11,7 +11,7 @@ from spos_quant.run_dir import read_artifact, write_json, write_text
 from spos_quant.searchers.base import Scored, front
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
-from spos_quant.stages.retrain import FLOAT_KEY
+from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
 from spos_quant.stages.train import history
