@@ -145,15 +145,6 @@ def drive(
     return outcome
 
 
-def front(results: Iterable[Scored]) -> list[Scored]:
-    """The results that no other beats in both cost and score, from cheap to dear."""
-    kept: list[Scored] = []
-    for scored in sorted(results, key=lambda s: (s.cost, *Objective().rank(s))):
-        if not kept or scored.score > kept[-1].score:
-            kept.append(scored)
-    return kept
-
-
 def dearest(sampler: FeasibleSampler, metric: str) -> Architecture:
     """The dearest architecture of the space in a metric."""
     return extreme(sampler.table, metric, dearest=True)

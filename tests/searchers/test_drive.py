@@ -12,7 +12,8 @@ from toy import toy_space
 
 from spos_quant.cost.table import CostTable
 from spos_quant.searchers import base
-from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, front, searchers
+from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, searchers
+from spos_quant.searchers.front import front
 
 NAN = float("nan")
 # From best to worst without a least score: score, then loss (none known is worst), then cost, then the tuple itself.

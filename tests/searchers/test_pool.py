@@ -72,7 +72,7 @@ def test_answers_are_those_of_this_process_in_order(tmp_path, workers):
 def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, capsys, mode, how):
     with pool(tmp_path, mode, 2) as evaluate:
         assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
-    assert f"an evaluator process ended ({how}); its work is done again" in capsys.readouterr().err
+    assert f"a worker process ended ({how}); its evaluation is done again" in capsys.readouterr().err
 
 
 def test_an_architecture_that_always_ends_its_process_is_named(tmp_path):
@@ -86,7 +86,7 @@ def test_an_architecture_that_always_ends_its_process_is_named(tmp_path):
     [
         ("user error", DataError, "image 7.png cannot be read"),
         ("cannot start", DataError, "the data set is gone; mount it"),
-        ("our error", RuntimeError, "an evaluator process failed: ZeroDivisionError: a fault of ours"),
+        ("our error", RuntimeError, "a worker process failed: ZeroDivisionError: a fault of ours"),
     ],
 )
 def test_what_an_evaluator_raises_is_raised_here(tmp_path, mode, kind, message):
