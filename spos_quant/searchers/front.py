@@ -35,6 +35,6 @@ def hypervolume(results: Sequence[Scored], *, cost: int, score: float) -> float:
         The exact share, in [0, 1].
     """
     kept = [one for one in front(results) if one.cost < cost and one.score > score]
-    nexts = [one.cost for one in kept[1:]] + [cost]
-    area = sum((end - one.cost) * (one.score - score) for one, end in zip(kept, nexts, strict=True))
+    ends = [*(one.cost for one in kept), cost][1:]
+    area = sum((end - one.cost) * (one.score - score) for one, end in zip(kept, ends, strict=True))
     return area / (cost * (1 - score))

@@ -36,8 +36,9 @@ function drawBench() {
     error_y: errorBars(bench.spread), customdata: bench.key,
     hovertemplate: "<b>%{customdata}</b><br>%{y:.1%} at %{x:.4s}<extra></extra>",
   };
+  const log = Math.max(...bench.x) > 6 * Math.min(...bench.x);
   const layout = layoutOf({
-    xaxis: { title: bench.unit, tickformat: "~s" }, yaxis: { title: "test top-1", tickformat: ".1~%" },
+    xaxis: { title: bench.unit, tickformat: "~s", type: log ? "log" : "linear" }, yaxis: { title: "test top-1", tickformat: ".1~%" },
     margin: { l: 56, r: 24, t: 30, b: 48 },
   });
   Plotly.react(plot, [trace], layout, config());
