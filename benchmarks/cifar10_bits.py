@@ -62,7 +62,7 @@ def main() -> None:
     if given.tiny:
         given.data, given.set = "fake", [*TINY, *given.set]
     spaces = {name: write_space(given, name) for name in NETWORKS[given.network]}
-    jobs = list(plan(spaces, given.bits.split(",")))
+    jobs = list(plan(spaces, given.bits.split(","), budgets=1 if given.tiny else None))
     rows: dict[Job, list[dict[str, Any]]] = {}
     for seeds in range(1, given.seeds + 1):
         for job in jobs:
@@ -85,13 +85,13 @@ def write_space(given: argparse.Namespace, name: str) -> Path:
     return path
 
 
-def plan(spaces: dict[str, Path], within: list[str]) -> Iterator[Job]:
+def plan(spaces: dict[str, Path], within: list[str], budgets: int | None = None) -> Iterator[Job]:
     """Uniform rows first, then every budget with what is tried within it; with widths only what is searched."""
     names = list(spaces)
     yield from (Job(names[0], text) for text in ("float", *UNIFORM))
     table = CostTable(load_space(spaces[names[0]]))
     between = [str(parse_budget(text, "bitops", table).limit * 3 // 2) for text in BETWEEN]
-    for budget in (*UNIFORM, *between):
+    for budget in (*UNIFORM, *between)[:budgets]:
         yield from (Job(names[0], text, budget) for text in within)
         yield from (Job(name, "best", budget) for name in names[1:])
 

@@ -28,18 +28,22 @@ def rank(
     device: o.Device = "auto",
     assignments: o.Set = None,
     workers: o.Workers = 0,
+    dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Rank correlation between supernet and stand-alone training; `--set rank.epochs=5` makes the latter shorter."""
-    from spos_quant.stages.plan import Options, plan_existing
+    o.check_device(device)
+    opening = Opening(run_dir, None, None, None, assignments, existing=True)
+    from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.rank import check, rank_run, read_band
 
-    o.check_device(device)
-    plan = plan_existing(run_dir, Options(assignments=tuple(assignments or ())))
+    run = opening.plan.run
     check(n, seeds)
-    costs = read_band(plan.run, band)
-    with plan.open() as opened:
+    costs = read_band(run, band)
+    if dry_run:
+        return opening.estimate([], as_json, workers=workers, trainings=Trainings(n * seeds, run.spec.ranked, judged=n))
+    with opening.open() as opened:
         result = rank_run(opened, n=n, seeds=seeds, band=costs, device=device, show=True, workers=workers)
     _skipped(result["skipped"], n * seeds)
     if as_json:
@@ -96,17 +100,24 @@ def bench(
     params: o.Params = None,
     weight_bytes: o.WeightBytes = None,
     workers: o.Workers = 0,
+    dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Accuracy, BitOps, bytes and latency of bit configurations side by side, retrained by one recipe."""
     opening = Opening(target, out, data, seed, assignments)
     o.check_device(device)
-    from spos_quant.stages.bench import bench_run, check
+    from spos_quant.stages.bench import bench_run, check, searches
+    from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.search import combined_budgets
 
-    budgets = combined_budgets(opening.plan.run.table, o.budget_options(bitops, macs, params, weight_bytes))
-    words = check(opening.plan.run, [text for text in bits.split(",") if text.strip()], budgets, seeds)
+    run = opening.plan.run
+    budgets = combined_budgets(run.table, o.budget_options(bitops, macs, params, weight_bytes))
+    words = check(run, [text for text in bits.split(",") if text.strip()], budgets, seeds)
+    if dry_run:
+        models = seeds * sum(word.count(len(budgets)) for word in words)
+        asked = searches(words, budgets)
+        return opening.estimate(asked, as_json, workers=workers, trainings=Trainings(models, run.spec.retrain))
     with opening.open() as opened:
         result = bench_run(opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers)
     _skipped(result["skipped"], len({row["key"] for row in result["rows"]}) * seeds)

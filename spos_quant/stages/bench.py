@@ -12,7 +12,7 @@ from spos_quant.errors import ConfigError
 from spos_quant.export.latency import ROUNDS, latencies
 from spos_quant.report import bench_csv
 from spos_quant.run_dir import digest, store_json, write_text
-from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, shared
+from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, searches, shared
 from spos_quant.stages.evaluate import export_result, exports, measured, natural_format
 from spos_quant.stages.plan import Options, decisive, plan_run
 from spos_quant.stages.report import write_report
@@ -20,6 +20,8 @@ from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import combined_budgets
 from spos_quant.stages.train import train_supernet
 from spos_quant.stages.trainings import train_all, train_teacher
+
+__all__ = ["bench", "bench_run", "check", "searches"]
 
 FORMAT = "spos-quant/bench/1"
 MOST_SEEDS = 1_000

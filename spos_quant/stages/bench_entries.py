@@ -54,6 +54,10 @@ class Word:
     searcher: str | None = None
     draws: int = 0
 
+    def count(self, budgets: int) -> int:
+        """How many configurations it means, where there are so many budgets."""
+        return (self.draws or 1) * budgets if self.bounded else 1
+
     @property
     def bounded(self) -> bool:
         """Whether it means something only under a budget."""
@@ -102,6 +106,11 @@ def needs_supernet(run: Run, words: Sequence[Word]) -> bool:
     return run.spec.retrain.init == "inherit" or any(word.searcher for word in words)
 
 
+def searches(words: Sequence[Word], budgets: Sequence[Budgets]) -> list[Request]:
+    """The searches that words ask for, each once per budget."""
+    return [Request(each, word.searcher) for word in words if word.searcher for each in budgets]
+
+
 def entries(
     run: Run, words: Sequence[Word], budgets: Sequence[Budgets], *, device: str, show: bool, workers: int
 ) -> list[Entry]:
@@ -116,8 +125,7 @@ def entries(
         workers: Evaluator processes.
     """
     wanted = [(word, each) for word in words if word.searcher for each in budgets]
-    requests = [Request(each, word.searcher or "") for word, each in wanted]
-    found = search_run(run, requests, device=device, show=show, workers=workers)
+    found = search_run(run, searches(words, budgets), device=device, show=show, workers=workers)
     searched = {pair: run.result(done["key"]) for pair, done in zip(wanted, found, strict=True)}
     return list(_each(run, words, budgets, searched))
 

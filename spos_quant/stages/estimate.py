@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,19 @@ from spos_quant.train.paths import PathSampler, Step, make_sampler
 _STEPS = 4
 
 
-def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Trainings:
+    """Models that a command trains beside the supernet."""
+
+    count: int
+    recipe: TrainConfig
+    judged: int = 0
+    """How many of them are evaluated in the supernet first."""
+
+
+def estimate(
+    run: Run, requests: list[Request], *, workers: int = 0, trainings: Trainings | None = None
+) -> dict[str, Any]:
     """`space, size, metric, range, budgets` and, per stage, units of work and seconds.
 
     Seconds come from a few training steps and two evaluations on this machine's CPU, before anything is written.
@@ -33,16 +46,23 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
     metric = metric_of(run, requests[0].budgets if requests else ())
     supernet = build(run.space, seed=run.seed)
     steps = TrainingSteps(run.data, run.spec.train.batch_size, run.seed)
-    retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
     per_step = _seconds_per_step(run, supernet, sampler)
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
-    if requests:
-        search = run.spec.search
-        evaluations = search.population * search.generations * len(requests)
-        seconds = evaluations * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
-        stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
+    atonce = max(1, min(workers, os.cpu_count() or 1))
+    search = run.spec.search
+    evaluations = search.population * search.generations * len(requests) + (trainings.judged if trainings else 0)
+    if evaluations:
+        seconds = evaluations * _seconds_per_evaluation(run, supernet) / atonce
+        name = "search" if requests else "judge"
+        stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": seconds})
+    if trainings is not None:
+        batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
+        each = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
+        stages.append({**each, "units": each["units"] * trainings.count, "seconds": each["seconds"] * trainings.count})
+    elif requests:
+        retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))
     return {
         "space": run.space.name,
