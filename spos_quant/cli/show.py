@@ -117,11 +117,11 @@ def bench(rows: Sequence[Mapping[str, Any]]) -> None:
                 row["key"],
                 count(row["bitops"]),
                 f"{row['weight_bytes']:,}",
-                f"{row['file_bytes']:,}",
+                "-" if row["file_bytes"] is None else f"{row['file_bytes']:,}",
                 _spread(row["top1_mean"], row["top1_std"]),
                 _spread(row["search_val_top1_mean"], row["search_val_top1_std"]),
                 str(row["seeds"]),
-                f"{row['latency_ms']:.3g}",
+                "-" if row["latency_ms"] is None else f"{row['latency_ms']:.3g}",
             )
             for row in rows
         ],

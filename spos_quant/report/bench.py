@@ -95,7 +95,7 @@ def _row(row: Mapping[str, Any], *, full: bool) -> Markup:
         _share_cell(row["top1_mean"], row["top1_std"], css=".strong"),
         _share_cell(row["search_val_top1_mean"], row["search_val_top1_std"]),
         _share_cell(row["supernet_top1"], None),
-        number_cell(f"{row['latency_ms']:.3g} ms", row["latency_ms"]),
+        number_cell(NONE if row["latency_ms"] is None else f"{row['latency_ms']:.3g} ms", row["latency_ms"]),
     )
 
 

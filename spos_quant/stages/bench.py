@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spos_quant.cost.budget import budgets_json
-from spos_quant.errors import ConfigError
+from spos_quant.errors import ConfigError, ExportError
 from spos_quant.export.latency import ROUNDS, latencies
+from spos_quant.progress import remark
 from spos_quant.report import bench_csv
 from spos_quant.run_dir import digest, store_json, write_text
 from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, searches, shared
@@ -99,7 +100,8 @@ def bench_run(
 ) -> dict[str, Any]:
     """`bench` in a run that this process owns.
 
-    Equal configurations under several names are trained once. The first seed's model is that of `retrain`.
+    Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that cannot
+    be exported keeps its row, without a file.
 
     Returns:
         `run, rows, seeds, path, csv, report, skipped`.
@@ -112,10 +114,9 @@ def bench_run(
     firsts = list({entry.result.key: entry.result for entry in found}.values())
     todo = [first.with_seed(number) for number in numbers for first in firsts]
     skipped = train_all(run, todo, device=device, show=show, workers=workers)
-    for first in firsts:
-        _export(first, show)
-    times = _latencies(run, firsts)
-    rows = [_row(entry, numbers, times["files"]) for entry in found]
+    refused = {first.key: _export(first, show) for first in firsts}
+    times = _latencies(run, [first for first in firsts if refused[first.key] is None])
+    rows = [_row(entry, numbers, times["files"], refused[entry.result.key]) for entry in found]
     made = {
         "format": FORMAT,
         "recipe": decisive("retrain", run.spec.retrain),
@@ -137,15 +138,21 @@ def bench_run(
     }
 
 
-def _export(result: Result, show: bool) -> None:
-    form = natural_format(result)
-    if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
-        export_result(result, form, show=show)
+def _export(result: Result, show: bool) -> str | None:
+    """Exports a result unless it is; why no file can be had of it, where none can: its accuracy is known all the same."""
+    if _file(result) is not None:
+        return None
+    try:
+        export_result(result, natural_format(result), show=show)
+    except ExportError as error:
+        remark(f"{result.key}: {error}")
+        return str(error)
+    return None
 
 
 def _latencies(run: Run, results: Sequence[Result]) -> dict[str, Any]:
     """Milliseconds by key of result, measured together; those of the last bench where its files were the same."""
-    paths = {result.key: Path(_file(result)["path"]) for result in results}
+    paths = {result.key: Path(file["path"]) for result in results if (file := _file(result))}
     digests = {key: digest(path) for key, path in paths.items()}
     before = run.bench().get("latency", {})
     if before.get("digests") == digests:
@@ -161,28 +168,31 @@ def _latencies(run: Run, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _file(result: Result) -> dict[str, Any]:
+def _file(result: Result) -> dict[str, Any] | None:
+    """What was exported of a result in its natural format; None where nothing was."""
     form = natural_format(result)
-    return next(item for item in exports(result) if item["format"] == form)
+    made = (item for item in exports(result) if item["format"] == form and Path(item["path"]).exists())
+    return next(made, None)
 
 
-def _row(entry: Entry, seeds: Sequence[int], times: Mapping[str, float]) -> dict[str, Any]:
+def _row(entry: Entry, seeds: Sequence[int], times: Mapping[str, float], refused: str | None) -> dict[str, Any]:
     result = entry.result
-    cost, file = measured(result), _file(result)
+    cost, file = measured(result), _file(result) or {}
     metrics = [result.with_seed(seed).metrics() for seed in seeds]
     return {
         "bits": entry.bits,
         "key": result.key,
         "budget": budgets_json(list(entry.budgets)) or None,
         **{name: cost[name] for name in ("bitops", "macs", "params", "weight_bytes")},
-        "file_bytes": file["bytes"],
-        "format": file["format"],
+        "file_bytes": file.get("bytes"),
+        "format": file.get("format"),
+        "export_error": refused,
         **_statistics("top1", [m["test"]["top1"] for m in metrics]),
         **_statistics("search_val_top1", [m["search_val"]["top1"] for m in metrics]),
         "supernet_top1": entry.supernet_top1,
         "seeds": len(seeds),
         "runs": [{"seed": seed, **m} for seed, m in zip(seeds, metrics, strict=True)],
-        "latency_ms": times[result.key],
+        "latency_ms": times.get(result.key),
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,15 @@ import torch
 import spos_quant as sq
 from spos_quant.cli import run as run_command
 from spos_quant.cost.budget import parse_budget
-from spos_quant.errors import BudgetError, ConfigError, SpaceError
+from spos_quant.errors import BudgetError, ConfigError, ExportError, SpaceError
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages import trainings
+from spos_quant.stages import bench, trainings
 from spos_quant.stages.bench_entries import draw, read_words
 from spos_quant.stages.plan import Options, open_existing, plan_run
 
 QUICK = [
-    *("--set", "train.iterations=4", "--set", "retrain.iterations=6", "--set", "search.population=3"),
+    *("--set", "train.iterations=4", "--set", "retrain.iterations=3", "--set", "search.population=3"),
     *("--set", "search.generations=1", "--set", "search.recalibration_images=64"),
 ]
 BUDGET = ("--bitops-budget", "2.2M")
@@ -115,6 +117,7 @@ def test_what_is_lost_is_made_again_and_nothing_else_whatever_the_workers(copy, 
     assert trained(copy) == made
 
 
+@pytest.mark.slow
 def test_a_training_that_is_interrupted_goes_on(copy, command, monkeypatch):
     made = trained(copy)
     shutil.rmtree(copy / "results" / "bits-w2a2")
@@ -157,6 +160,20 @@ def test_a_new_configuration_takes_the_models_of_every_seed_away(copy):
     assert read_bit_config(result.with_seed(1).bits_path).to_json() == other
 
 
+def test_a_model_that_cannot_be_exported_keeps_its_row(copy, command, monkeypatch):
+    (copy / "results" / "bits-w2a2" / "model-qcdq.onnx").unlink()
+
+    def refused(*_, **__):
+        raise ExportError("no such operator")
+
+    monkeypatch.setattr(bench, "export_result", refused)
+    first, second = again(command, copy, "w2a2,best")["rows"]
+    assert (first["file_bytes"], first["latency_ms"], first["export_error"]) == (None, None, "no such operator")
+    assert first["top1_mean"] > 0
+    assert second["latency_ms"] > 0
+
+
+@pytest.mark.slow
 def test_bench_from_python_is_the_command(copy, command):
     from_python = sq.bench(copy, ["w2a2", "best"], seeds=2, bitops_budget="2.2M")
     assert from_python["rows"] == again(command, copy, "w2a2,best")["rows"]
@@ -164,10 +181,9 @@ def test_bench_from_python_is_the_command(copy, command):
         sq.bench(copy, ["w2a2"], bitops_budgt="2M")
 
 
-@pytest.fixture
-def planned(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return plan_run("digits-mixed", Options()).run
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    return plan_run("digits-mixed", Options(out=tmp_path_factory.mktemp("planned") / "run")).run
 
 
 def budget(run, text="2.2M"):
@@ -209,3 +225,33 @@ def test_a_budget_of_few_architectures_gives_those(planned, capfd):
     found = draw(planned, cheapest, 1000) if low else []
     assert len(found) == len(set(found)) < 1000
     assert "different architectures were drawn within bitops-16384" in capfd.readouterr().err
+
+
+def test_a_dry_run_counts_the_trainings_and_starts_nothing(benched, command):
+    before = sorted(benched.rglob("*"))
+    words = ["bench", benched, "--bits", "w2a2,random:4,best", *BUDGET, "--seeds", 3, "--dry-run"]
+    stages = {stage["stage"]: stage["units"] for stage in command(*words, json=True)["stages"]}
+    assert stages["search"] == 3
+    assert stages["retrain (18 models)"] == 18 * 3
+    ranked = command("rank", benched, "--n", 10, "--seeds", 2, "--dry-run", json=True)["stages"]
+    assert {stage["stage"]: stage["units"] for stage in ranked} == {
+        **{"train": 4, "judge": 10},
+        "retrain (20 models)": 20 * 3,
+    }
+    assert sorted(benched.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_bits_runs(tmp_path):
+    script = Path(__file__).parents[2] / "benchmarks" / "cifar10_bits.py"
+    words = ["--tiny", "--work", tmp_path / "work", "--bits", "random:1,best"]
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("resnet20")]
+    assert [(row[0], row[1], row[2]) for row in rows] == [
+        *[("resnet20-bits", "-", word) for word in ("float", "w2a2", "w3a3", "w4a4")],
+        ("resnet20-bits", "w2a2", "random"),
+        ("resnet20-bits", "w2a2", "best"),
+        ("resnet20-bits-width", "w2a2", "best"),
+    ]
+    assert (tmp_path / "work" / "resnet20-bits" / "report.html").exists()

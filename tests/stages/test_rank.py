@@ -29,10 +29,9 @@ def copy(tiny_run, tmp_path) -> Path:
     return run
 
 
-@pytest.fixture
-def planned(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return plan_run("digits-mixed", Options()).run
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    return plan_run("digits-mixed", Options(out=tmp_path_factory.mktemp("planned") / "run")).run
 
 
 def costs(run, drawn):
@@ -90,9 +89,37 @@ def test_the_recipe_is_that_of_retrain_but_for_what_rank_says(planned):
         parse_spec({**raw, "rank": {"epoch": 2}}, "x")
 
 
-def test_ranking_end_to_end(copy, command, monkeypatch):
-    """Stopped in the middle, gone on with by two processes, and looked at from outside."""
+def test_ranking_end_to_end(copy, command):
+    """What it says, looked at from outside."""
     results = sorted(str(path) for path in (copy / "results").rglob("*"))
+    made = command("rank", copy, "--n", 4, *QUICK, json=True)
+    assert made["skipped"] == []
+    assert made["ceiling"] is None
+    assert sorted(str(path) for path in (copy / "results").rglob("*")) == results
+    assert not list((copy / "ranking").rglob("*.safetensors"))
+    stored = json.loads((copy / "ranking.json").read_text())
+    assert {key: made[key] for key in stored} == stored
+    run = open_existing(str(copy))
+    report = json.loads((copy / "report.json").read_text())
+    log = {e["architecture"]: e["score"] for e in report["evaluations"]}
+    assert report["ranking"] == stored
+    assert 'id="ranking"' in (copy / "report.html").read_text()
+    kept = [read_bit_config(path).to_json()["layers"] for path in (copy / "ranking").rglob("*.bits.json")]
+    assert len(kept) == 4
+    for row in made["rows"]:
+        architecture = run.space.decode(row["architecture"])
+        assert row["cost"] == run.table.total(architecture)
+        assert row["supernet_top1"] == log[row["architecture"]]
+        assert run.space.bit_config(architecture).to_json()["layers"] in kept
+        (alone,) = row["alone"]
+        assert (alone["seed"], alone["top1"], alone["n"]) == (0, row["alone_top1"], 287)
+    columns = [[row[key] for row in made["rows"]] for key in ("supernet_top1", "alone_top1", "cost", "stratum")]
+    expected = json.loads(json.dumps(fidelity(*columns, seed=0)))
+    assert {key: made["judges"]["top1"][key] for key in expected} == expected
+
+
+@pytest.mark.slow
+def test_a_ranking_that_is_stopped_goes_on_whatever_the_workers(copy, command, monkeypatch):
     real, left = trainings.train_and_judge, 3
 
     def stopped(result, **how):
@@ -107,35 +134,19 @@ def test_ranking_end_to_end(copy, command, monkeypatch):
     monkeypatch.undo()
     first = command("rank", copy, *RANK, "--workers", 2, json=True)
     assert len(first["skipped"]) == 3
-
-    assert sorted(str(path) for path in (copy / "results").rglob("*")) == results
-    assert not list((copy / "ranking").rglob("*.safetensors"))
-    made = json.loads((copy / "ranking.json").read_text())
-    run = open_existing(str(copy))
-    log = {e["architecture"]: e["score"] for e in json.loads((copy / "report.json").read_text())["evaluations"]}
-    for row in made["rows"]:
-        assert row["cost"] == run.table.total(run.space.decode(row["architecture"]))
-        assert row["supernet_top1"] == log[row["architecture"]]
+    assert first["ceiling"] is not None
+    for row in first["rows"]:
         assert [one["seed"] for one in row["alone"]] == [0, 1]
         assert row["alone_top1"] == sum(one["top1"] for one in row["alone"]) / 2
-    kept = {read_bit_config(path).to_json()["layers"].__repr__() for path in (copy / "ranking").rglob("*.bits.json")}
-    drawn = [run.space.bit_config(run.space.decode(row["architecture"])) for row in made["rows"]]
-    assert kept == {repr(config.to_json()["layers"]) for config in drawn}
-    columns = [[row[key] for row in made["rows"]] for key in ("supernet_top1", "alone_top1", "cost", "stratum")]
-    expected = fidelity(*columns, seed=0)
-    assert {key: made["judges"]["top1"][key] for key in expected} == json.loads(json.dumps(expected))
-    assert made["ceiling"] is not None
-    assert 'id="ranking"' in (copy / "report.html").read_text()
-
     before = (copy / "ranking.json").read_bytes()
     shutil.rmtree(copy / "ranking")
     assert command("rank", copy, *RANK, json=True)["skipped"] == []  # in this process, in one go
     assert (copy / "ranking.json").read_bytes() == before
     more = command("rank", copy, "--n", 5, "--seeds", 1, *QUICK, json=True)
     assert len(more["skipped"]) == 4
-    assert more["ceiling"] is None
 
 
+@pytest.mark.slow
 def test_another_recipe_is_trained_anew(copy, command):
     first = command("rank", copy, "--n", 4, *QUICK, json=True)
     again = command("rank", copy, "--n", 4, "--set", "rank.checkpoint_steps=2", json=True)
