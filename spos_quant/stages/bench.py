@@ -100,8 +100,8 @@ def bench_run(
 ) -> dict[str, Any]:
     """`bench` in a run that this process owns.
 
-    Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that cannot
-    be exported keeps its row, without a file.
+    Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that
+    cannot be exported keeps its row, without a file.
 
     Returns:
         `run, rows, seeds, path, csv, report, skipped`.
@@ -139,7 +139,7 @@ def bench_run(
 
 
 def _export(result: Result, show: bool) -> str | None:
-    """Exports a result unless it is; why no file can be had of it, where none can: its accuracy is known all the same."""
+    """Exports a result unless it is; returns why no file can be had of it, where none can."""
     if _file(result) is not None:
         return None
     try:
