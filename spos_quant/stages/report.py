@@ -167,10 +167,16 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
 
 
 def _commands(run: Run) -> list[dict[str, str]]:
-    path = shlex.quote(str(run.path))
+    path, within = shlex.quote(str(run.path)), f"--{metric_of(run)}-budget 35%"
+    bits = "float,best" if run.spec.full_precision else "w2a2,w4a4,best"
     return [
-        {"what": "Search again under another budget", "command": f"spos-quant search {path} --bitops-budget 35%"},
+        {"what": "Search again under another budget", "command": f"spos-quant search {path} {within}"},
         {"what": "Retrain a uniform baseline", "command": f"spos-quant retrain {path} --bits w4a4"},
+        {
+            "what": "Compare configurations side by side",
+            "command": f"spos-quant bench {path} --bits {bits} {within}",
+        },
+        {"what": "Hold the supernet against training alone", "command": f"spos-quant rank {path} --n 30"},
         {"what": "Accuracy on the test split", "command": f"spos-quant evaluate {path}"},
         {"what": "Write the ONNX file", "command": f"spos-quant export {path} --format onnx-qcdq"},
         {"what": "Measure every file from outside", "command": f"spos-quant verify {path}"},
