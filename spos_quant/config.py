@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from spos_quant.errors import ConfigError, near
 
@@ -66,6 +66,8 @@ class TrainConfig(Strict):
     """Largest L2 norm of the gradient; 0 switches clipping off."""
     distill: float = Field(default=0.0, ge=0, le=1)
     """Share of the loss that compares with the float model's answers; 0 is off."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which then takes their place at the end, such as 0.999; 0 is off."""
     precision: str = Field(default="32-true", pattern=r"^(32-true|bf16-mixed)$")
     """Lightning Fabric's name: `32-true`, or `bf16-mixed` for bf16 autocast."""
     devices: int = Field(default=1, ge=1, le=1024)
@@ -108,12 +110,8 @@ class SupernetTrainConfig(TrainConfig):
     path_bins: int = Field(default=10, ge=1, le=1_000)
     """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
 
-    @field_validator("distill")
-    @classmethod
-    def _no_teacher_yet(cls, value: float) -> float:
-        if value:
-            raise ValueError("a supernet has no float model to learn from yet; use retrain.distill")
-        return value
+    path_teacher: str = Field(default="none", pattern=r"^(none|bits)$")
+    """`bits`: a path learns the answers of its own high-bit version, same operators and widths, dearest bits."""
 
 
 class RetrainConfig(TrainConfig):
@@ -123,6 +121,10 @@ class RetrainConfig(TrainConfig):
     """Passes over the training split."""
     init: str = Field(default="inherit", pattern=r"^(inherit|fresh)$")
     """`inherit` starts from the supernet's weights, `fresh` from new ones."""
+    quantizer: str | None = None
+    """Registered quantizers of the retrained model, such as `lsq+pact`; the search space's own where null."""
+    progressive: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training over which the bits go down from 8 to the model's own; 0 trains these from the start."""
 
 
 class SearchConfig(Strict):

@@ -287,10 +287,8 @@ def test_assigned_values_are_validated_with_the_rest(text):
         ("train.iterations=true", "got bool True"),
         ("train.schedule=lineer", "train.schedule: expected cosine or linear, got str 'lineer'"),
         ("train.nesterov=1", "train.nesterov: .* boolean, got int 1"),
-        (
-            "train.distill=0.5",
-            "train.distill: a supernet has no float model .*; use retrain.distill, got float",
-        ),
+        ("train.distill=1.5", "train.distill: .*less than or equal to 1, got float 1.5"),
+        ("train.ema=1.0", "train.ema: .*less than 1, got float 1.0"),
         ("train.path_bins=0", "train.path_bins: .*greater than or equal to 1"),
         ("train.path_bins=1001", "train.path_bins: .*less than or equal to 1000"),
         ("train.path_sampler=3", "train.path_sampler: .*string, got int 3"),
@@ -321,7 +319,7 @@ def test_costs_of_paths_stay_what_was_typed():
 def test_only_the_supernet_has_paths():
     paths = {name for name in SupernetTrainConfig.model_fields if name.startswith("path_")}
     assert SupernetTrainConfig.model_fields.keys() - paths == TrainConfig.model_fields.keys()
-    assert len(paths) == 5
+    assert len(paths) == 6
     for name in paths:
         with pytest.raises(ConfigError, match=f"--set retrain.{name}: unknown key"):
             assign({}, f"retrain.{name}=1", SECTIONS)

@@ -41,8 +41,8 @@ def write_onnx_qcdq(model: nn.Module, example: Tensor, path: Path, metadata: Map
     """Quantize - clip - dequantize chains on float operators: runs in any ONNX runtime."""
     if not any(is_quant_layer(layer) for layer in model.modules()):
         raise ExportError("the model has no quantized layer; use --format onnx")
-    binary_weights, binary_inputs = export_qcdq(model, example, path)
-    finish(path, metadata, binary_weights, binary_inputs)
+    odd_weights, binary_inputs = export_qcdq(model, example, path)
+    finish(path, metadata, odd_weights, binary_inputs)
 
 
 def export_onnx(

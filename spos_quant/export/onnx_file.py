@@ -19,6 +19,8 @@ from spos_quant.space.outline import LayerShape
 
 METADATA_KEY = "spos_quant"
 _KINDS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
+_ODD = {-3, -1, 1, 3}
+"""Stored weights without a clip and a zero: -1 and 1 are 1 bit, all four are 2."""
 _NO_CHANGE = ("Identity", "Flatten", "Reshape")
 """Operators that leave every value as it is."""
 
@@ -26,10 +28,10 @@ _NO_CHANGE = ("Identity", "Flatten", "Reshape")
 def finish(
     path: Path,
     metadata: Mapping[str, Any],
-    binary_weights: Set[str] = frozenset(),
+    odd_weights: Set[str] = frozenset(),
     binary_inputs: Set[str] = frozenset(),
 ) -> None:
-    """Completes an exported file: initializers are constants, 1-bit chains say 1 bit, metadata travels inside."""
+    """Completes an exported file: initializers are constants, chains say the bits that are there, metadata inside."""
     model = onnx.load(path)
     graph = model.graph
     constants = {item.name for item in graph.initializer}
@@ -37,7 +39,7 @@ def finish(
     del graph.input[:]
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 8)
-    _narrow_binary(graph, binary_weights, binary_inputs)
+    _narrow(graph, odd_weights, binary_inputs)
     _shield_float_weights(graph)
     used = {name for node in graph.node for name in node.input}
     kept = [item for item in graph.initializer if item.name in used]
@@ -98,8 +100,8 @@ def layer_name(node_name: str) -> str:
     return ".".join(parts)
 
 
-def _narrow_binary(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
-    """Takes the clips off 1-bit weights, which are -1 and 1 already, and lowers those of 1-bit inputs to 1."""
+def _narrow(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
+    """Takes the clips off weights without a zero, which are odd already, and lowers those of 1-bit inputs to 1."""
     for clip in [node for node in graph.node if node.op_type == "Clip"]:
         # A clip's scope names its layer even where the layer runs several times and its nodes are numbered.
         layer, _, _ = clip.name.partition("_quant/")
@@ -163,8 +165,8 @@ class _Chains:
             levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
             return max(1, int(np.ceil(np.log2(levels))))
         stored = self.constant(node.input[0])
-        if weight and stored is not None and set(np.unique(stored).tolist()) <= {-1, 1}:
-            return 1
+        if weight and stored is not None and set(np.unique(stored).tolist()) <= _ODD:
+            return int(np.abs(stored).max()).bit_length()
         return 8
 
 

@@ -1,4 +1,8 @@
-"""Brevitas's QCDQ exporter, with the 1-bit quantizers that it refuses written through exact stand-ins."""
+"""Brevitas's QCDQ exporter, with the quantizers that it refuses written through exact stand-ins.
+
+It refuses 1 bit, and codes that are no consecutive integers: the levels of weights without a zero (1 bit; mid-rise) are
+the odd ones among those of a quantizer with a zero and one bit more.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLaye
 from torch import Tensor, nn
 
 from spos_quant.errors import ExportError
-from spos_quant.quant.quantizers import absmax, act_quantizers
+from spos_quant.quant.quantizers import act_quantizers, lsq
+from spos_quant.quant.scales import MidRiseQuant
 from spos_quant.quant.static import read_bits, read_signed
 
 OPSET = 17
@@ -33,8 +38,8 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str]
     Integer initializers need the TorchScript exporter (upstream issue 1543).
 
     Returns:
-        Names of the layers whose weights, and of those whose input, are 1 bit: their chains say 2 bits until the
-        caller narrows them.
+        Names of the layers whose weights have no zero, and of those whose input is 1 bit: their chains say a bit more
+        than there is until the caller narrows them.
 
     Raises:
         ExportError: a signed 1-bit activation, which has no QCDQ form.
@@ -42,12 +47,12 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str]
     with _quiet():
         from brevitas.export import export_onnx_qcdq
 
-        stand_in, binary_weights, binary_inputs = _without_binary(model)
+        stand_in, odd_weights, binary_inputs = _with_stand_ins(model)
         with torch.no_grad():
             export_onnx_qcdq(
                 stand_in.eval(), args=example, export_path=str(path), opset_version=OPSET, dynamo=False, **_names()
             )
-    return binary_weights, binary_inputs
+    return odd_weights, binary_inputs
 
 
 def _names() -> dict[str, Any]:
@@ -59,8 +64,8 @@ def _names() -> dict[str, Any]:
     }
 
 
-def _without_binary(model: nn.Module) -> tuple[nn.Module, set[str], set[str]]:
-    """A copy that computes the same with 2-bit quantizers in place of the 1-bit ones, and the layers concerned."""
+def _with_stand_ins(model: nn.Module) -> tuple[nn.Module, set[str], set[str]]:
+    """A copy that computes the same through quantizers that Brevitas can export, and the layers concerned."""
     made = copy.deepcopy(model)
     weights, inputs = set(), set()
     replaced: dict[int, Any] = {}
@@ -68,18 +73,29 @@ def _without_binary(model: nn.Module) -> tuple[nn.Module, set[str], set[str]]:
         if not isinstance(layer, QuantLayer):
             continue
         weight_bits, act_bits = read_bits(layer)
-        if weight_bits == 1:
+        if weight_bits is not None and _has_no_zero(layer, weight_bits):
             weights.add(name)
-            # Two levels -T and T are the outer two of three: the largest magnitude of the row is exactly T.
-            layer.weight.data = layer.quant_weight().value.detach()
-            # The quantizer tracks the layer that it was made in, which therefore gets the same weight.
-            host = type(layer)(**_arguments(layer), weight_quant=absmax(2))
-            host.weight.data = layer.weight.data
-            layer.weight_quant = host.weight_quant
+            _put_stand_in(layer, weight_bits)
         if act_bits == 1:
             inputs.add(name)
             layer.input_quant = _two_bit_input(name, layer, replaced)
     return made, weights, inputs
+
+
+def _has_no_zero(layer: Any, weight_bits: int) -> bool:
+    return weight_bits == 1 or isinstance(layer.weight_quant.tensor_quant.int_quant, MidRiseQuant)
+
+
+def _put_stand_in(layer: Any, weight_bits: int) -> None:
+    """Gives a layer a quantizer of one bit more and the same scale, and the weight that it had quantized."""
+    quantized = layer.quant_weight()
+    layer.weight.data = quantized.value.detach()
+    # The quantizer tracks the layer that it was made in, which therefore gets the same weight.
+    host = type(layer)(**_arguments(layer), weight_quant=lsq(weight_bits + 1))
+    host.weight.data = layer.weight.data
+    (steps,) = host.weight_quant.parameters()
+    steps.data.copy_(quantized.scale.detach().flatten())
+    layer.weight_quant = host.weight_quant
 
 
 def _two_bit_input(name: str, layer: Any, replaced: dict[int, Any]) -> Any:

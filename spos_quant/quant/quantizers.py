@@ -3,6 +3,7 @@
 References:
     [Max1960] J. Max, Quantizing for minimum distortion, IRE Trans. Information Theory 6, 1960.
     [Rastegari2016] XNOR-Net, arXiv 1603.05279. [Choi2018] PACT, arXiv 1805.06085.
+    [Esser2020] Learned step size quantization, arXiv 1902.08153.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from brevitas.core.stats import MeanSigmaStd
 from brevitas.inject.enum import QuantType, RestrictValueType, ScalingImplType, ScalingPerOutputType, StatsOp
 from brevitas.quant.base import IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, UintQuant
 from brevitas.quant.scaled_int import Int8WeightPerChannelFloat
 from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
-from torch import Tensor
 
 from spos_quant.errors import ConfigError
+from spos_quant.quant.scales import LearnedScale, MeanSigmaStdOfOne, MidRiseQuant, OddCodes
 from spos_quant.registry import Registry
 
 Injector = type[Any]
@@ -35,15 +35,8 @@ act_quantizers: Registry[Callable[[int, bool], Injector]] = Registry(
 # deviations [Max1960]. Brevitas builds the largest level as mean|w| + sigma * std|w|, which for a Gaussian is
 # (0.798 + 0.603 sigma) standard deviations; these sigmas give those steps.
 _GAUSSIAN_SIGMA = {2: 0.706, 3: 1.914, 4: 2.78}
-
-
-class _MeanSigmaStd(MeanSigmaStd):  # type: ignore[misc]
-    """mean|w| + sigma * std|w| per channel; a channel of a single weight has no deviation (Brevitas says NaN)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[C]` largest levels of `[C, n]` weights."""
-        largest: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
-        return largest
+# With four levels and none at zero the step is 0.9957 deviations, the largest level 1.5 of those [Max1960].
+_MIDRISE_SIGMA = {2: 1.154}
 
 
 class _Binary(WeightQuantSolver):  # type: ignore[misc]
@@ -94,14 +87,29 @@ class _SignedBinary(ActQuantSolver):  # type: ignore[misc]
 @weight_quantizers.register("gaussian")
 def gaussian(bits: int) -> Injector:
     """The step follows the standard deviation at 2 to 4 bits, the maximum above, mean|w| at 1 bit; stateless."""
-    if bits in _GAUSSIAN_SIGMA:
-        return _let(
-            Int8WeightPerChannelFloat,
-            bit_width=bits,
-            scaling_stats_impl=_MeanSigmaStd,
-            sigma=_GAUSSIAN_SIGMA[bits],
-        )
-    return absmax(bits)
+    if bits not in _GAUSSIAN_SIGMA:
+        return absmax(bits)
+    return _let(
+        Int8WeightPerChannelFloat,
+        bit_width=bits,
+        scaling_stats_impl=MeanSigmaStdOfOne,
+        sigma=_GAUSSIAN_SIGMA[bits],
+    )
+
+
+@weight_quantizers.register("midrise")
+def midrise(bits: int) -> Injector:
+    """`gaussian`, but at 2 bits with all four levels: -3, -1, 1 and 3 times half a step, none at zero; stateless."""
+    if bits not in _MIDRISE_SIGMA:
+        return gaussian(bits)
+    return _let(
+        Int8WeightPerChannelFloat,
+        bit_width=bits,
+        scaling_stats_impl=MeanSigmaStdOfOne,
+        sigma=_MIDRISE_SIGMA[bits],
+        int_quant=MidRiseQuant,
+        int_scaling_impl=OddCodes,
+    )
 
 
 @weight_quantizers.register("absmax")
@@ -110,12 +118,29 @@ def absmax(bits: int) -> Injector:
     return _let(_Binary) if bits == 1 else _let(Int8WeightPerChannelFloat, bit_width=bits)
 
 
+@weight_quantizers.register("lsq")
+def lsq(bits: int) -> Injector:
+    """A learned step per output channel [Esser2020], started where `gaussian` would put it."""
+    return _learned(gaussian(bits), 2 ** (bits - 1) - 1 or 1)
+
+
+@weight_quantizers.register("lsq-midrise")
+def lsq_midrise(bits: int) -> Injector:
+    """A learned step per output channel [Esser2020], started where `midrise` would put it; at 2 bits its levels."""
+    return _learned(midrise(bits), 2**bits - 1) if bits in _MIDRISE_SIGMA else lsq(bits)
+
+
 @act_quantizers.register("pact")
 def pact(bits: int, signed: bool) -> Injector:
     """A learned clip per tensor [Choi2018]."""
     if not signed:
         return _let(_UnsignedClip, bit_width=bits)
     return _let(_SignedBinary) if bits == 1 else _let(_SignedClip, bit_width=bits)
+
+
+def _learned(base: Injector, largest_code: int) -> Injector:
+    """A quantizer whose step is a parameter that starts where its statistics put it."""
+    return _let(base, scaling_impl=LearnedScale, scaling_impl_type=ScalingImplType.PARAMETER, largest_code=largest_code)
 
 
 def _let(base: Any, **settings: Any) -> Injector:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from brevitas import config
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from torch import nn
 
@@ -72,6 +75,8 @@ class StaticMaker:
             bias = layer.active_bias()
             if bias is not None:
                 made.bias.copy_(bias)  # type: ignore[operator]
+            if layer.weight_bits is not None:
+                _take_steps(layer.weight_quant[str(layer.weight_bits)], made.weight_quant)
             if layer.act_bits is not None:
                 self._take_input_quant(layer, made)
         return made.train(layer.training)
@@ -101,14 +106,36 @@ class StaticMaker:
         copied.copy_(clip)
 
 
+def _take_steps(switchable: nn.Module, plain: Any) -> None:
+    """Copies the learned steps of the active channels, if there are any."""
+    for source, target in zip(switchable.parameters(), plain.parameters(), strict=True):
+        target.copy_(source[: len(target)])
+
+
 def static_batch_norm(norm: SwitchBatchNorm2d) -> nn.BatchNorm2d:
     """The ordinary BatchNorm of the active channels."""
     made = nn.BatchNorm2d(norm.active, eps=norm.eps, momentum=norm.momentum)
     made.to(norm.weight.device, norm.weight.dtype)
     with torch.no_grad():
-        for name in ("weight", "bias", "running_mean", "running_var"):
+        weight, bias = norm.affine()
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)
+        for name in ("running_mean", "running_var"):
             getattr(made, name).copy_(getattr(norm, name)[: norm.active])
     return made.train(norm.training)
+
+
+@contextmanager
+def parameters_stay() -> Iterator[None]:
+    """While open, `load_state_dict` copies into the parameters of quantizers; Brevitas would make them anew.
+
+    An optimizer that was built before would go on with the old ones.
+    """
+    before, config.REINIT_ON_STATE_DICT_LOAD = config.REINIT_ON_STATE_DICT_LOAD, False
+    try:
+        yield
+    finally:
+        config.REINIT_ON_STATE_DICT_LOAD = before
 
 
 def is_quant_layer(layer: nn.Module) -> bool:

@@ -152,7 +152,11 @@ class SwitchLayer(nn.Module):
 
 
 class SwitchBatchNorm2d(nn.Module):
-    """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths."""
+    """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths.
+
+    The affine parameters are shared by all bit-widths too, unless `split` gives every weight bit-width of the layer in
+    front its own.
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
@@ -162,24 +166,42 @@ class SwitchBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self.running_mean: Tensor
         self.running_var: Tensor
+        self.by_bits = nn.ModuleDict()
         self.eps = eps
         self.momentum = momentum
         self.active = channels
+        self.active_bits: Bits = None
+
+    def split(self, bits: Iterable[Bits]) -> None:
+        """Gives these bit-widths affine parameters of their own, started from the shared ones, which float uses."""
+        for b in sorted({b for b in bits if b is not None}):
+            self.by_bits[str(b)] = Affine(self.weight, self.bias)
 
     def activate_channels(self, channels: int) -> None:
         """Uses the first `channels` channels."""
         self.active = channels
 
+    def activate_bits(self, weight_bits: Bits) -> None:
+        """Uses the affine parameters of these weight bits of the layer in front; they are among those of `split`."""
+        self.active_bits = weight_bits
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the active bits and channels."""
+        owner = self if self.active_bits is None else self.by_bits[str(self.active_bits)]
+        assert isinstance(owner, SwitchBatchNorm2d | Affine)
+        return owner.weight[: self.active], owner.bias[: self.active]
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` of shape `[n, channels, H, W]` normalised by batch statistics in training, by running ones otherwise."""
         c = self.active
         return F.batch_norm(
-            x,
-            self.running_mean[:c],
-            self.running_var[:c],
-            self.weight[:c],
-            self.bias[:c],
-            self.training,
-            self.momentum,
-            self.eps,
+            x, self.running_mean[:c], self.running_var[:c], *self.affine(), self.training, self.momentum, self.eps
         )
+
+
+class Affine(nn.Module):
+    """Weight and bias of a BatchNorm for one bit-width."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))

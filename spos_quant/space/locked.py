@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.search_space import SearchSpace
-from spos_quant.space.spec import SpaceSpec, parse_spec
+from spos_quant.space.spec import Bits, SpaceSpec, parse_spec
 
 
-def locked_spec(space: SearchSpace, config: BitConfig) -> SpaceSpec:
+def locked_spec(space: SearchSpace, config: BitConfig, above: Sequence[int] = ()) -> SpaceSpec:
     """The space with one candidate per axis, those of `config`, whether or not the space offers them.
 
     Layers that the space keeps float and that `config` quantizes lose that protection; float layers elsewhere stay
     searchable with one float candidate, so that they go on counting towards BitOps.
+
+    Args:
+        space: The space of the network.
+        config: Of any bits.
+        above: Bit-widths that a quantized operand may have too where they are higher than its own, which stays first.
 
     Raises:
         SpaceError: the configuration names blocks or layers that the network does not have.
@@ -33,7 +39,9 @@ def locked_spec(space: SearchSpace, config: BitConfig) -> SpaceSpec:
             kept.append(name)
         else:
             # As two axes, since layers that read one tensor share activation bits but not weight bits.
-            overrides.setdefault(name, {}).update(weight_bits=[bits.weight_bits], act_bits=[bits.act_bits])
+            overrides.setdefault(name, {}).update(
+                weight_bits=_with_higher(bits.weight_bits, above), act_bits=_with_higher(bits.act_bits, above)
+            )
     raw = space.spec.model_dump(mode="json")
     raw |= {
         "axes": {"weight_bits": [None], "act_bits": [None]},
@@ -41,9 +49,13 @@ def locked_spec(space: SearchSpace, config: BitConfig) -> SpaceSpec:
         "keep_float": kept,
         "overrides": overrides,
         "groups": [],
-        "quantizer": config.quantizer or space.spec.quantizer,
+        "quantizer": config.quantizer or space.spec.retrain_quantizer,
     }
     return parse_spec(raw, f"{space.name} locked")
+
+
+def _with_higher(own: Bits, above: Sequence[int]) -> list[Bits]:
+    return [own, *(b for b in above if own is not None and b > own)]
 
 
 def _searchable(space: SearchSpace, name: str) -> bool:

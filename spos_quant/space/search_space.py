@@ -197,7 +197,7 @@ class SearchSpace:
             "activation_bits_at": "layer input",
             "layers": layers,
             "blocks": blocks,
-            "quantizer": self.spec.quantizer,
+            "quantizer": self.spec.retrain_quantizer,
             **information,
         }
         return parse_bit_config(raw, self.name)

@@ -111,6 +111,8 @@ class SpaceSpec(Strict):
     """Reserved for quantized residual additions; only null is read."""
     quantizer: str = "gaussian+pact"
     """Registered weight quantizer and activation quantizer, joined by `+`."""
+    batch_norm: str = Field(default="shared", pattern=r"^(shared|per-bits)$")
+    """Whether all bit-widths share the affine parameters of a BatchNorm, or each of the layer in front has its own."""
     data: str | None = None
     """The data set where none is given on the command line; never code."""
     train: SupernetTrainConfig = SupernetTrainConfig()
@@ -162,6 +164,11 @@ class SpaceSpec(Strict):
         return validate(RetrainConfig, recipe | self.rank, "rank")
 
     @property
+    def retrain_quantizer(self) -> str:
+        """The quantizers that a model is retrained with, and has from then on."""
+        return self.retrain.quantizer or self.quantizer
+
+    @property
     def full_precision(self) -> bool:
         """Whether the space offers no bits at all, so that it searches float networks."""
         offered = [self.axes, *self.overrides.values()]
@@ -194,6 +201,11 @@ def parse_spec(raw: Mapping[str, Any], where: str, *, images: bool = True) -> Sp
         spec = validate(SpaceSpec, raw, where)
     except ConfigError as error:
         raise SpaceError(str(error)) from None
+    if spec.train.distill and spec.weights is None:
+        raise SpaceError(
+            f"{where}.train.distill: a supernet learns from the float model of `weights`, which this space has not; "
+            "give weights, or use retrain.distill"
+        )
     if images and not (len(spec.input) == 3 and min(spec.input) >= 1 and max(spec.input) <= MAX_SIDE):
         raise SpaceError(
             f"{where}.input: expected channels, height and width between 1 and {MAX_SIDE}, got {describe(spec.input)}"

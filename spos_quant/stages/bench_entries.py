@@ -149,7 +149,7 @@ def _network(space: SearchSpace, config: BitConfig) -> object:
         (choice.op, choice.width) if (choice := config.blocks.get(block.name)) else (op, 1.0)
         for block, op in zip(space.outline.blocks, space.outline.reference_ops, strict=True)
     ]
-    return repr((config_rows(space, config), blocks, config.quantizer or space.spec.quantizer))
+    return repr((config_rows(space, config), blocks, config.quantizer or space.spec.retrain_quantizer))
 
 
 def _each(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from spos_quant.backbones.build import build, space_of
+from spos_quant.errors import ConfigError
 from spos_quant.quant.switch import InputQuantizer
 from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.space.locked import locked_spec
@@ -18,6 +20,9 @@ from spos_quant.supernet.weights import inherit, load_weights, named_tensors, re
 from spos_quant.train.batches import FixedBatches
 
 CALIBRATION_IMAGES = 256
+FLOAT = "float"
+FLOAT_KEY = f"bits-{FLOAT}"
+"""The result of the backbone in float."""
 
 
 def load_supernet(run: Run) -> Supernet:
@@ -54,24 +59,56 @@ def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedB
     return FixedBatches(run.data, split, images=images, batch_size=search.batch_size)
 
 
-def make_model(run: Run, config: BitConfig, *, inherited: bool, seed: int | None = None) -> nn.Module:
-    """The plain model of a bit configuration before retraining.
+def make_network(run: Run, config: BitConfig, *, inherited: bool, seed: int, above: Sequence[int] = ()) -> Supernet:
+    """The network of a bit configuration before retraining: a supernet whose `subnet` of zeros is the plain model.
 
     Args:
-        run: Its supernet gives the weights where `inherited`; whatever it does not have starts fresh.
+        run: Its supernet gives the weights where `inherited`; whatever it does not have starts fresh: clips from
+            training images, learned steps from the weights.
         config: Any configuration of the run's network, candidate of the space or not.
         inherited: False starts from fresh weights, or those of the space's `weights` file.
-        seed: Of fresh weights; the run's where None.
+        seed: Of fresh weights.
+        above: Higher bit-widths that the network offers beside its own, as `space.locked` does.
     """
-    network = build(space_of(locked_spec(run.space, config)), seed=run.seed if seed is None else seed)
+    network = build(space_of(locked_spec(run.space, config, above)), seed=seed)
     missing = {name for name, _ in named_tensors(network)}
     if inherited:
         missing = inherit(network, read_weights(run.supernet_path))
+    network.start(missing)
     clips = {id(tensor) for name, tensor in named_tensors(network) if name in missing}
     fresh = {q for q in network.input_quantizers() if any(id(p) in clips for p in q.parameters())}
     if fresh:
         calibrate(run, network, fresh)
-    return network.subnet(())
+    return network
+
+
+def float_teacher(run: Run, share: float) -> nn.Module | None:
+    """The float model whose answers a training learns from; None where it learns from none.
+
+    It is the backbone with the space's `weights`; where there are none, what `retrain --bits float` trained.
+
+    Args:
+        run: The run.
+        share: Of the loss.
+
+    Raises:
+        ConfigError: neither weights nor a trained float model.
+    """
+    if not share:
+        return None
+    if run.spec.weights is not None:
+        return build(space_of(locked_spec(run.space, run.space.uniform_config(None, None)))).subnet(())
+    trained = run.result(FLOAT_KEY)
+    if not trained.model_path.exists():
+        raise ConfigError(
+            f"retrain.distill needs the float model; make it with: spos-quant retrain {run.path} --bits float"
+        )
+    return load_model(trained)
+
+
+def teacher_files(run: Run, share: float) -> list[Path]:
+    """The files that `float_teacher` reads, as far as the run's settings do not name them."""
+    return [run.result(FLOAT_KEY).model_path] if share and run.spec.weights is None else []
 
 
 def load_model(result: Result) -> nn.Module:

@@ -9,8 +9,9 @@ from spos_quant.cost.budget import Budget
 from spos_quant.cost.rows import config_rows, total
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
+from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
-from spos_quant.stages.retrain import FLOAT_KEY, given_result, retrain_result
+from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import Request, metric_of, offered_pairs, search_run
 from spos_quant.stages.train import train_supernet

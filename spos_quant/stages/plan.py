@@ -143,8 +143,16 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
     # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
     _ = run.data
     make_sampler(run.spec.train, run.table, run.seed)
+    _check_quantizers(spec)
     build(run.space)
     return Plan(run, assigned, None)
+
+
+def _check_quantizers(spec: SpaceSpec) -> None:
+    """Raises `ConfigError` where the quantizer of the retraining is unknown."""
+    from spos_quant.quant.quantizers import quantizer_pair
+
+    quantizer_pair(spec.retrain_quantizer)
 
 
 def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:

@@ -20,9 +20,9 @@ from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Evaluation
 from spos_quant.searchers.fidelity import ceiling, fidelity, kendall
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.models import teacher_files
 from spos_quant.stages.plan import decisive
 from spos_quant.stages.report import write_report
-from spos_quant.stages.retrain import FLOAT_KEY
 from spos_quant.stages.run import RANKING, Result, Run
 from spos_quant.stages.search import logged_evaluator, metric_of
 from spos_quant.stages.train import train_supernet
@@ -206,12 +206,13 @@ def _judge(run: Run, drawn: Sequence[Drawn], device: str, show: bool, workers: i
 
 def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
     """Where each is trained: apart from the run's results, and from those of another recipe or supernet."""
-    shelf = f"{RANKING}/{_settings(run)}"
+    shelf, quantizer = f"{RANKING}/{_settings(run)}", run.spec.ranked.quantizer or run.spec.quantizer
     found = []
     for one in drawn:
         name = hashlib.sha256(run.space.encode(one.architecture).encode()).hexdigest()[:12]
         result = Result(run, name, shelf=shelf)
-        result.put_bits(run.space.bit_config(one.architecture).to_json())
+        config = run.space.bit_config(one.architecture).model_copy(update={"quantizer": quantizer})
+        result.put_bits(config.to_json())
         found.append(result)
     return found
 
@@ -221,9 +222,8 @@ def _settings(run: Run) -> str:
     recipe = decisive("retrain", run.spec.ranked)
     search = run.spec.search
     parts = [recipe, run.data_source, run.seed, search.recalibration_images, search.batch_size]
-    teacher = run.result(FLOAT_KEY).model_path
-    for path, needed in ((run.supernet_path, recipe["init"] == "inherit"), (teacher, bool(recipe["distill"]))):
-        parts += [digest(path)] if needed and path.exists() else []
+    used = [run.supernet_path] if recipe["init"] == "inherit" else []
+    parts += [digest(path) for path in (*used, *teacher_files(run, recipe["distill"]))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from spos_quant.searchers.base import Scored
 from spos_quant.searchers.front import front, hypervolume
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
-from spos_quant.stages.retrain import FLOAT_KEY
+from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
 from spos_quant.stages.train import history

@@ -6,24 +6,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from spos_quant.backbones.build import build, space_of
+from spos_quant.config import RetrainConfig
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.run_dir import digest, drop
 from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
 from spos_quant.space.locked import locked_spec
+from spos_quant.space.search_space import SearchSpace
 from spos_quant.stages.evaluate import evaluate_result
-from spos_quant.stages.models import load_model, make_model, recalibration_batches
+from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
+from spos_quant.train.batches import TrainingSteps
 from spos_quant.train.evaluation import recalibrate
 from spos_quant.train.loop import Training, fit, make_fabric
-
-FLOAT = "float"
-FLOAT_KEY = f"bits-{FLOAT}"
+from spos_quant.train.paths import Paths
+from spos_quant.train.progressive import LADDER, descent
 
 
 def given_result(run: Run, bits: str) -> Result:
@@ -43,6 +43,8 @@ def given_result(run: Run, bits: str) -> Result:
         config = read_bit_config(path)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", path.name.removesuffix(".json").removesuffix(".bits"))
         result = run.result(f"bits-{name}")
+    # The file says what the model has, whatever was left to the run.
+    config = config.model_copy(update={"quantizer": config.quantizer or run.spec.retrain_quantizer})
     rows = config_rows(run.space, config)
     cost = summary(rows, space=run.space.name, architecture=None, full_precision=run.spec.full_precision)
     written = config.model_copy(update={"cost": {k: cost[k] for k in ("formula", "bitops", "macs")}}).to_json()
@@ -79,7 +81,16 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     settings = result.recipe
     config = read_bit_config(result.bits_path)
     fabric = make_fabric(settings, device)
-    model = make_model(run, config, inherited=settings.init == "inherit", seed=result.training_seed)
+    network = make_network(
+        run,
+        config,
+        inherited=settings.init == "inherit",
+        seed=result.training_seed,
+        above=LADDER if settings.progressive else (),
+    )
+    paths = _descent(run, network.space, config, settings) if settings.progressive else None
+    own = (0,) * len(network.space.axes)
+    model = network if paths else network.subnet(own)
     training = Training(
         run.data,
         settings,
@@ -91,8 +102,10 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
         loggers=run.spec.log,
         logs=run.logs(f"retrain-{result.name}"),
     )
-    records = fit(fabric, model, training, teacher=_teacher(run, result, settings.distill))
+    records = fit(fabric, model, training, teacher=float_teacher(run, _distilled(result)), paths=paths)
     if fabric.global_rank == 0:
+        if paths:
+            model = network.subnet(own)
         # The statistics of the last steps lag behind the last weights; the same recalibration as in the search.
         recalibrate(model, recalibration_batches(run))
         save_weights(model, result.model_path, {"history": records})
@@ -100,20 +113,20 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     fabric.barrier()
 
 
+def _descent(run: Run, space: SearchSpace, config: BitConfig, settings: RetrainConfig) -> Paths:
+    per_epoch = TrainingSteps(run.data, settings.batch_size, run.seed).per_epoch
+    return descent(space, config, settings.progressive, settings.steps(per_epoch))
+
+
+def _distilled(result: Result) -> float:
+    """The teacher's share of the loss; the float model is that teacher and learns from labels."""
+    return 0.0 if result.key == FLOAT_KEY else result.recipe.distill
+
+
 def _identity(result: Result) -> str:
     """What a retraining depends on beside the run's settings: the files that it starts from."""
-    used = [result.bits_path, result.run.supernet_path, result.run.result(FLOAT_KEY).model_path]
-    inherits, distills = result.recipe.init == "inherit", bool(result.recipe.distill)
-    wanted = [True, inherits, distills and result.key != FLOAT_KEY]
-    return " ".join(digest(path) for path, needed in zip(used, wanted, strict=True) if needed and path.exists())
-
-
-def _teacher(run: Run, result: Result, share: float) -> nn.Module | None:
-    if not share or result.key == FLOAT_KEY:
-        return None
-    teacher = run.result(FLOAT_KEY)
-    if not teacher.model_path.exists():
-        raise ConfigError(
-            f"retrain.distill needs the float model; make it with: spos-quant retrain {run.path} --bits float"
-        )
-    return load_model(teacher)
+    used = [result.bits_path]
+    if result.recipe.init == "inherit":
+        used.append(result.run.supernet_path)
+    used += teacher_files(result.run, _distilled(result))
+    return " ".join(digest(path) for path in used if path.exists())

@@ -7,7 +7,7 @@ from typing import Any
 from spos_quant.backbones.build import build
 from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
-from spos_quant.stages.models import calibrate
+from spos_quant.stages.models import calibrate, float_teacher
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import read_said, save_weights
@@ -46,7 +46,7 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
         loggers=run.spec.log,
         logs=run.logs("supernet"),
     )
-    records = fit(fabric, supernet, training, paths=sampler.draw)
+    records = fit(fabric, supernet, training, teacher=float_teacher(run, run.spec.train.distill), paths=sampler.draw)
     if fabric.global_rank == 0:
         save_weights(supernet, run.supernet_path, {"history": records})
         drop(run.checkpoint_path)

@@ -15,8 +15,9 @@ from spos_quant.progress import progress, remark
 from spos_quant.run_dir import drop
 from spos_quant.searchers.pool import WorkerPool
 from spos_quant.stages.evaluate import evaluate_result
+from spos_quant.stages.models import FLOAT
 from spos_quant.stages.plan import open_existing
-from spos_quant.stages.retrain import FLOAT, given_result, retrain_result
+from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import RESULTS, Result, Run
 
 SPLITS = ("search-val", "test")
@@ -60,8 +61,8 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
 
 
 def train_teacher(run: Run, recipe: RetrainConfig, *, device: str, show: bool) -> None:
-    """Trains the float model of a run where a recipe has it teach the others."""
-    if recipe.distill:
+    """Trains the float model of a run where a recipe has it teach the others and no `weights` give it."""
+    if recipe.distill and run.spec.weights is None:
         train_all(run, [given_result(run, FLOAT)], device=device, show=show)
 
 

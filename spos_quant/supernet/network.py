@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import nn
 
 from spos_quant.errors import SpaceError
-from spos_quant.quant.switch import SwitchLayer
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.resolve import block_axes
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.blocks import ChoiceBlock, Site
@@ -120,6 +121,19 @@ def places(body: nn.Module) -> Iterator[Place]:
 def named_blocks(body: nn.Module) -> dict[str, ChoiceBlock]:
     """The choice blocks of a body by name, in order."""
     return {name: module for name, module in body.named_modules() if isinstance(module, ChoiceBlock)}
+
+
+def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm2d]]:
+    """Every layer with a BatchNorm that is registered right behind it, as the networks here are written."""
+    for module in body.modules():
+        for layer, norm in pairwise(module.children()):
+            if isinstance(layer, SwitchLayer) and isinstance(norm, SwitchBatchNorm2d):
+                yield layer, norm
+
+
+def per_bits(name: str) -> bool:
+    """Whether a parameter of a supernet belongs to one bit-width, so that no float network has it."""
+    return ".scaling_impl." in name or ".by_bits." in name
 
 
 def plain_name(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.rows import architecture_rows, summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
-from spos_quant.errors import ModelError
-from spos_quant.quant.static import StaticMaker
-from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
+from spos_quant.errors import ConfigError, ModelError
+from spos_quant.quant.scales import LearnedScale
+from spos_quant.quant.static import StaticMaker, parameters_stay
+from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
-from spos_quant.supernet.network import named_blocks, places
+from spos_quant.supernet.network import named_blocks, norms_behind, places
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -24,6 +26,10 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _in(name: str, names: Container[str] | None) -> bool:
+    return names is None or name in names
 
 
 _STALE = "the network is not the one that the outline of its search space describes; make the outline anew"
@@ -49,6 +55,7 @@ class Supernet(nn.Module):
         self.body = body
         self.table = CostTable(space)
         self._layers = self._attach()
+        self._norms = self._split_norms() if space.spec.batch_norm == "per-bits" else []
         self._blocks = list(named_blocks(body).values())
         self.architecture: Architecture = ()
         self.activate((0,) * len(space.axes))
@@ -79,6 +86,41 @@ class Supernet(nn.Module):
             raise ModelError(f"{_STALE}: layer {next(iter(found))[0]!r} is not in it")
         return attached
 
+    def _split_norms(self) -> list[tuple[SwitchBatchNorm2d, Read]]:
+        """Gives BatchNorm layers behind quantized ones affine parameters per weight bits; returns what they read."""
+        bits = {layer: weight for layer, weight, _ in self._layers}
+        pairs = list(norms_behind(self.body))
+        if not pairs:
+            raise ConfigError(
+                f"{self.space.name}: batch_norm: per-bits needs layers with a BatchNorm of ours right behind them, "
+                f"which backbone {self.space.spec.backbone!r} has not; leave it at shared"
+            )
+        found = [(norm, bits[layer]) for layer, norm in pairs if layer in bits]
+        for norm, weight in found:
+            norm.split(weight.values)
+        return found
+
+    @torch.no_grad()
+    def start(self, only: Container[str] | None = None) -> None:
+        """Starts what each bit-width learns of its own from the weights as they are now, where these were replaced.
+
+        Learned weight steps start where the statistics of the weight put them, affine parameters from the shared ones.
+
+        Args:
+            only: Names of the parameters to start; all where None.
+        """
+        for path, owner in self.named_modules():
+            if isinstance(owner, SwitchLayer):
+                for name, scale in owner.weight_quant.named_modules():
+                    if isinstance(scale, LearnedScale) and _in(f"{path}.weight_quant.{name}.value", only):
+                        scale.start(owner.weight)
+            elif isinstance(owner, SwitchBatchNorm2d):
+                for name, affine in owner.by_bits.items():
+                    assert isinstance(affine, Affine)
+                    for what in ("weight", "bias"):
+                        if _in(f"{path}.by_bits.{name}.{what}", only):
+                            getattr(affine, what).copy_(getattr(owner, what))
+
     def activate(self, architecture: Architecture) -> None:
         """Makes this architecture the active path.
 
@@ -90,18 +132,25 @@ class Supernet(nn.Module):
             block.activate(place.op.index(self.architecture), place.width.index(self.architecture))
         for layer, weight, act in self._layers:
             layer.activate_bits(weight.value(self.architecture), act.value(self.architecture))
+        for norm, weight in self._norms:
+            norm.activate_bits(weight.value(self.architecture))
 
     def activate_float(self) -> None:
-        """Switches every quantizer off on the active path, operators and widths unchanged."""
+        """Switches every quantizer off on the active path; operators, widths and BatchNorm stay as they are."""
         for layer, _, _ in self._layers:
             layer.activate_bits(None, None)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As torch does, into the parameters that are there: an optimizer that was built before stays right."""
+        with parameters_stay():
+            return super().load_state_dict(*arguments, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the network answers along the active path: logits `[n, classes]` of images `[n, C, H, W]`."""
         return self.body(*inputs, **options)
 
     def param_groups(self, *, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameters for an optimizer: weight decay on weights, none on biases, BatchNorm and activation clips."""
+        """Parameters for an optimizer: weight decay on weights, none on biases, BatchNorm, clips and steps."""
         return param_groups(self, weight_decay)
 
     def subnet(self, architecture: Architecture) -> nn.Module:
@@ -169,3 +218,4 @@ class Supernet(nn.Module):
                 for ones, zeros in ((norm.weight, norm.bias), (norm.running_var, norm.running_mean)):
                     ones.fill_(1.0)
                     zeros.zero_()
+        self.start()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ModelError, RunError, near
 from spos_quant.run_dir import check, store
-from spos_quant.supernet.network import named_blocks, plain_name
+from spos_quant.supernet.network import named_blocks, per_bits, plain_name
 from spos_quant.supernet.supernet import Supernet
 
 _SAID = "spos_quant"
@@ -134,7 +134,7 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
             )
     used = set()
     for name, tensor in named_tensors(supernet.body):
-        if ".scaling_impl." in name or _other_operator(name, own_ops):
+        if per_bits(name) or _other_operator(name, own_ops):
             continue
         plain = plain_name(name)
         if plain not in tensors:
@@ -148,6 +148,7 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
     extra = [name for name in unused if not name.endswith("num_batches_tracked")]
     if extra:
         raise ModelError(f"{path} holds {len(extra)} tensors that the backbone has not, first {extra[0]!r}")
+    supernet.start()
 
 
 def _other_operator(name: str, own_ops: Mapping[str, str]) -> bool:

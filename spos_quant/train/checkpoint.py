@@ -1,22 +1,23 @@
 """Checkpoints: a training that stops at any moment goes on as if nothing had happened.
 
-Data order, paths and random numbers follow from (seed, step). So what must be kept is the step, the model, the
-optimizer's momentum and the records so far, in one safetensors file that is replaced as a whole.
+Data order, paths and random numbers follow from (seed, step). So what must be kept is the step, the model and its
+average, the optimizer's momentum and the records so far, in one safetensors file that is replaced as a whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spos_quant.progress import remark
 from spos_quant.supernet.weights import load_weights, named_tensors, read_said, read_weights, save_tensors
 
-_MODEL, _MOMENTUM = "model.", "momentum."
+_MODEL, _MOMENTUM, _AVERAGE = "model.", "momentum.", "average."
 
 
 @dataclass
@@ -40,9 +41,12 @@ class Checkpoint:
     path: Path
     identity: str
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, average: Mapping[str, Tensor]
+    ) -> None:
         """Replaces the file. Raises `RunError` where it cannot be written."""
         tensors = {_MODEL + name: tensor for name, tensor in named_tensors(model)}
+        tensors |= {_AVERAGE + name: tensor for name, tensor in average.items()}
         for name, parameter in model.named_parameters():
             momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
@@ -50,8 +54,8 @@ class Checkpoint:
         said = {"identity": self.identity, "threads": torch.get_num_threads(), **vars(position)}
         save_tensors(tensors, self.path, said)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-        """Puts model and optimizer where the training stopped; the start where there is no checkpoint of it.
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]) -> Position:
+        """Puts model, optimizer and average where the training stopped; the start where there is no checkpoint of it.
 
         Raises:
             RunError: the file is damaged.
@@ -70,4 +74,6 @@ class Checkpoint:
         for name, parameter in model.named_parameters():
             if _MOMENTUM + name in tensors:
                 optimizer.state[parameter]["momentum_buffer"] = tensors[_MOMENTUM + name].to(parameter.device)
+        for name, value in average.items():
+            value.copy_(tensors[_AVERAGE + name])
         return Position(**said)

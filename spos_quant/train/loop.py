@@ -27,6 +27,7 @@ from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
 from spos_quant.supernet.supernet import Supernet, param_groups
+from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
 from spos_quant.train.evaluation import batch_norms
@@ -94,8 +95,10 @@ def fit(
     counts with their mean loss and accuracy.
 
     Parameters that no active layer uses get no gradient and are left out of the step: neither weight decay nor momentum
-    moves them. Goes on from the training's checkpoint where there is one, to the same weights as if it had never
-    stopped; an interrupt waits for the end of the step and leaves a checkpoint there.
+    moves them. With `config.ema` the model ends with the average of its weights; recalibrate BatchNorm for it.
+
+    Goes on from the training's checkpoint where there is one, to the same weights as if it had never stopped; an
+    interrupt waits for the end of the step and leaves a checkpoint there.
 
     Args:
         fabric: Device, precision and ranks.
@@ -113,6 +116,8 @@ def fit(
         teacher.to(fabric.device).eval()
     loop = _Loop(fabric, model, training, teacher, paths)
     loop.run()
+    if loop.average is not None:
+        loop.average.put()
     model.eval()
     return list(loop.position.records)
 
@@ -140,8 +145,11 @@ class _Loop:
         self.total = self.config.steps(self.steps.per_epoch)
         self.optimizer = make_optimizer(model, self.config)
         model.to(fabric.device)
+        self.average = WeightAverage(model, self.config.ema) if self.config.ema else None
         self.checkpoint = None if training.checkpoint is None else Checkpoint(training.checkpoint, training.identity)
-        self.position = Position() if self.checkpoint is None else self.checkpoint.load(model, self.optimizer)
+        self.position = (
+            Position() if self.checkpoint is None else self.checkpoint.load(model, self.optimizer, self._averages())
+        )
         self.meter = Meter(**self.position.meter)
         self.wrapped, self.wrapped_optimizer = fabric.setup(model, self.optimizer)
         self.saved = time.monotonic()
@@ -195,6 +203,11 @@ class _Loop:
         self.skipped_in_a_row = 0
         self.meter.add(loss, right, len(y))
         self.wrapped_optimizer.step()
+        if self.average is not None:
+            self.average.update(step)
+
+    def _averages(self) -> dict[str, Tensor]:
+        return {} if self.average is None else self.average.values
 
     def _backward(self, planned: Step, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the mean gradient of the step's paths; their mean loss and mean number of right answers.
@@ -204,15 +217,13 @@ class _Loop:
         count = max(1, len(planned.architectures))
         losses, rights = [], []
         taught: Tensor | None = None
+        answers = None if self.teacher is None else _answers(self.teacher, x)
         for turn in range(count):
             if planned.architectures:
                 assert isinstance(self.model, Supernet)
                 self.model.activate(planned.architectures[turn])
             logits: Tensor = self.wrapped(x)
-            if taught is None:
-                loss = loss_of(logits, y, self.config, None if self.teacher is None else _answers(self.teacher, x))
-            else:
-                loss = divergence(logits, taught)
+            loss = loss_of(logits, y, self.config, answers) if taught is None else divergence(logits, taught)
             self.fabric.backward(loss / count)
             if planned.teach and turn == 0:
                 taught = logits.detach()
@@ -259,7 +270,7 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpoint is not None and self.fabric.global_rank == 0:
             self.position.meter = vars(self.meter).copy()
-            self.checkpoint.save(self.model, self.optimizer, self.position)
+            self.checkpoint.save(self.model, self.optimizer, self.position, self._averages())
             self.saved = time.monotonic()
 
     def _loggers(self) -> Loggers:

@@ -6,6 +6,7 @@ References:
     [Chu2021] FairNAS, arXiv 1907.01845: strict fairness.
     [Yu2019] Universally Slimmable Networks, arXiv 1903.05134: the sandwich rule and in-place distillation.
     [Yu2020] BigNAS, arXiv 2003.11142: the same over operators' kernels, depth and resolution.
+    [Tang2024] RFQuant, arXiv 2401.01543: low bits disturb the weights that high bits share, and may learn from these.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -137,10 +139,12 @@ def make_sampler(config: SupernetTrainConfig, table: CostTable, seed: int) -> Pa
                 f"train.{key}: path sampler {name!r} does not heed it; leave it away, or set train.path_sampler to one "
                 f"that does: {able}"
             )
+    problem = PathProblem(table, config, seed)
     try:
-        return kind(PathProblem(table, config, seed))
+        sampler = kind(problem)
     except BudgetError as error:
         raise ConfigError(f"train.path_sampler={name}: {error}") from None
+    return BitsTeacher(problem, sampler) if config.path_teacher == "bits" else sampler
 
 
 @path_samplers.register("uniform")
@@ -252,6 +256,43 @@ class Sandwich(PathSampler):
     def draw(self, step: int) -> Step:
         """Three paths, the teacher first."""
         return Step((*self.ends, self.space.sample(self.problem.rng(step))), teach=True)
+
+
+class BitsTeacher(PathSampler):
+    """Another sampler's path behind its own high-bit version, which learns the labels and teaches it [Tang2024].
+
+    The high-bit version has the path's operators and widths, and of every bits axis the candidate of most BitOps (float
+    counts 32). So each bit-width sees what the shared weights are for when nothing is rounded away. A path that is its
+    own high-bit version is trained once.
+
+    Raises:
+        ConfigError: a sampler whose steps have several paths, one of them a teacher already.
+    """
+
+    def __init__(self, problem: PathProblem, inner: PathSampler) -> None:
+        super().__init__(problem)
+        self.inner, self.remarks = inner, inner.remarks
+        if len(inner.draw(0).architectures) > 1:
+            raise ConfigError(
+                f"train.path_teacher: the steps of path sampler {problem.config.path_sampler!r} have a teacher of "
+                "their own; leave it away, or choose a sampler of one path"
+            )
+        self._dearest = {
+            i: max(range(len(axis.candidates)), key=lambda c, axis=axis: _bit_product(axis.candidates[c]))  # type: ignore[misc]
+            for i, axis in enumerate(self.space.axes)
+            if axis.kind in ("bits", "weight_bits", "act_bits")
+        }
+
+    def draw(self, step: int) -> Step:
+        """Two paths, the teacher first; or one."""
+        (path,) = self.inner.draw(step).architectures
+        teacher = self.space.canonical([self._dearest.get(i, chosen) for i, chosen in enumerate(path)])
+        return Step((path,)) if teacher == path else Step((teacher, path), teach=True)
+
+
+def _bit_product(candidate: int | tuple[int | None, ...] | None) -> int:
+    """What a candidate of a bits axis multiplies MACs by; float counts 32."""
+    return prod(b or 32 for b in (candidate if isinstance(candidate, tuple) else (candidate,)))
 
 
 def _bins(low: int, high: int, count: int) -> list[tuple[int, int]]:

@@ -201,3 +201,50 @@ def test_a_signed_1_bit_activation_is_refused_by_name(tmp_path):
     with pytest.raises(ExportError, match="layer 'conv1' has a signed 1-bit input.*at least 2 activation bits"):
         sq.export_onnx(made.subnet(()), images(), tmp_path / "signed.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quantizer", ["midrise+pact", "lsq-midrise+pact", "lsq+pact"])
+def test_weights_without_a_zero_and_learned_steps_are_stored_and_counted_as_they_are(quantizer, tmp_path):
+    """2 bits at -3, -1, 1, 3: odd integers without a clip, which every count takes for 2 bits."""
+    from spos_quant.backbones.build import build, space_of
+    from spos_quant.space.spec import parse_spec
+    from spos_quant.supernet.calibrate import calibrate_clips
+
+    axes = {"op": ["sepconv3x3"], "weight_bits": [2, 1, 4], "act_bits": [2]}
+    raw = {"name": "odd", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "axes": axes}
+    made = build(space_of(parse_spec({**raw, "bits_per": "layer", "quantizer": quantizer}, "odd")), seed=2)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "weight_quant" in name:
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
+    calibrate_clips(made, images(6, seed=9))
+    a = made.space.canonical([i % 3 for i in range(len(made.space.axes))])
+    model = made.subnet(a).eval()
+    said = sq.export_onnx(model, images(), tmp_path / "m.onnx")
+    assert said["agreement"] == 1.0
+    assert said["max_abs_diff"] < 1e-5
+    by_file, by_model, by_table = measure_onnx(tmp_path / "m.onnx"), sq.measure(model, images(2)), made.cost(a)
+    for metric in ("bitops", "bitops_total", "weight_bytes"):
+        assert by_file[metric] == by_model[metric] == by_table[metric]
+    bits_of = {x["name"]: x["weight_bits"] for x in by_file["layers"]}
+    assert bits_of == {x["name"]: x["weight_bits"] for x in by_table["layers"]}
+    assert {1, 2, 4} <= set(bits_of.values())
+    graph = Graph(tmp_path / "m.onnx")
+    for node in graph.layers():
+        name = ".".join(_scope(node.name))
+        types, stored = graph.weight(node)
+        values = set(np.unique(stored).tolist())
+        if bits_of[name] == 2 and "midrise" in quantizer:
+            assert types == ["DequantizeLinear"]
+            assert stored.dtype == np.int8
+            assert values == {-3, -1, 1, 3}
+        elif bits_of[name] == 2:
+            assert types == ["DequantizeLinear", "Clip"]
+            assert values == {-1, 0, 1}
+        elif bits_of[name] == 1:
+            assert values == {-1, 1}
+        if bits_of[name] is not None:
+            layer = model.get_submodule(name)
+            (dequantize,) = (n for n in graph.chain(node.input[1]) if n.op_type == "DequantizeLinear")
+            scale = graph.constants[dequantize.input[1]].reshape(-1, *[1] * (stored.ndim - 1))
+            np.testing.assert_array_equal(stored * scale, layer.quant_weight().value.detach().numpy())

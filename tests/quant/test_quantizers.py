@@ -11,7 +11,7 @@ from spos_quant.quant.quantizers import act_quantizers, quantizer_pair, weight_q
 from spos_quant.quant.switch import InputQuantizer, SwitchLayer
 
 SIGMA = {2: 0.706, 3: 1.914, 4: 2.78}
-NAMES = ("gaussian", "absmax")
+NAMES = ("gaussian", "absmax", "midrise")
 SHAPES = ((5, 3, 3, 3), (4, 1, 3, 3), (6, 7), (3, 8, 1, 1))
 
 
@@ -36,14 +36,16 @@ def weight_by_hand(w: Tensor, bits: int, name: str) -> Tensor:
         threshold = flat.abs().mean(1).view(-1, *[1] * (w.dim() - 1))
         sign = torch.where(w >= 0, 1.0, -1.0)
         return straight_through(sign, w) * threshold
-    top = 2 ** (bits - 1) - 1
-    if name == "gaussian" and bits in SIGMA:
-        size = flat.abs()
-        largest = size.mean(1) + SIGMA[bits] * (size.var(1) + 1e-8).sqrt()
-    else:
-        largest = flat.abs().amax(1)
+    odd = name == "midrise" and bits == 2
+    top = 3 if odd else 2 ** (bits - 1) - 1
+    sigma = 1.154 if odd else None if name == "absmax" else SIGMA.get(bits)
+    size = flat.abs()
+    largest = size.amax(1) if sigma is None else size.mean(1) + sigma * (size.var(1) + 1e-8).sqrt()
     step = (largest.clamp_min(1e-10) / top).view(-1, *[1] * (w.dim() - 1))
     codes = round_through(w / step)
+    if odd:
+        half = w / (2 * step)
+        codes = straight_through(half.floor(), half) * 2 + 1
     codes = straight_through(codes.clamp(-top, top), codes)
     return codes * step
 

@@ -308,3 +308,35 @@ def test_bitops_say_nothing_of_a_full_precision_space():
 def test_a_bound_that_excludes_nothing_is_said():
     assert "excludes nothing" in made("feasible", path_high="100%").remarks[0]
     assert made("feasible", path_high="99%").remarks == ()
+
+
+def test_a_path_is_taught_by_its_own_high_bit_version():
+    """Same operators and widths; of each bits axis the candidate of most BitOps, where float counts 32."""
+    plain, taught = drawing(4), drawing(4, path_teacher="bits")
+    made = space()
+    dearest = {"bits": (4, None)}  # 4 x 32 of [1, 2], [2, 4], [4, float], [8, 1]
+    alone = 0
+    for step in range(60):
+        (path,) = plain(step).architectures
+        planned = taught(step)
+        assert planned.architectures[-1] == path
+        teacher = planned.architectures[0]
+        high = [axis.candidates.index(dearest[axis.kind]) if axis.kind in dearest else i
+                for axis, i in zip(made.axes, path, strict=True)]  # fmt: skip
+        assert teacher == made.canonical(high)
+        assert planned.teach is (len(planned.architectures) == 2)
+        assert made.describe(teacher).keys() == made.describe(path).keys()
+        alone += len(planned.architectures) == 1
+    assert alone < 30
+
+
+def test_two_teachers_are_refused():
+    with pytest.raises(ConfigError, match="train.path_teacher: the steps of path sampler 'sandwich' have a teacher"):
+        drawing(0, path_sampler="sandwich", path_teacher="bits")
+
+
+@pytest.mark.parametrize("sampler", ["fair", "feasible", "cost-uniform"])
+def test_every_sampler_of_one_path_takes_a_teacher(sampler):
+    options = {"path_high": "60%"} if sampler == "feasible" else {}
+    plain, taught = (drawing(1, path_sampler=sampler, **options, **more)(5) for more in ({}, {"path_teacher": "bits"}))
+    assert taught.architectures[-1:] == plain.architectures

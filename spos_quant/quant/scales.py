@@ -1,0 +1,117 @@
+"""What Brevitas lacks of steps and codes: a deviation of one weight, learned steps that can be sliced, codes without 0.
+
+References:
+    [Esser2020] Learned step size quantization, arXiv 1902.08153.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from brevitas.core.quant import IntQuant
+from brevitas.core.stats import MeanSigmaStd
+from brevitas.function.ops_ste import floor_ste
+from torch import Tensor, nn
+
+
+class MeanSigmaStdOfOne(MeanSigmaStd):  # type: ignore[misc]
+    """mean|w| + sigma * std|w| per channel; a channel of a single weight has no deviation (Brevitas says NaN)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[C]` largest levels of `[C, n]` weights."""
+        largest: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
+        return largest
+
+
+class LearnedScale(nn.Module):
+    """A learned step per output channel of a weight, in the place of Brevitas's `scaling_impl` [Esser2020].
+
+    One value per channel of the whole weight; a slice of the weight uses the first ones. A vector, so that recipes that
+    give no weight decay to what has one dimension leave it alone. It starts where the statistics of the quantizer that
+    it is put into would have put the step.
+
+    Args:
+        tracked_parameter_list: The weight comes first.
+        scaling_stats_impl: `[C, n]` weights to their `[C]` largest levels.
+        scaling_shape: What the steps of a weight are viewed as; one dimension is -1 where the weight may be sliced.
+        output_channel_dim: The dimension of the output channels in the weight.
+        largest_code: The integer of the largest level.
+        scaling_min_val: The least step.
+    """
+
+    def __init__(
+        self,
+        tracked_parameter_list: list[nn.Parameter],
+        scaling_stats_impl: nn.Module,
+        scaling_shape: tuple[int, ...],
+        output_channel_dim: int,
+        largest_code: int,
+        scaling_min_val: float = 1e-10,
+    ) -> None:
+        super().__init__()
+        self.stats = scaling_stats_impl
+        self.shape, self.channel_dim = scaling_shape, output_channel_dim
+        self.largest_code, self.least = largest_code, scaling_min_val
+        weight = tracked_parameter_list[0]
+        self.value = nn.Parameter(weight.detach().new_empty(weight.shape[output_channel_dim]))
+        self.start(weight)
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Puts the steps where the statistics of this weight want them."""
+        rows = weight.transpose(0, self.channel_dim).flatten(1)
+        self.value.copy_(self.stats(rows).clamp_min(self.least) / self.largest_code)
+
+    def forward(self, x: Tensor, _threshold: Tensor | None = None) -> Tensor:
+        """The steps of the channels of `x`, viewed so that they can be multiplied with it.
+
+        The gradient is scaled by 1 / sqrt(weights per step x largest code), Eq. 4 of [Esser2020] for one channel.
+        """
+        channels = x.shape[self.channel_dim]
+        per_step = x.numel() // channels
+        value: Tensor = _Gentle.apply(self.value[:channels], 1 / sqrt(per_step * self.largest_code))
+        return value.abs().clamp_min(self.least).view(self.shape)
+
+
+class _Gentle(torch.autograd.Function):
+    """The identity, with a gradient that is so many times as large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+class OddCodes(nn.Module):
+    """The largest code of a quantizer without a zero: 2^b levels at the odd integers up to 2^b - 1."""
+
+    def __init__(self) -> None:  # Brevitas reads from the signature what it must inject
+        super().__init__()
+
+    def forward(self, bit_width: Tensor) -> Tensor:
+        """`2^b - 1`."""
+        return 2.0**bit_width - 1
+
+
+class MidRiseQuant(IntQuant):  # type: ignore[misc]
+    """Rounds to the odd multiples of the scale, which is half a step: a mid-rise quantizer, with no level at zero."""
+
+    def to_int(self, scale: Tensor, _zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
+        """The odd integers that stand for `x`."""
+        codes = floor_ste(x / (2 * scale)) * 2 + 1
+        made: Tensor = self.tensor_clamp_impl(codes, min_val=self.min_int(bit_width), max_val=self.max_int(bit_width))
+        return made
+
+    def min_int(self, bit_width: Tensor) -> Tensor:
+        """The smallest code."""
+        return 1 - 2.0**bit_width
+
+    def max_int(self, bit_width: Tensor) -> Tensor:
+        """The largest code."""
+        return 2.0**bit_width - 1
