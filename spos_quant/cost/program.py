@@ -1,7 +1,7 @@
 """The architectures within budgets as an integer program for scipy's HiGHS.
 
-The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide theirs
-over candidates. Costs, and every score that is a sum over axes, are linear in the flows.
+The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide
+theirs over candidates. Costs, and every score that is a sum over axes, are linear in the flows.
 """
 
 from __future__ import annotations

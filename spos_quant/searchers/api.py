@@ -30,9 +30,9 @@ class SearchResult:
     best: Architecture
     """The best architecture within the budgets."""
     front: list[Entry]
-    """The architectures that no other beats in both cost and score, from cheap to dear."""
+    """The architectures within the budgets that no other beats in both cost and score, from cheap to dear."""
     evaluations: list[Entry]
-    """Everything evaluated, in order."""
+    """Everything evaluated, in order; what the knapsack learns from may be above the budgets."""
 
 
 def search(
@@ -77,18 +77,20 @@ def search(
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
     problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective())
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
-    total = config.population * config.generations
+    proposer = searchers[searcher](problem)
     evaluator = FunctionEvaluator(supernet, evaluate, recalibrate)
-    with progress("search", total, unit="architectures", show=show) as tick:
+    with progress("search", proposer.planned, unit="architectures", show=show) as tick:
         outcome = drive(
-            searchers[searcher](problem),
+            proposer,
             evaluator,
             lambda asked: supernet.table.totals(asked, metric).tolist(),
+            problem.sampler.keeps,
             on_result=lambda scored: tick(f"score {scored.score:.4f}"),
         )
     best = outcome.best(problem.objective)
     evaluator.prepare(best.architecture)
-    return SearchResult(best.architecture, _entries(front(outcome.results)), _entries(outcome.results))
+    kept = front(scored for scored in outcome.results if scored.within)
+    return SearchResult(best.architecture, _entries(kept), _entries(outcome.results))
 
 
 def _entries(results: Iterable[Scored]) -> list[Entry]:

@@ -13,10 +13,11 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.searchers.base import searchers
 from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
 from spos_quant.stages.models import recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
-from spos_quant.stages.search import Request, metric_of
+from spos_quant.stages.search import Request, metric_of, problem_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
 from spos_quant.train.loop import Training, fit, make_fabric
@@ -39,8 +40,7 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
     if requests:
-        search = run.spec.search
-        evaluations = search.population * search.generations * len(requests)
+        evaluations = sum(searchers[request.searcher](problem_of(run, request)).planned for request in requests)
         seconds = evaluations * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
         stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))

@@ -132,6 +132,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
         "complete": search.get("complete"),
+        "planned": search.get("planned"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],

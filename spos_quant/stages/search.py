@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ class Request:
         """The name of its result."""
         name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
         return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
+
+
+def problem_of(run: Run, request: Request, objective: Objective | None = None) -> Problem:
+    """What a searcher is to work on; without an objective, one of the request's kind that nothing is known of."""
+    if objective is None:
+        objective = Objective(None if request.max_drop is None else 0.0)
+    return Problem(run.space, FeasibleSampler(run.table, request.budgets), run.spec.search, run.seed, objective)
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
@@ -151,40 +158,38 @@ class _Session:
         self.evaluate = LoggedEvaluator(evaluator, self.log)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
-        run, search = self.run, self.run.spec.search
-        sampler = FeasibleSampler(run.table, request.budgets)
+        run = self.run
         metric = metric_of(run, request.budgets)
-        objective = self._objective(request, sampler, metric)
-        problem = Problem(run.space, sampler, search, run.seed, objective)
+        problem = problem_of(run, request, self._objective(request, metric))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
+        searcher = searchers[request.searcher](problem)
         with (
-            progress(
-                f"search {request.key}", search.population * search.generations, unit="architectures", show=show
-            ) as tick,
+            progress(f"search {request.key}", searcher.planned, unit="architectures", show=show) as tick,
             open_loggers(run.spec.log, run.logs(f"search-{request.key}")) as log,
         ):
             outcome = drive(
-                searchers[request.searcher](problem),
+                searcher,
                 self.evaluate,
                 lambda asked: run.table.totals(asked, metric).tolist(),
+                problem.sampler.keeps,
                 deadline=deadline,
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
-        return self._write(request, outcome, outcome.best(objective))
+        return self._write(request, outcome, outcome.best(problem.objective), searcher.planned)
 
-    def _objective(self, request: Request, sampler: FeasibleSampler, metric: str) -> Objective:
+    def _objective(self, request: Request, metric: str) -> Objective:
         if request.max_drop is None:
             return Objective()
-        (reference,) = self.evaluate([dearest(sampler, metric)])
+        (reference,) = self.evaluate([dearest(FeasibleSampler(self.run.table), metric)])
         return Objective(least_score=reference.score - request.max_drop)
 
     def _baselines(self) -> None:
         """Scores the uniform architectures of the space too, for the report; they enter no search."""
         list(self.evaluate(list(uniform_architectures(self.run).values())))
 
-    def _write(self, request: Request, outcome: Outcome, best: Scored) -> dict[str, Any]:
+    def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
         run = self.run
         result = run.result(request.key)
         rows = architecture_rows(run.space, best.architecture)
@@ -203,6 +208,7 @@ class _Session:
             "score": best.score,
             "loss": best.loss,
             "evaluations": len(asked),
+            "planned": planned,
             "complete": outcome.complete,
             "settings": _settings(run, request),
         }
@@ -219,9 +225,13 @@ class _Watch:
         self.count = 0
 
     def see(self, scored: Scored, metric: str, tick: Tick, log: Loggers) -> None:
-        self.best = max(self.best, scored.score)
-        tick(f"best top-1 {self.best:.4f}")
-        log.log({"score": scored.score, "best": self.best, metric: scored.cost}, self.count)
+        values = {"score": scored.score, metric: scored.cost}
+        if scored.within:
+            self.best = max(self.best, scored.score)
+        if isfinite(self.best):
+            values["best"] = self.best
+        tick(f"best top-1 {self.best:.4f}" if isfinite(self.best) else f"top-1 {scored.score:.4f}")
+        log.log(values, self.count)
         self.count += 1
 
 

@@ -21,6 +21,7 @@ from spos_quant.errors import BudgetError
 from spos_quant.space.outline import Outline
 from spos_quant.space.resolve import resolve
 
+
 @settings(max_examples=120, deadline=None)
 @given(
     weird_spaces(),
