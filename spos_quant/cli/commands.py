@@ -377,3 +377,6 @@ def _space(text: str) -> Any:
 
 def _exact(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+from spos_quant.cli import comparing as comparing  # noqa: E402 - its commands join those above

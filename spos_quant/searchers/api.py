@@ -12,8 +12,9 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
-from spos_quant.searchers.base import Objective, Problem, Scored, drive, front, searchers
+from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
 from spos_quant.searchers.evaluate import FunctionEvaluator
+from spos_quant.searchers.front import front
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms

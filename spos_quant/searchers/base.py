@@ -118,13 +118,13 @@ class Outcome:
     generations: list[int] = field(default_factory=list)
     complete: bool = True
 
-    def best(self, objective: Objective) -> Scored:
-        """The best result under an objective.
+    def best(self, objective: Objective, beside: Sequence[Scored] = ()) -> Scored:
+        """The best result under an objective, those `beside` included.
 
         Raises:
             BudgetError: nothing within the budgets was evaluated before the time limit.
         """
-        best = min(self.results, key=objective.rank)
+        best = min([*self.results, *beside], key=objective.rank)
         if not best.within:
             raise BudgetError(
                 "the time limit ended the search before anything within the budget was evaluated; repeat the command "
@@ -168,15 +168,6 @@ def drive(
         searcher.tell(told)
         generation += 1
     return outcome
-
-
-def front(results: Iterable[Scored]) -> list[Scored]:
-    """The results that no other beats in both cost and score, from cheap to dear."""
-    kept: list[Scored] = []
-    for scored in sorted(results, key=lambda s: (s.cost, *Objective().rank(s))):
-        if not kept or scored.score > kept[-1].score:
-            kept.append(scored)
-    return kept
 
 
 def dearest(sampler: FeasibleSampler, metric: str) -> Architecture:

@@ -54,15 +54,16 @@ def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedB
     return FixedBatches(run.data, split, images=images, batch_size=search.batch_size)
 
 
-def make_model(run: Run, config: BitConfig, *, inherited: bool) -> nn.Module:
+def make_model(run: Run, config: BitConfig, *, inherited: bool, seed: int | None = None) -> nn.Module:
     """The plain model of a bit configuration before retraining.
 
     Args:
         run: Its supernet gives the weights where `inherited`; whatever it does not have starts fresh.
         config: Any configuration of the run's network, candidate of the space or not.
         inherited: False starts from fresh weights, or those of the space's `weights` file.
+        seed: Of fresh weights; the run's where None.
     """
-    network = build(space_of(locked_spec(run.space, config)), seed=run.seed)
+    network = build(space_of(locked_spec(run.space, config)), seed=run.seed if seed is None else seed)
     missing = {name for name, _ in named_tensors(network)}
     if inherited:
         missing = inherit(network, read_weights(run.supernet_path))

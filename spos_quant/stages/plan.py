@@ -25,11 +25,12 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "train": SupernetTrainConfig,
     "retrain": RetrainConfig,
     "search": SearchConfig,
+    "rank": RetrainConfig,
     "log": None,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
-"""Keys that may change between commands: models do not depend on them, evaluations remember what they depend on."""
+_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
+"""Keys that may change between commands: results do not depend on them, evaluations and rankings remember theirs."""
 _ENVIRONMENT = "environment.json"
 
 
@@ -211,7 +212,7 @@ def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
     ours_flat, wanted_flat = _flat(run.spec.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     for key in sorted(ours_flat.keys() | wanted_flat.keys()):
         a, b = ours_flat.get(key), wanted_flat.get(key)
-        if a != b and not any(fnmatch(key, free) for free in (*_FREE, "data", "name")):
+        if a != b and key not in ("data", "name") and not _is_free(key):
             found.append(f"{key} is {json.dumps(a)} there, {json.dumps(b)} was asked for")
     return found[:6]
 
@@ -223,6 +224,16 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.")
     return flat
+
+
+def decisive(section: str, settings: BaseModel) -> dict[str, Any]:
+    """The keys of a section that models depend on, as plain values."""
+    values = settings.model_dump(mode="json")
+    return {key: value for key, value in values.items() if not _is_free(f"{section}.{key}")}
+
+
+def _is_free(key: str) -> bool:
+    return any(fnmatch(key, free) for free in _FREE)
 
 
 def _assigned(options: Options) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from spos_quant.cost.budget import BUDGETED, cost_range
 from spos_quant.cost.rows import config_rows, summary
-from spos_quant.report import evaluations_csv, render
+from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
-from spos_quant.searchers.base import Scored, front
+from spos_quant.searchers.base import Scored
+from spos_quant.searchers.front import front, hypervolume
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
 from spos_quant.stages.retrain import FLOAT_KEY
@@ -21,16 +23,18 @@ FORMAT = "spos-quant/report/1"
 
 
 def write_report(run: Run) -> dict[str, Any]:
-    """Writes `report.html`, `report.json` and `evaluations.csv`; returns their paths and a short summary."""
+    """Writes `report.html`, `report.json`, `evaluations.csv` and `front.csv`; returns their paths and a summary."""
     data = gather(run)
-    paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv")}
+    paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv", "front.csv")}
     write_text(paths["report.html"], render(data))
     write_json(paths["report.json"], data)
     write_text(paths["evaluations.csv"], evaluations_csv(data))
+    write_text(paths["front.csv"], front_csv(data))
     return {
         "path": str(paths["report.html"]),
         "json": str(paths["report.json"]),
         "csv": str(paths["evaluations.csv"]),
+        "front_csv": str(paths["front.csv"]),
         "evaluations": len(data["evaluations"]),
         "results": [result["key"] for result in data["results"]],
     }
@@ -40,9 +44,10 @@ def gather(run: Run) -> dict[str, Any]:
     """What the page shows, as plain values."""
     metric = metric_of(run)
     evaluations = list(evaluations_of(run))
-    scored = _scored(run, evaluations, metric)
+    scored = {name: _scored(run, evaluations, name) for name in _metrics(run)}
+    costs = [{name: of[i].cost for name, of in scored.items()} for i in range(len(evaluations))]
+    fronts = {name: _front(run, name, of) for name, of in scored.items() if of}
     asked = asked_by(run)
-    index = {s.architecture: i for i, s in enumerate(scored)}
     space = run.space
     return {
         "format": FORMAT,
@@ -55,14 +60,36 @@ def gather(run: Run) -> dict[str, Any]:
         },
         "metric": metric,
         "budgets": _budgets(run),
-        "evaluations": [_evaluation(run, s, asked) for s in scored],
-        "front": [index[s.architecture] for s in front(scored)],
-        "baselines": _baselines(run, scored),
+        "evaluations": [_evaluation(run, s, asked) | {"costs": c} for s, c in zip(scored[metric], costs, strict=True)],
+        "front": fronts[metric]["front"] if fronts else [],
+        "fronts": fronts,
+        "baselines": _baselines(run, scored[metric]),
         "results": [_result(run, result) for result in run.results()],
+        "ranking": run.ranking() or None,
+        "bench": run.bench() or None,
         "history": history(run),
         "config": run.spec.model_dump(mode="json") | {"data": run.data_source, "seed": run.seed},
         "environment": read_artifact(run.path / "environment.json"),
         "commands": _commands(run),
+    }
+
+
+def _metrics(run: Run) -> list[str]:
+    """The cost metrics that say something in a space."""
+    return [name for name in BUDGETED if name != "bitops" or not run.spec.full_precision]
+
+
+def _front(run: Run, metric: str, scored: list[Scored]) -> dict[str, Any]:
+    """Which evaluations are on the front of a metric, and the share of the plane that they command.
+
+    The reference point is the score of chance at the cost of the space's dearest architecture.
+    """
+    index = {one.architecture: i for i, one in enumerate(scored)}
+    cost, chance = cost_range(run.table, metric)[1], 1 / run.spec.classes
+    return {
+        "front": [index[one.architecture] for one in front(scored)],
+        "hypervolume": hypervolume(scored, cost=cost, score=chance),
+        "reference": {"cost": cost, "score": chance},
     }
 
 

@@ -22,7 +22,8 @@ from spos_quant.supernet.weights import save_weights
 from spos_quant.train.evaluation import recalibrate
 from spos_quant.train.loop import Training, fit, make_fabric
 
-FLOAT_KEY = "bits-float"
+FLOAT = "float"
+FLOAT_KEY = f"bits-{FLOAT}"
 
 
 def given_result(run: Run, bits: str) -> Result:
@@ -62,7 +63,7 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
     """Retrains a result unless it is; returns `key`, `model`, `search_val` and `skipped`."""
     skipped = result.model_path.exists()
-    if not skipped and not in_ranks(result.run, result.key, result.run.spec.retrain, device):
+    if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
     return {
         "key": result.key,
@@ -75,20 +76,20 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
 def retrain_here(result: Result, *, device: str, show: bool) -> None:
     """Quantization-aware training in this process, one rank of several or the only one."""
     run = result.run
-    settings = run.spec.retrain
+    settings = result.recipe
     config = read_bit_config(result.bits_path)
     fabric = make_fabric(settings, device)
-    model = make_model(run, config, inherited=settings.init == "inherit")
+    model = make_model(run, config, inherited=settings.init == "inherit", seed=result.training_seed)
     training = Training(
         run.data,
         settings,
-        run.seed,
-        f"retrain {result.key}",
+        result.training_seed,
+        f"retrain {result.name}",
         show,
         checkpoint=result.checkpoint_path,
         identity=_identity(result),
         loggers=run.spec.log,
-        logs=run.logs(f"retrain-{result.key}"),
+        logs=run.logs(f"retrain-{result.name}"),
     )
     records = fit(fabric, model, training, teacher=_teacher(run, result, settings.distill))
     if fabric.global_rank == 0:
@@ -102,7 +103,7 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
 def _identity(result: Result) -> str:
     """What a retraining depends on beside the run's settings: the files that it starts from."""
     used = [result.bits_path, result.run.supernet_path, result.run.result(FLOAT_KEY).model_path]
-    inherits, distills = result.run.spec.retrain.init == "inherit", bool(result.run.spec.retrain.distill)
+    inherits, distills = result.recipe.init == "inherit", bool(result.recipe.distill)
     wanted = [True, inherits, distills and result.key != FLOAT_KEY]
     return " ".join(digest(path) for path, needed in zip(used, wanted, strict=True) if needed and path.exists())
 

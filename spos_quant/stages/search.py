@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ from typing import Any
 import torch
 
 from spos_quant.config import TrainConfig
-from spos_quant.cost.budget import Budget, budgets_json, budgets_key
+from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
-from spos_quant.errors import ConfigError
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
 from spos_quant.run_dir import digest, store_json
@@ -144,23 +146,35 @@ def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
     return ThreadLimit(evaluate, run.spec.search.threads)
 
 
+def logged_evaluator(run: Run, device: str, workers: int, stack: ExitStack) -> LoggedEvaluator:
+    """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
+
+    Args:
+        run: Its supernet is trained.
+        device: `auto`, `cpu` or `cuda`.
+        workers: Evaluator processes; 0 evaluates in this one.
+        stack: Closes processes and log.
+    """
+    evaluator: Evaluator
+    if workers:
+        evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
+    else:
+        evaluator = make_evaluator(run.path, device)
+    return LoggedEvaluator(evaluator, stack.enter_context(_open_log(run)))
+
+
 class _Session:
     """An evaluator and its log, for as many searches as were asked for."""
 
     def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
         self.run = run
-        evaluator: Evaluator
-        if workers:
-            evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
-        else:
-            evaluator = make_evaluator(run.path, device)
-        self.log = stack.enter_context(_open_log(run))
-        self.evaluate = LoggedEvaluator(evaluator, self.log)
+        self.evaluate = logged_evaluator(run, device, workers, stack)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
         run = self.run
         metric = metric_of(run, request.budgets)
-        problem = problem_of(run, request, self._objective(request, metric))
+        reference = self._reference(request, metric)
+        problem = problem_of(run, request, _objective(request, reference))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
@@ -177,13 +191,16 @@ class _Session:
                 deadline=deadline,
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
-        return self._write(request, outcome, outcome.best(problem.objective), searcher.planned)
+        # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
+        return self._write(request, outcome, outcome.best(problem.objective, reference), searcher.planned)
 
-    def _objective(self, request: Request, metric: str) -> Objective:
+    def _reference(self, request: Request, metric: str) -> list[Scored]:
+        """The dearest architecture, where accuracy is measured against it."""
         if request.max_drop is None:
-            return Objective()
-        (reference,) = self.evaluate([dearest(FeasibleSampler(self.run.table), metric)])
-        return Objective(least_score=reference.score - request.max_drop)
+            return []
+        asked = [dearest(FeasibleSampler(self.run.table), metric)]
+        (found,) = self.evaluate(asked)
+        return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
     def _baselines(self) -> None:
         """Scores the uniform architectures of the space too, for the report; they enter no search."""
@@ -215,6 +232,10 @@ class _Session:
         store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
         store_json(result.search_path, summary)
         return {**summary, "bits": str(result.bits_path)}
+
+
+def _objective(request: Request, reference: Sequence[Scored]) -> Objective:
+    return Objective(*(one.score - (request.max_drop or 0.0) for one in reference))
 
 
 class _Watch:
@@ -255,6 +276,29 @@ def offered_pairs(run: Run) -> list[tuple[int, int]]:
         else:
             pairs |= {(w, a) for w in place.weight.values for a in place.act.values}
     return sorted((w, a) for w, a in pairs if w is not None and a is not None)
+
+
+def combined_budgets(table: CostTable, given: Mapping[str, Sequence[str] | None]) -> list[tuple[Budget, ...]]:
+    """Budgets that hold together, once per value of the metric that is repeated.
+
+    Args:
+        table: The costs of the space.
+        given: Texts by metric; none, or empty, where a metric is not bounded.
+
+    Raises:
+        BudgetError: an unreadable budget, or two metrics repeated.
+    """
+    budgets = {
+        metric: [parse_budget(text, metric, table) for text in texts] for metric, texts in given.items() if texts
+    }
+    repeated = [metric for metric, values in budgets.items() if len(values) > 1]
+    if len(repeated) > 1:
+        raise BudgetError("only one budget option may be repeated; the others hold together with each of its values")
+    if not budgets:
+        return []
+    main = repeated[0] if repeated else next(iter(budgets))
+    others = tuple(values[0] for metric, values in budgets.items() if metric != main)
+    return [(budget, *others) for budget in budgets[main]]
 
 
 def parse_timeout(text: str) -> float:

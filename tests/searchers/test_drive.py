@@ -1,4 +1,4 @@
-"""What is better than what, the loop that drives a searcher, and the front."""
+"""What is better than what, and the loop that drives a searcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toy import toy_space
 
 from spos_quant.cost.table import CostTable
 from spos_quant.searchers import base
-from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, front, searchers
+from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, searchers
 
 NAN = float("nan")
 # From best to worst without a least score: score, then loss (none known is worst), then cost, then the tuple itself.
@@ -53,34 +53,6 @@ def test_the_dual_ranks_by_cost_what_is_good_enough_and_by_score_what_is_not(shu
     # none reaches 2: the best score wins
     ranked = sorted(shuffled, key=Objective(least_score=2.0).rank)
     assert [s.architecture for s in ranked] == [s.architecture for s in BY_SCORE]
-
-
-results = st.lists(
-    st.builds(
-        Scored,
-        architecture=st.tuples(st.integers(0, 9), st.integers(0, 9)),
-        score=st.integers(0, 5).map(float),
-        loss=st.one_of(st.none(), st.integers(0, 2).map(float)),
-        cost=st.integers(1, 8),
-    ),
-    max_size=12,
-    unique_by=lambda s: s.architecture,
-)
-
-
-@given(results)
-def test_front_is_what_no_other_beats(found):
-    kept = front(found)
-    assert [s.cost for s in kept] == sorted({s.cost for s in kept})
-    assert [s.score for s in kept] == sorted({s.score for s in kept})
-
-    def beaten(s):
-        return any(o.cost <= s.cost and o.score >= s.score and (o.cost < s.cost or o.score > s.score) for o in found)
-
-    assert {(s.cost, s.score) for s in kept} == {(s.cost, s.score) for s in found if not beaten(s)}
-    for s in kept:  # of equals the one that ranks first
-        equals = [o for o in found if (o.cost, o.score) == (s.cost, s.score)]
-        assert s == min(equals, key=Objective().rank)
 
 
 def test_dearest_is_the_dearest_of_the_space():

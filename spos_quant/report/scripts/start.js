@@ -1,6 +1,8 @@
 function draw() {
   drawPlane();
   drawCurves();
+  drawRanking();
+  drawBench();
 }
 
 // Themes and paper -----------------------------------------------------------------------------------------------
