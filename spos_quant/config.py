@@ -144,6 +144,10 @@ class SearchConfig(Strict):
     """The first population of the evolution: `random`, or led by optima of the additive estimate (`knapsack`)."""
     solutions: int = Field(default=1, ge=1, le=MAX_POPULATION)
     """How many of its best solutions the knapsack evaluates, of which the best wins."""
+    estimate: str = Field(default="measured", pattern=r"^(measured|gradient)$")
+    """The sensitivities that solutions come from: `measured` by evaluations, or from gradients (bits only)."""
+    gradient_images: int = Field(default=512, ge=1, le=MAX_COUNT)
+    """Training images, augmented as in training, of the gradient estimate."""
     recalibration_images: int = Field(default=1024, ge=1, le=MAX_COUNT)
     """Training images, augmented as in training, that BatchNorm statistics are recomputed from."""
     batch_size: int = Field(default=256, ge=1, le=MAX_COUNT)

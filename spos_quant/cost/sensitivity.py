@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
+from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.feasible import extreme
-from spos_quant.cost.knapsack import Losses
+from spos_quant.cost.knapsack import Losses, optima
 from spos_quant.cost.table import CostTable
+from spos_quant.errors import ConfigError
 from spos_quant.space.search_space import Architecture, SearchSpace
 
 FORMAT = "spos-quant/sensitivity/1"
@@ -136,6 +138,36 @@ class Sensitivity:
             losses[row.departure.axis][row.departure.candidate] = value
         return losses
 
+    def check_complete(self, space: SearchSpace) -> None:
+        """Raises `ConfigError` where an axis has no estimate, so that no sum can be told."""
+        known = {row.departure.axis for row in self.rows}
+        for index, axis in enumerate(space.axes):
+            if index not in known:
+                raise ConfigError(
+                    f"axis {axis.name!r} has no {self.estimate} estimate: gradients know bits only; take the measured "
+                    "one (search.estimate=measured)"
+                )
+
+    def optima(self, table: CostTable, *, count: int = 1, **budgets: str | float) -> list[Architecture]:
+        """The architectures that give up least by the sum of these rows, the best first: the exact optimum.
+
+        Args:
+            table: The costs of the space: `supernet.table`.
+            count: How many.
+            **budgets: `bitops_budget`, `weight_bytes_budget` and so on, such as "w4a8".
+
+        Raises:
+            BudgetError: a budget that cannot be read or kept.
+            ConfigError: an axis without an estimate.
+            TypeError: a keyword that does not end in `_budget`.
+        """
+        for name in budgets:
+            if not name.endswith("_budget"):
+                raise TypeError(f"optima() got an unexpected keyword {name!r}; budgets end in _budget")
+        self.check_complete(table.space)
+        limits = [parse_budget(text, name.removesuffix("_budget"), table) for name, text in budgets.items()]
+        return optima(table, self.losses(table.space), limits, count=count)
+
     def to_json(self, table: CostTable) -> dict[str, Any]:
         """Plain values: what is stored in a run and what a report draws."""
         space = table.space
@@ -148,6 +180,20 @@ class Sensitivity:
             "reference": space.encode(self.reference),
             "rows": [_row(table, metric, row) for row in self.rows],
         }
+
+
+def from_json(raw: Mapping[str, Any], table: CostTable) -> Sensitivity:
+    """The sensitivities that `to_json` wrote of this space."""
+    departures = Departures(table)
+    names = {(row["axis"], row["architecture"]): row for row in raw["rows"]}
+    rows = []
+    for departure in departures.all:
+        key = table.space.axes[departure.axis].name, table.space.encode(departure.architecture)
+        if key in names:
+            # Neither is known where the estimate was not finite, which JSON cannot say.
+            loss, score = names[key]["loss"], names[key]["score"]
+            rows.append(Loss(departure, inf if loss is None and score is None else loss, score))
+    return Sensitivity(raw["estimate"], departures.reference, tuple(rows))
 
 
 def _row(table: CostTable, metric: str, row: Loss) -> dict[str, Any]:

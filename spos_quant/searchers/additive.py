@@ -20,14 +20,15 @@ class AdditiveEstimate:
         problem: What is searched.
 
     Attributes:
-        architectures: What must be evaluated first: the reference and every departure from it.
+        architectures: What must be evaluated first: the reference and every departure from it; nothing where the
+            problem brings its sensitivities.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self._departures = Departures(problem.sampler.table)
-        self.architectures = self._departures.architectures
-        self._losses: Losses = ()
+        self.architectures = self._departures.architectures if problem.losses is None else []
+        self._losses: Losses = problem.losses or ()
 
     def learn(self, results: Sequence[Scored]) -> None:
         """Takes the results of `architectures`."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from spos_quant.config import SearchConfig
 from spos_quant.cost.feasible import extreme
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.errors import BudgetError
 from spos_quant.registry import Registry
@@ -73,6 +74,8 @@ class Problem:
     config: SearchConfig
     seed: int
     objective: Objective = field(default_factory=Objective)
+    losses: Losses | None = None
+    """Sensitivities that are known before the search; None leaves it to the searcher to measure what it needs."""
 
 
 class Searcher(Protocol):

@@ -35,7 +35,7 @@ class Evolution:
         self.results: list[Scored] = []
         self.seen: set[Architecture] = set()
         self.estimate = AdditiveEstimate(problem) if problem.config.first == "knapsack" else None
-        self.generation = -1 if self.estimate else 0
+        self.generation = -1 if self.estimate and self.estimate.architectures else 0
 
     @property
     def planned(self) -> int:

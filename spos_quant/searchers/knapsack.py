@@ -22,8 +22,8 @@ class Knapsack:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.generation = 0
         self.estimate = AdditiveEstimate(problem)
+        self.generation = 0 if self.estimate.architectures else 1
         self.seen: set[Architecture] = set()
 
     @property

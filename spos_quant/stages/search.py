@@ -14,10 +14,12 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
@@ -30,6 +32,7 @@ from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, Th
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.searchers.pool import EvaluatorPool
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
@@ -54,11 +57,23 @@ class Request:
         return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
 
 
-def problem_of(run: Run, request: Request, objective: Objective | None = None) -> Problem:
-    """What a searcher is to work on; without an objective, one of the request's kind that nothing is known of."""
+def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
+    """What a searcher is to work on.
+
+    Without an objective, and without the sensitivities that the settings want from gradients, they are of the right kind
+    and say nothing: enough to tell how much a search will ask for.
+    """
     if objective is None:
         objective = Objective(None if request.max_drop is None else 0.0)
-    return Problem(run.space, FeasibleSampler(run.table, request.budgets), run.spec.search, run.seed, objective)
+    if losses is None and run.spec.search.estimate == "gradient":
+        losses = [np.zeros(len(axis.candidates)) for axis in run.space.axes]
+    sampler = FeasibleSampler(run.table, request.budgets)
+    return Problem(run.space, sampler, run.spec.search, run.seed, objective, losses)
+
+
+def uses_sensitivities(run: Run, request: Request) -> bool:
+    """Whether a searcher proposes optima of the additive estimate."""
+    return request.searcher == "knapsack" or (request.searcher == "evolution" and run.spec.search.first == "knapsack")
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
@@ -167,14 +182,14 @@ class _Session:
     """An evaluator and its log, for as many searches as were asked for."""
 
     def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
-        self.run = run
+        self.run, self.device = run, device
         self.evaluate = logged_evaluator(run, device, workers, stack)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
         run = self.run
         metric = metric_of(run, request.budgets)
         reference = self._reference(request, metric)
-        problem = problem_of(run, request, _objective(request, reference))
+        problem = problem_of(run, request, _objective(request, reference), self._losses(request, show))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
@@ -193,6 +208,14 @@ class _Session:
             )
         # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
         return self._write(request, outcome, outcome.best(problem.objective, reference), searcher.planned)
+
+    def _losses(self, request: Request, show: bool) -> Losses | None:
+        """The sensitivities from gradients, where the settings want them and the searcher uses them."""
+        if self.run.spec.search.estimate != "gradient" or not uses_sensitivities(self.run, request):
+            return None
+        found, _ = gradient_sensitivity(self.run, device=self.device, show=show)
+        found.check_complete(self.run.space)
+        return found.losses(self.run.space)
 
     def _reference(self, request: Request, metric: str) -> list[Scored]:
         """The dearest architecture, where accuracy is measured against it."""

@@ -1,13 +1,13 @@
 """Sensitivity from gradients alone: the Fisher information of a network times the squared error of quantization.
 
-Near an optimum, an error d in the output of a layer raises the loss by 1/2 d' H d with the Hessian H, for which the Fisher
-information E[g g'] stands: 1/2 E[(g' d)^2], g being the gradient of one image. One backward pass and one forward pass per
-layer and candidate give it for weights and activations together, without a single evaluation of an architecture.
+Near an optimum, an error d in the output of a layer raises the loss by 1/2 d' H d with the Hessian H, for which the
+Fisher information E[g g'] stands: 1/2 E[(g' d)^2], g being the gradient of one image. One backward pass and one forward
+pass per layer and candidate give it for weights and activations together, without evaluating any architecture.
 
 References:
     [Dong2020] HAWQ-V2, arXiv 1911.03852: trace of the Hessian times the squared error of the weights.
-    [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: labels drawn from the model's own answers give the
-        Fisher information, which is the Gauss-Newton matrix of the cross-entropy; the given labels do not.
+    [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: labels drawn from the model's own answers give
+        the Fisher information, which is the Gauss-Newton matrix of the cross-entropy; the given labels do not.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def _changes(supernet: Supernet, departure: Departure) -> list[tuple[SwitchLayer
     """The layers whose bits a departure changes, and to what."""
     found = []
     for layer, weight, act in supernet.quantized_layers():
-        before, after = (
-            (weight.value(a), act.value(a)) for a in (departure.start, departure.architecture)
-        )
+        before, after = ((weight.value(a), act.value(a)) for a in (departure.start, departure.architecture))
         if before != after:
             found.append((layer, after))
     return found
@@ -138,7 +136,9 @@ class _Probe:
         leaf = torch.zeros((), device=output.device, requires_grad=True)
         self.leaves.append(leaf)
         seen = output + leaf
-        seen.register_hook(lambda gradient: self._multiply(layer, x, before, gradient))
+        seen.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._multiply(layer, x, before, gradient)
+        )
         return seen
 
     @torch.no_grad()
