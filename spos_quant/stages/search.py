@@ -60,7 +60,7 @@ class Request:
 def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
     """What a searcher is to work on.
 
-    Without an objective, and without the sensitivities that the settings want from gradients, they are of the right kind
+    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right kind
     and say nothing: enough to tell how much a search will ask for.
     """
     if objective is None:

@@ -71,10 +71,8 @@ def _measured(run: Run, device: str, show: bool, workers: int, timeout: float | 
             if deadline is not None and time.monotonic() > deadline and len(found) < len(asked):
                 return None
     score, loss = found[departures.reference]
-    images = {
-        "recalibration": run.spec.search.recalibration_images,
-        "search_val": scoring_batches(run, "search-val").images,
-    }
+    judged = scoring_batches(run, "search-val").images
+    images = {"recalibration": run.spec.search.recalibration_images, "search_val": judged}
     return {
         **measured(departures, found).to_json(run.table),
         "reference_score": score,

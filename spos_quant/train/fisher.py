@@ -4,6 +4,9 @@ Near an optimum, an error d in the output of a layer raises the loss by 1/2 d' H
 Fisher information E[g g'] stands: 1/2 E[(g' d)^2], g being the gradient of one image. One backward pass and one forward
 pass per layer and candidate give it for weights and activations together, without evaluating any architecture.
 
+Where BatchNorm reads a layer, recomputing its statistics takes back whatever of the error is a shift or a scale of a
+channel. That part is left out, as it is in evaluations, which recompute them.
+
 References:
     [Dong2020] HAWQ-V2, arXiv 1911.03852: trace of the Hessian times the squared error of the weights.
     [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: labels drawn from the model's own answers give
@@ -24,7 +27,7 @@ from spos_quant.cost.sensitivity import Departure, Departures, Loss, Sensitivity
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import to_evaluation
+from spos_quant.train.evaluation import batch_norms, to_evaluation
 
 _BITS_AXES = ("bits", "weight_bits", "act_bits")
 Pair = tuple[Bits, Bits]
@@ -95,6 +98,8 @@ class _Probe:
             self.pairs.setdefault(layer, []).append(pair)
         self.products: dict[tuple[SwitchLayer, Pair], Tensor] = {}
         self.leaves: list[Tensor] = []
+        self.outputs: dict[int, SwitchLayer] = {}
+        self.normed: set[SwitchLayer] = set()
         self.n = 0
 
     def run(
@@ -115,7 +120,7 @@ class _Probe:
                     torch.autograd.grad(value, self.leaves, allow_unused=True)
                 for key, product in self.products.items():
                     totals[key] += float(product.double().square().sum())
-                self.products, self.leaves = {}, []
+                self.products, self.leaves, self.outputs = {}, [], {}
         if not images:
             raise ConfigError("the gradient estimate got no batches; give a list or a loader of training images")
         return {key: total / images / 2 for key, total in totals.items()}
@@ -123,6 +128,7 @@ class _Probe:
     @contextmanager
     def _hooks(self) -> Iterator[None]:
         handles = [layer.register_forward_hook(self._see) for layer in self.pairs]
+        handles += [norm.register_forward_pre_hook(self._norm) for norm in batch_norms(self.supernet)]
         try:
             yield
         finally:
@@ -136,10 +142,16 @@ class _Probe:
         leaf = torch.zeros((), device=output.device, requires_grad=True)
         self.leaves.append(leaf)
         seen = output + leaf
+        self.outputs[id(seen)] = layer
         seen.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: self._multiply(layer, x, before, gradient)
         )
         return seen
+
+    def _norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Notes which layer a BatchNorm reads, if it reads one without anything between."""
+        if id(inputs[0]) in self.outputs:
+            self.normed.add(self.outputs[id(inputs[0])])
 
     @torch.no_grad()
     def _multiply(self, layer: SwitchLayer, x: Tensor, before: Tensor, gradient: Tensor) -> None:
@@ -147,12 +159,24 @@ class _Probe:
         for pair in self.pairs[layer]:
             layer.activate_bits(*pair)
             error = layer.forward(x) - before
+            if layer in self.normed:
+                error = _without_affine(error, before)
             # The images of a batch do not touch each other, so that each has its own part of the product. A layer that
             # runs several times adds up.
             product = (error * gradient).reshape(self.n, -1).sum(1)
             known = self.products.get((layer, pair))
             self.products[layer, pair] = product if known is None else known + product
         layer.activate_bits(*own)
+
+
+def _without_affine(error: Tensor, output: Tensor) -> Tensor:
+    """The part of an error `[n, C, ...]` that no shift and scale of the channels of `output` makes good."""
+    dims = [0, *range(2, output.dim())]
+    varying = output - output.mean(dims, keepdim=True)
+    rest = error - error.mean(dims, keepdim=True)
+    spread = varying.square().sum(dims, keepdim=True)
+    slope = (rest * varying).sum(dims, keepdim=True) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    return rest - slope * varying
 
 
 def _drawn(output: Any, generator: torch.Generator) -> Tensor:
