@@ -1,14 +1,14 @@
 """From a float ResNet-20 and CIFAR-10 to a bit configuration without training: how long, and how accurate is it?
 
-Weights at 8, 4 or 2 bits per layer, 4 on average over all of them (the bytes of uniform 4 bits), inputs at 8, all 20 layers.
-Sensitivities come from training images alone, by gradients or by evaluations on search-val; then the exact optimum of their
-sum. The test set gives the figure at the end and takes part in no choice; BatchNorm statistics are recomputed from training
-images for it.
+Weights at 8, 4 or 2 bits per layer, 4 on average over all of them (the bytes of uniform 4 bits), inputs at 8, all 20
+layers. Sensitivities come from training images alone, by gradients or by evaluations on search-val; then the exact
+optimum of their sum. The test set gives the figure at the end and takes part in no choice; BatchNorm statistics are
+recomputed from training images for it.
 
     python benchmarks/cifar10_knapsack.py --data imagefolder:cifar10 --weights resnet20-cifar10.safetensors
 
-The float weights must have been trained on images normalised as the data set is: `imagefolder` uses the mean and deviation of
-ImageNet, `cifar10` its own.
+The float weights must have been trained on images normalised as the data set is: `imagefolder` uses the mean and
+deviation of ImageNet, `cifar10` its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def main() -> None:
     with timed("knapsack", seconds):
         (best,) = sensitivity.optima(supernet.table, weight_bytes_budget=BUDGET)
     figures = {
-        "settings": vars(given) | {"data": given.data.partition(":")[0], "weights": os.path.basename(given.weights)},
+        "settings": vars(given) | {"data": given.data.partition(":")[0], "weights": Path(given.weights).name},
         "images": {name: len(data.split(name)) for name in ("train", "search-val", "test")},
         "load_average": os.getloadavg()[0],
         "seconds": seconds,

@@ -60,8 +60,8 @@ class Request:
 def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
     """What a searcher is to work on.
 
-    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right kind
-    and say nothing: enough to tell how much a search will ask for.
+    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right
+    kind and say nothing: enough to tell how much a search will ask for.
     """
     if objective is None:
         objective = Objective(None if request.max_drop is None else 0.0)
