@@ -1,8 +1,8 @@
 """The weight step of least squared error per output channel, without a search: weights quantizer `mse`.
 
 For given codes q the best step is <w, q> / <q, q>; for a given step the best codes are the nearest levels. Taking turns
-can only lower the error, as in Lloyd's algorithm, and a few turns from several starts end within a percent of what a
-fine grid finds: cheap enough for every forward pass, so that the quantizer stays stateless and follows slices.
+can only lower the error, as in Lloyd's algorithm, and a few turns from several starts end within some percent of
+what a fine grid finds: cheap enough for every forward pass, so that the quantizer stays stateless and follows slices.
 
 References:
     [Lloyd1982] S. Lloyd, Least squares quantization in PCM, IEEE Trans. Information Theory 28, 1982.
