@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spos_quant.convert.api import quantize as quantize
     from spos_quant.export.api import export_onnx as export_onnx
     from spos_quant.searchers.api import search as search
+    from spos_quant.searchers.sensitivity import sensitivity as sensitivity
     from spos_quant.stages.bench import bench as bench
     from spos_quant.stages.models import load as load
     from spos_quant.supernet.measure import measure as measure
@@ -31,6 +32,7 @@ _WHERE = {
     "measure": "spos_quant.supernet.measure",
     "quantize": "spos_quant.convert.api",
     "search": "spos_quant.searchers.api",
+    "sensitivity": "spos_quant.searchers.sensitivity",
 }
 __all__ = [
     "SearchConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "measure",
     "quantize",
     "search",
+    "sensitivity",
 ]
 
 

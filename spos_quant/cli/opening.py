@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
 from spos_quant.cli.options import check_device, parse_requests
@@ -68,7 +68,10 @@ class Opening:
         """Prints what `--dry-run` prints."""
         from spos_quant.stages.estimate import estimate
 
-        result = estimate(self.plan.run, requests, workers=workers, trainings=trainings)
+        self.show_estimate(estimate(self.plan.run, requests, workers=workers, trainings=trainings), as_json)
+
+    def show_estimate(self, result: dict[str, Any], as_json: bool) -> None:
+        """Prints an estimate."""
         if as_json:
             return show.emit(result)
         show.say(

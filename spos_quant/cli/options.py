@@ -54,7 +54,7 @@ MaxDrop = Annotated[
         help="Instead of a budget: the cheapest architecture at most this much below the dearest one's accuracy.",
     ),
 ]
-SearcherName = Annotated[str, typer.Option("--searcher", help="evolution or random.")]
+SearcherName = Annotated[str, typer.Option("--searcher", help="evolution, random or knapsack.")]
 Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=0, max=1024, help="Evaluator processes; 0 evaluates in this one.")
 ]

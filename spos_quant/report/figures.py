@@ -11,6 +11,7 @@ from spos_quant.report.describe import places, result_places
 from spos_quant.report.facts import Data, Result, cost_of, early_ends, ended_early, ordered, skipped_steps
 from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, plot, section, table
 from spos_quant.report.ranking import ranking_payload
+from spos_quant.report.sensitivity import sensitivity_payload
 from spos_quant.report.text import NONE, budget_text, count, exact, known, percent, unit
 
 
@@ -22,6 +23,7 @@ def payload(data: Data) -> dict[str, Any]:
         "curves": _curves(data),
         "ranking": ranking_payload(data),
         "bench": bench_payload(data),
+        "sensitivities": sensitivity_payload(data),
     }
 
 

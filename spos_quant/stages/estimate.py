@@ -14,12 +14,15 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import Departures
+from spos_quant.searchers.base import searchers
 from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
-from spos_quant.stages.models import recalibration_batches, scoring_batches
+from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
-from spos_quant.stages.search import Request, metric_of
+from spos_quant.stages.search import Request, metric_of, problem_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.fisher import fisher_sensitivity
 from spos_quant.train.loop import Training, fit, make_fabric
 from spos_quant.train.paths import PathSampler, Step, make_sampler
 
@@ -51,8 +54,8 @@ def estimate(
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
     atonce = max(1, min(workers, os.cpu_count() or 1))
-    search = run.spec.search
-    evaluations = search.population * search.generations * len(requests) + (trainings.judged if trainings else 0)
+    evaluations = sum(searchers[request.searcher](problem_of(run, request)).planned for request in requests)
+    evaluations += 0 if trainings is None else trainings.judged
     if evaluations:
         seconds = evaluations * _seconds_per_evaluation(run, supernet) / atonce
         name = "search" if requests else "judge"
@@ -74,6 +77,24 @@ def estimate(
         ],
         "stages": stages,
     }
+
+
+def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, Any]:
+    """What `estimate` returns, for training and sensitivities."""
+    supernet = build(run.space, seed=run.seed)
+    if kind == "measured":
+        units, unit = len(Departures(run.table).architectures), "architectures"
+        seconds = units * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
+    else:
+        batches = gradient_batches(run)
+        units, unit = batches.count, "batches"
+        first = [next(iter(batches))]
+        start = time.perf_counter()
+        fisher_sensitivity(supernet, first)
+        seconds = units * (time.perf_counter() - start)
+    stage = {"stage": f"sensitivity ({kind})", "units": units, "unit": unit, "seconds": seconds}
+    found = estimate(run, [])
+    return {**found, "stages": [*found["stages"], stage]}
 
 
 def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def recalibration_batches(run: Run) -> FixedBatches:
     )
 
 
+def gradient_batches(run: Run) -> FixedBatches:
+    """The training images of the gradient estimate."""
+    search = run.spec.search
+    return FixedBatches(run.data, "train", images=search.gradient_images, batch_size=search.batch_size, seed=run.seed)
+
+
 def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedBatches:
     """The images of a split that score candidates, or all of them."""
     search = run.spec.search

@@ -143,6 +143,11 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
     # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
     _ = run.data
     make_sampler(run.spec.train, run.table, run.seed)
+    if spec.train.iterations == 0 and spec.weights is None:
+        raise ConfigError(
+            f"train.iterations=0 takes the weights of the space as they are, and space {spec.name!r} names none; give "
+            "weights: FILE in its YAML, or train"
+        )
     _check_quantizers(spec)
     build(run.space)
     return Plan(run, assigned, None)

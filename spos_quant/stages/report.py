@@ -16,6 +16,7 @@ from spos_quant.stages.evaluate import exports
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
+from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
 from spos_quant.supernet.weights import read_said
 
@@ -65,6 +66,7 @@ def gather(run: Run) -> dict[str, Any]:
         "fronts": fronts,
         "baselines": _baselines(run, scored[metric]),
         "results": [_result(run, result) for result in run.results()],
+        "sensitivities": known_sensitivities(run),
         "ranking": run.ranking() or None,
         "bench": run.bench() or None,
         "history": history(run),
@@ -159,6 +161,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
         "complete": search.get("complete"),
+        "planned": search.get("planned"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],

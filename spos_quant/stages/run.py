@@ -84,6 +84,10 @@ class Run:
         """The last ranking."""
         return self.path / "ranking.json"
 
+    def sensitivity_path(self, estimate: str) -> Path:
+        """The sensitivities, `measured` or by `gradient`."""
+        return self.path / ("sensitivity.json" if estimate == "measured" else f"sensitivity-{estimate}.json")
+
     def bench(self) -> dict[str, Any]:
         """What the last bench measured; empty where there was none."""
         found: dict[str, Any] = read_artifact(self.bench_path) if self.bench_path.exists() else {}

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
@@ -30,6 +32,7 @@ from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, Th
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.searchers.pool import EvaluatorPool
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
@@ -52,6 +55,25 @@ class Request:
         """The name of its result."""
         name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
         return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
+
+
+def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
+    """What a searcher is to work on.
+
+    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right
+    kind and say nothing: enough to tell how much a search will ask for.
+    """
+    if objective is None:
+        objective = Objective(None if request.max_drop is None else 0.0)
+    if losses is None and run.spec.search.estimate == "gradient":
+        losses = [np.zeros(len(axis.candidates)) for axis in run.space.axes]
+    sampler = FeasibleSampler(run.table, request.budgets)
+    return Problem(run.space, sampler, run.spec.search, run.seed, objective, losses)
+
+
+def uses_sensitivities(run: Run, request: Request) -> bool:
+    """Whether a searcher proposes optima of the additive estimate."""
+    return request.searcher == "knapsack" or (request.searcher == "evolution" and run.spec.search.first == "knapsack")
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
@@ -160,40 +182,46 @@ class _Session:
     """An evaluator and its log, for as many searches as were asked for."""
 
     def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
-        self.run = run
+        self.run, self.device = run, device
         self.evaluate = logged_evaluator(run, device, workers, stack)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
-        run, search = self.run, self.run.spec.search
-        sampler = FeasibleSampler(run.table, request.budgets)
+        run = self.run
         metric = metric_of(run, request.budgets)
-        reference = self._reference(request, sampler, metric)
-        objective = _objective(request, reference)
-        problem = Problem(run.space, sampler, search, run.seed, objective)
+        reference = self._reference(request, metric)
+        problem = problem_of(run, request, _objective(request, reference), self._losses(request, show))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
+        searcher = searchers[request.searcher](problem)
         with (
-            progress(
-                f"search {request.key}", search.population * search.generations, unit="architectures", show=show
-            ) as tick,
+            progress(f"search {request.key}", searcher.planned, unit="architectures", show=show) as tick,
             open_loggers(run.spec.log, run.logs(f"search-{request.key}")) as log,
         ):
             outcome = drive(
-                searchers[request.searcher](problem),
+                searcher,
                 self.evaluate,
                 lambda asked: run.table.totals(asked, metric).tolist(),
+                problem.sampler.keeps,
                 deadline=deadline,
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
         # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
-        return self._write(request, outcome, min([*outcome.results, *reference], key=objective.rank))
+        return self._write(request, outcome, outcome.best(problem.objective, reference), searcher.planned)
 
-    def _reference(self, request: Request, sampler: FeasibleSampler, metric: str) -> list[Scored]:
+    def _losses(self, request: Request, show: bool) -> Losses | None:
+        """The sensitivities from gradients, where the settings want them and the searcher uses them."""
+        if self.run.spec.search.estimate != "gradient" or not uses_sensitivities(self.run, request):
+            return None
+        found, _ = gradient_sensitivity(self.run, device=self.device, show=show)
+        found.check_complete(self.run.space)
+        return found.losses(self.run.space)
+
+    def _reference(self, request: Request, metric: str) -> list[Scored]:
         """The dearest architecture, where accuracy is measured against it."""
         if request.max_drop is None:
             return []
-        asked = [dearest(sampler, metric)]
+        asked = [dearest(FeasibleSampler(self.run.table), metric)]
         (found,) = self.evaluate(asked)
         return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
@@ -201,7 +229,7 @@ class _Session:
         """Scores the uniform architectures of the space too, for the report; they enter no search."""
         list(self.evaluate(list(uniform_architectures(self.run).values())))
 
-    def _write(self, request: Request, outcome: Outcome, best: Scored) -> dict[str, Any]:
+    def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
         run = self.run
         result = run.result(request.key)
         rows = architecture_rows(run.space, best.architecture)
@@ -220,6 +248,7 @@ class _Session:
             "score": best.score,
             "loss": best.loss,
             "evaluations": len(asked),
+            "planned": planned,
             "complete": outcome.complete,
             "settings": _settings(run, request),
         }
@@ -240,9 +269,13 @@ class _Watch:
         self.count = 0
 
     def see(self, scored: Scored, metric: str, tick: Tick, log: Loggers) -> None:
-        self.best = max(self.best, scored.score)
-        tick(f"best top-1 {self.best:.4f}")
-        log.log({"score": scored.score, "best": self.best, metric: scored.cost}, self.count)
+        values = {"score": scored.score, metric: scored.cost}
+        if scored.within:
+            self.best = max(self.best, scored.score)
+        if isfinite(self.best):
+            values["best"] = self.best
+        tick(f"best top-1 {self.best:.4f}" if isfinite(self.best) else f"top-1 {scored.score:.4f}")
+        log.log(values, self.count)
         self.count += 1
 
 

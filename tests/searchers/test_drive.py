@@ -75,7 +75,7 @@ def costs(p):
 def test_drive_asks_evaluates_and_tells_until_the_end(name):
     space = toy_space(3)
     p, heard = problem(space, bitops="35%"), []
-    outcome = drive(searchers[name](p), Additive(space), costs(p), on_result=heard.append)
+    outcome = drive(searchers[name](p), Additive(space), costs(p), p.sampler.keeps, on_result=heard.append)
     expected = generations(name, p, Additive(space))
     assert outcome.complete
     assert outcome.results == heard == [s for generation in expected for s in generation]
@@ -97,11 +97,11 @@ def test_a_deadline_starts_nothing_further_and_keeps_what_there_is(after, monkey
             return next(clock)  # one tick per evaluation
 
     monkeypatch.setattr(base, "time", Time)
-    outcome = drive(searchers["evolution"](p), function, costs(p), deadline=after - 1.5)
+    outcome = drive(searchers["evolution"](p), function, costs(p), p.sampler.keeps, deadline=after - 1.5)
     monkeypatch.undo()
     assert not outcome.complete
     assert len(outcome.results) == len(function.asked) == after
-    whole = drive(searchers["evolution"](p), Additive(space), costs(p))
+    whole = drive(searchers["evolution"](p), Additive(space), costs(p), p.sampler.keeps)
     assert outcome.results == whole.results[:after]
     assert outcome.generations == whole.generations[:after]
 
@@ -109,21 +109,21 @@ def test_a_deadline_starts_nothing_further_and_keeps_what_there_is(after, monkey
 def test_a_deadline_far_away_changes_nothing():
     space = toy_space(2)
     p = problem(space)
-    one = drive(searchers["random"](p), Additive(space), costs(p), deadline=1e18)
-    assert one == drive(searchers["random"](p), Additive(space), costs(p))
+    one = drive(searchers["random"](p), Additive(space), costs(p), p.sampler.keeps, deadline=1e18)
+    assert one == drive(searchers["random"](p), Additive(space), costs(p), p.sampler.keeps)
 
 
 def test_an_evaluator_that_skips_one_is_noticed():
     space = toy_space(2)
     p = problem(space)
     with pytest.raises(ValueError, match="shorter"):
-        drive(searchers["random"](p), lambda asked: [Evaluation(a, 0.0) for a in asked[1:]], costs(p))
+        drive(searchers["random"](p), lambda asked: [Evaluation(a, 0.0) for a in asked[1:]], costs(p), p.sampler.keeps)
 
 
 def test_costs_belong_to_their_architectures():
     space = toy_space(3)
     p = problem(space)
-    outcome = drive(searchers["evolution"](p), Additive(space), costs(p))
+    outcome = drive(searchers["evolution"](p), Additive(space), costs(p), p.sampler.keeps)
     table = CostTable(space)
     assert [s.cost for s in outcome.results] == [table.total(s.architecture) for s in outcome.results]
     assert len({s.cost for s in outcome.results}) > 10

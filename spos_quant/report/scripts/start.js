@@ -3,6 +3,7 @@ function draw() {
   drawCurves();
   drawRanking();
   drawBench();
+  drawSensitivities();
 }
 
 // Themes and paper -----------------------------------------------------------------------------------------------
