@@ -11,6 +11,7 @@ from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
@@ -92,9 +93,8 @@ def search(
 def _gradient_losses(supernet: Supernet, images: Iterable[object] | None, seed: int) -> Losses:
     if images is None:
         raise ConfigError("search.estimate=gradient takes its images from recalibrate=<batches of training images>")
-    found = fisher_sensitivity(supernet, images, seed=seed)
-    found.check_complete(supernet.space)
-    return found.losses(supernet.space)
+    check_gradient(supernet.space)
+    return fisher_sensitivity(supernet, images, seed=seed).losses(supernet.space)
 
 
 def _entries(results: Iterable[Scored]) -> list[Entry]:

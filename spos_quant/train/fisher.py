@@ -23,13 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spos_quant.cost.sensitivity import Departure, Departures, Loss, Sensitivity
+from spos_quant.cost.sensitivity import BITS_AXES, Departure, Departures, Loss, Sensitivity
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, to_evaluation
 
-_BITS_AXES = ("bits", "weight_bits", "act_bits")
 Pair = tuple[Bits, Bits]
 """Weight bits and activation bits."""
 LossFunction = Callable[[Any, Any], Tensor]
@@ -62,7 +61,7 @@ def fisher_sensitivity(
     """
     departures = Departures(supernet.table)
     kinds = [axis.kind for axis in supernet.space.axes]
-    wanted = [d for d in departures.all if kinds[d.axis] in _BITS_AXES]
+    wanted = [d for d in departures.all if kinds[d.axis] in BITS_AXES]
     rows: dict[Departure, Loss] = {}
     for start, group in groupby(sorted(wanted, key=lambda d: d.start), key=lambda d: d.start):
         supernet.activate(start)

@@ -152,6 +152,11 @@ def test_what_is_wrong_is_said_and_leaves_nothing_behind(command, tmp_path, spac
     for arguments, message in (
         (("sensitivity", "digits-mixed", "--estimate", "gradients"), "did you mean 'gradient'"),
         (("sensitivity", "digits-mixed", "--set", "train.iterations=0"), "names none; give weights: FILE"),
+        (
+            ("search", "digits-mixed", "--bitops-budget", "35%", "--searcher", "knapsack", "--set")
+            + ("search.estimate=gradient",),
+            "gradients know bits only",
+        ),
         (("sensitivity", "digits-mixed", "--timeout", "soon"), "such as 90s, 30m or 2h"),
         (("search", "digits-mixed", "--bitops-budget", "35%", "--set", "search.first=knapsak"), "random or knapsack"),
     ):
