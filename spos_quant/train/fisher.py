@@ -155,9 +155,15 @@ class _Probe:
     @torch.no_grad()
     def _multiply(self, layer: SwitchLayer, x: Tensor, before: Tensor, gradient: Tensor) -> None:
         own = (layer.weight_bits, layer.act_bits)
+        inputs: dict[Bits, Tensor] = {None: x}
         for pair in self.pairs[layer]:
-            layer.activate_bits(*pair)
-            error = layer.forward(x) - before
+            weight_bits, act_bits = pair
+            if act_bits not in inputs:  # quantized once, for all candidates of the weights
+                assert layer.input_quant is not None
+                assert act_bits is not None
+                inputs[act_bits] = layer.input_quant(x, act_bits)
+            layer.activate_bits(weight_bits, None)
+            error = layer.forward(inputs[act_bits]) - before
             if layer in self.normed:
                 error = _without_affine(error, before)
             # The images of a batch do not touch each other, so that each has its own part of the product. A layer that

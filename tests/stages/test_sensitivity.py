@@ -153,8 +153,7 @@ def test_what_is_wrong_is_said_and_leaves_nothing_behind(command, tmp_path, spac
         (("sensitivity", "digits-mixed", "--estimate", "gradients"), "did you mean 'gradient'"),
         (("sensitivity", "digits-mixed", "--set", "train.iterations=0"), "names none; give weights: FILE"),
         (
-            ("search", "digits-mixed", "--bitops-budget", "35%", "--searcher", "knapsack", "--set")
-            + ("search.estimate=gradient",),
+            "search digits-mixed --bitops-budget 35% --searcher knapsack --set search.estimate=gradient".split(),
             "gradients know bits only",
         ),
         (("sensitivity", "digits-mixed", "--timeout", "soon"), "such as 90s, 30m or 2h"),
