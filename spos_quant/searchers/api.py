@@ -71,7 +71,8 @@ def search(
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
     config = config or supernet.space.spec.search
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
-    losses = _gradient_losses(supernet, recalibrate, seed) if config.estimate == "gradient" else None
+    gradients = config.estimate == "gradient" and "knapsack" in (searcher, config.first)
+    losses = _gradient_losses(supernet, recalibrate, seed) if gradients else None
     problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective(), losses)
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
     proposer = searchers[searcher](problem)
