@@ -109,7 +109,6 @@ class SupernetTrainConfig(TrainConfig):
     """Largest cost of a path; null: the dearest architecture's."""
     path_bins: int = Field(default=10, ge=1, le=1_000)
     """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
-
     path_teacher: str = Field(default="none", pattern=r"^(none|bits)$")
     """`bits`: a path learns the answers of its own high-bit version, same operators and widths, dearest bits."""
 

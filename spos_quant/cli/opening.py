@@ -47,12 +47,14 @@ class Opening:
         from spos_quant.cost.budget import budget_warnings
         from spos_quant.cost.sampler import FeasibleSampler
         from spos_quant.searchers.base import searchers
+        from spos_quant.stages.search import wants_gradients
 
         searchers[searcher]
         table = self.plan.run.table
         requests = parse_requests(table, budgets, searcher=searcher, max_drop=max_drop, timeout=timeout)
         for request in requests:
             FeasibleSampler(table, request.budgets)
+            wants_gradients(self.plan.run, request)
             for text in budget_warnings(list(request.budgets), table):
                 show.remark(f"warning: {text}")
         check_device(device)

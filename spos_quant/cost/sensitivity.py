@@ -22,6 +22,8 @@ from spos_quant.space.search_space import Architecture, SearchSpace
 
 FORMAT = "spos-quant/sensitivity/1"
 ESTIMATES = ("measured", "gradient")
+BITS_AXES = ("bits", "weight_bits", "act_bits")
+"""Kinds of axes that gradients know."""
 _WORST = 10.0
 """A loss that is not finite counts as so many times the largest that is."""
 
@@ -29,6 +31,16 @@ _WORST = 10.0
 def reference_metric(space: SearchSpace) -> str:
     """The metric in which the reference is the dearest: BitOps, or MACs in a full-precision space."""
     return "macs" if space.spec.full_precision else "bitops"
+
+
+def check_gradient(space: SearchSpace) -> None:
+    """Raises `ConfigError` where an axis has no gradient estimate, so that no sum over the axes can be told."""
+    for axis in space.axes:
+        if axis.kind not in BITS_AXES:
+            raise ConfigError(
+                f"axis {axis.name!r} of space {space.name!r} has no gradient estimate: gradients know bits only; take "
+                "the measured one (search.estimate=measured)"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,16 +150,6 @@ class Sensitivity:
             losses[row.departure.axis][row.departure.candidate] = value
         return losses
 
-    def check_complete(self, space: SearchSpace) -> None:
-        """Raises `ConfigError` where an axis has no estimate, so that no sum can be told."""
-        known = {row.departure.axis for row in self.rows}
-        for index, axis in enumerate(space.axes):
-            if index not in known:
-                raise ConfigError(
-                    f"axis {axis.name!r} has no {self.estimate} estimate: gradients know bits only; take the measured "
-                    "one (search.estimate=measured)"
-                )
-
     def optima(self, table: CostTable, *, count: int = 1, **budgets: str | float) -> list[Architecture]:
         """The architectures that give up least by the sum of these rows, the best first: the exact optimum.
 
@@ -164,7 +166,8 @@ class Sensitivity:
         for name in budgets:
             if not name.endswith("_budget"):
                 raise TypeError(f"optima() got an unexpected keyword {name!r}; budgets end in _budget")
-        self.check_complete(table.space)
+        if self.estimate == "gradient":
+            check_gradient(table.space)
         limits = [parse_budget(text, name.removesuffix("_budget"), table) for name, text in budgets.items()]
         return optima(table, self.losses(table.space), limits, count=count)
 

@@ -11,6 +11,7 @@ from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
@@ -70,7 +71,8 @@ def search(
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
     config = config or supernet.space.spec.search
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
-    losses = _gradient_losses(supernet, recalibrate, seed) if config.estimate == "gradient" else None
+    gradients = config.estimate == "gradient" and "knapsack" in (searcher, config.first)
+    losses = _gradient_losses(supernet, recalibrate, seed) if gradients else None
     problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective(), losses)
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
     proposer = searchers[searcher](problem)
@@ -92,9 +94,8 @@ def search(
 def _gradient_losses(supernet: Supernet, images: Iterable[object] | None, seed: int) -> Losses:
     if images is None:
         raise ConfigError("search.estimate=gradient takes its images from recalibrate=<batches of training images>")
-    found = fisher_sensitivity(supernet, images, seed=seed)
-    found.check_complete(supernet.space)
-    return found.losses(supernet.space)
+    check_gradient(supernet.space)
+    return fisher_sensitivity(supernet, images, seed=seed).losses(supernet.space)
 
 
 def _entries(results: Iterable[Scored]) -> list[Entry]:

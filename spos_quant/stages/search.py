@@ -22,6 +22,7 @@ from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budg
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
@@ -71,9 +72,17 @@ def problem_of(run: Run, request: Request, objective: Objective | None = None, l
     return Problem(run.space, sampler, run.spec.search, run.seed, objective, losses)
 
 
-def uses_sensitivities(run: Run, request: Request) -> bool:
-    """Whether a searcher proposes optima of the additive estimate."""
-    return request.searcher == "knapsack" or (request.searcher == "evolution" and run.spec.search.first == "knapsack")
+def wants_gradients(run: Run, request: Request) -> bool:
+    """Whether a search proposes optima of the additive estimate and takes the latter from gradients.
+
+    Raises:
+        ConfigError: it does, in a space that gradients do not know.
+    """
+    search = run.spec.search
+    if search.estimate != "gradient" or "knapsack" not in (request.searcher, search.first):
+        return False
+    check_gradient(run.space)
+    return True
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
@@ -100,6 +109,7 @@ def search_run(run: Run, requests: list[Request], *, device: str, show: bool, wo
         if request.searcher not in searchers:
             searchers[request.searcher]  # raises with the near match
         FeasibleSampler(run.table, request.budgets)
+        wants_gradients(run, request)
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
         session: _Session | None = None
@@ -211,10 +221,9 @@ class _Session:
 
     def _losses(self, request: Request, show: bool) -> Losses | None:
         """The sensitivities from gradients, where the settings want them and the searcher uses them."""
-        if self.run.spec.search.estimate != "gradient" or not uses_sensitivities(self.run, request):
+        if not wants_gradients(self.run, request):
             return None
         found, _ = gradient_sensitivity(self.run, device=self.device, show=show)
-        found.check_complete(self.run.space)
         return found.losses(self.run.space)
 
     def _reference(self, request: Request, metric: str) -> list[Scored]:

@@ -23,13 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spos_quant.cost.sensitivity import Departure, Departures, Loss, Sensitivity
+from spos_quant.cost.sensitivity import BITS_AXES, Departure, Departures, Loss, Sensitivity
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, to_evaluation
 
-_BITS_AXES = ("bits", "weight_bits", "act_bits")
 Pair = tuple[Bits, Bits]
 """Weight bits and activation bits."""
 LossFunction = Callable[[Any, Any], Tensor]
@@ -62,7 +61,7 @@ def fisher_sensitivity(
     """
     departures = Departures(supernet.table)
     kinds = [axis.kind for axis in supernet.space.axes]
-    wanted = [d for d in departures.all if kinds[d.axis] in _BITS_AXES]
+    wanted = [d for d in departures.all if kinds[d.axis] in BITS_AXES]
     rows: dict[Departure, Loss] = {}
     for start, group in groupby(sorted(wanted, key=lambda d: d.start), key=lambda d: d.start):
         supernet.activate(start)
@@ -156,9 +155,15 @@ class _Probe:
     @torch.no_grad()
     def _multiply(self, layer: SwitchLayer, x: Tensor, before: Tensor, gradient: Tensor) -> None:
         own = (layer.weight_bits, layer.act_bits)
+        inputs: dict[Bits, Tensor] = {None: x}
         for pair in self.pairs[layer]:
-            layer.activate_bits(*pair)
-            error = layer.forward(x) - before
+            weight_bits, act_bits = pair
+            if act_bits not in inputs:  # quantized once, for all candidates of the weights
+                assert layer.input_quant is not None
+                assert act_bits is not None
+                inputs[act_bits] = layer.input_quant(x, act_bits)
+            layer.activate_bits(weight_bits, None)
+            error = layer.forward(inputs[act_bits]) - before
             if layer in self.normed:
                 error = _without_affine(error, before)
             # The images of a batch do not touch each other, so that each has its own part of the product. A layer that

@@ -192,6 +192,7 @@ def result(
         "layers": layers,
         "blocks": {name: {"op": OPS[o], "width": WIDTHS[w]} for name, (o, w, _) in zip(BLOCKS, genes, strict=True)},
         "supernet_top1": supernet,
+        "planned": 360 if kind == "searched" else None,
         "search_val": {**scored, "n": 287} if done else None,
         "test": scored if done else None,
         "history": curve(30, top1 + 0.01, np.random.default_rng(1)) if done else [],

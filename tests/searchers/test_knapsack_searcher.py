@@ -10,7 +10,8 @@ from toy import VARIANTS, enumerate_space, toy_space
 from spos_quant.cost.sensitivity import Departures
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError
-from spos_quant.searchers.base import Evaluation, Objective, drive, front, searchers
+from spos_quant.searchers.base import Evaluation, Objective, drive, searchers
+from spos_quant.searchers.front import front
 
 SHARES = {"bitops": "35%"}
 

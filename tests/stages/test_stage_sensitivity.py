@@ -29,6 +29,9 @@ SPACE = {
 }
 
 
+GRADIENT = ("--set", "search.estimate=gradient")
+
+
 @pytest.fixture(scope="module")
 def space_file(tmp_path_factory):
     """A space that starts from float weights, which are fresh ones: what they answer does not matter here."""
@@ -85,8 +88,7 @@ def test_gradient_and_knapsack_within_the_budget(command, space_file, run_path):
     assert made["images"] == 64
     options = ("--weight-bytes-budget", "w4a4", "--searcher", "knapsack")
     (measured,) = command("search", run_path, *options, json=True)["results"]
-    gradient = ("--set", "search.estimate=gradient", "--set", "search.solutions=3")
-    (found,) = command("search", run_path, *options, *gradient, json=True)["results"]
+    (found,) = command("search", run_path, *options, *GRADIENT, "--set", "search.solutions=3", json=True)["results"]
     assert measured["key"] == found["key"] == "weight_bytes-w4a4-knapsack"
     assert found["evaluations"] == found["planned"] == 3
     run = open_existing(str(run_path))
@@ -152,6 +154,10 @@ def test_what_is_wrong_is_said_and_leaves_nothing_behind(command, tmp_path, spac
     for arguments, message in (
         (("sensitivity", "digits-mixed", "--estimate", "gradients"), "did you mean 'gradient'"),
         (("sensitivity", "digits-mixed", "--set", "train.iterations=0"), "names none; give weights: FILE"),
+        (
+            ("search", "digits-mixed", "--bitops-budget", "35%", "--searcher", "knapsack", *GRADIENT),
+            "gradients know bits only",
+        ),
         (("sensitivity", "digits-mixed", "--timeout", "soon"), "such as 90s, 30m or 2h"),
         (("search", "digits-mixed", "--bitops-budget", "35%", "--set", "search.first=knapsak"), "random or knapsack"),
     ):
