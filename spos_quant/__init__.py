@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from spos_quant.convert.api import quantize as quantize
     from spos_quant.export.api import export_onnx as export_onnx
     from spos_quant.searchers.api import search as search
+    from spos_quant.searchers.sensitivity import sensitivity as sensitivity
+    from spos_quant.stages.bench import bench as bench
     from spos_quant.stages.models import load as load
     from spos_quant.supernet.measure import measure as measure
 
 _WHERE = {
     "SearchConfig": "spos_quant.config",
     "apply_bits": "spos_quant.convert.api",
+    "bench": "spos_quant.stages.bench",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
     "load": "spos_quant.stages.models",
@@ -29,8 +32,21 @@ _WHERE = {
     "measure": "spos_quant.supernet.measure",
     "quantize": "spos_quant.convert.api",
     "search": "spos_quant.searchers.api",
+    "sensitivity": "spos_quant.searchers.sensitivity",
 }
-__all__ = ["SearchConfig", "apply_bits", "build", "export_onnx", "load", "load_space", "measure", "quantize", "search"]
+__all__ = [
+    "SearchConfig",
+    "apply_bits",
+    "bench",
+    "build",
+    "export_onnx",
+    "load",
+    "load_space",
+    "measure",
+    "quantize",
+    "search",
+    "sensitivity",
+]
 
 
 def __getattr__(name: str) -> object:

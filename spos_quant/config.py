@@ -44,8 +44,8 @@ class TrainConfig(Strict):
 
     epochs: int = Field(default=120, ge=1, le=MAX_COUNT)
     """Passes over the training split."""
-    iterations: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    """Optimizer steps; where given, they take the place of `epochs`."""
+    iterations: int | None = Field(default=None, ge=0, le=MAX_COUNT)
+    """Optimizer steps; where given, they take the place of `epochs`. 0 trains nothing: weights as they are."""
     batch_size: int = Field(default=128, ge=1, le=MAX_COUNT)
     """Images per optimizer step, over all devices."""
     lr: float = Field(default=0.1, gt=0)
@@ -111,7 +111,6 @@ class SupernetTrainConfig(TrainConfig):
     """Largest cost of a path; null: the dearest architecture's."""
     path_bins: int = Field(default=10, ge=1, le=1_000)
     """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
-
     path_teacher: str = Field(default="none", pattern=r"^(none|bits)$")
     """`bits`: a path learns the answers of its own high-bit version, same operators and widths, dearest bits."""
 
@@ -144,6 +143,14 @@ class SearchConfig(Strict):
     """Mutated children per generation; what is left of the population is drawn anew."""
     mutation_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one axis of a mutated child is drawn anew."""
+    first: str = Field(default="random", pattern=r"^(random|knapsack)$")
+    """The first population of the evolution: `random`, or led by optima of the additive estimate (`knapsack`)."""
+    solutions: int = Field(default=1, ge=1, le=MAX_POPULATION)
+    """How many of its best solutions the knapsack evaluates, of which the best wins."""
+    estimate: str = Field(default="measured", pattern=r"^(measured|gradient)$")
+    """The sensitivities that solutions come from: `measured` by evaluations, or from gradients (bits only)."""
+    gradient_images: int = Field(default=512, ge=1, le=MAX_COUNT)
+    """Training images, augmented as in training, of the gradient estimate."""
     recalibration_images: int = Field(default=1024, ge=1, le=MAX_COUNT)
     """Training images, augmented as in training, that BatchNorm statistics are recomputed from."""
     batch_size: int = Field(default=256, ge=1, le=MAX_COUNT)

@@ -281,7 +281,7 @@ def test_assigned_values_are_validated_with_the_rest(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train.iterations=0", "train.iterations: input should be greater than or equal to 1, got int 0"),
+        ("train.iterations=-1", "train.iterations: input should be greater than or equal to 0, got int -1"),
         ("train.iterations=10000001", "less than or equal to 10000000"),
         ("train.iterations=1e3", "train.iterations: .* integer, got float 1000.0"),
         ("train.iterations=true", "got bool True"),

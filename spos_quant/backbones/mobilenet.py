@@ -45,6 +45,7 @@ class MobileNet(nn.Module):
         norm: Their BatchNorm and that of the blocks.
         container: What torchvision calls the layers of a block.
         classifier: What follows the pooled channels.
+        stem_stride: Of the stem.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class MobileNet(nn.Module):
         norm: Callable[[int], SwitchBatchNorm2d],
         container: str,
         classifier: nn.Module,
+        stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        first = nn.Sequential(conv(spec.input[0], stem, 3, 2, signed=True), norm(stem), activation())
+        first = nn.Sequential(conv(spec.input[0], stem, 3, stem_stride, signed=True), norm(stem), activation())
         inputs, signed = stem, activation is nn.Hardswish
         features: list[nn.Module] = [first]
         for i, row in enumerate(rows, 1):
@@ -98,13 +100,28 @@ _V2 = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+_V2_CIFAR = (
+    (1, 8, 1, 1),
+    (6, 16, 2, 1),
+    (6, 16, 3, 2),
+    (6, 32, 4, 2),
+    (6, 48, 3, 1),
+    (6, 80, 3, 2),
+    (6, 160, 1, 1),
+)
 
 
-@backbones.register("mobilenetv2")
-def mobilenetv2(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """MobileNetV2 at width 1.0."""
-    rows, inputs = [], 32
-    for expansion, outputs, depth, stride in _V2:
+def _v2(
+    spec: SpaceSpec,
+    builder: BlockBuilder,
+    table: Sequence[tuple[int, ...]],
+    *,
+    stem: int = 32,
+    last: int = 1280,
+    stem_stride: int = 2,
+) -> nn.Module:
+    rows, inputs = [], stem
+    for expansion, outputs, depth, stride in table:
         for i in range(depth):
             rows.append(Row(3, inputs * expansion, outputs, False, nn.ReLU6, stride if i == 0 else 1))
             inputs = outputs
@@ -112,13 +129,26 @@ def mobilenetv2(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
         spec,
         builder,
         rows=rows,
-        stem=32,
-        last=1280,
+        stem=stem,
+        last=last,
         activation=nn.ReLU6,
         norm=SwitchBatchNorm2d,
         container="conv",
-        classifier=nn.Sequential(nn.Dropout(0.2), SwitchLayer(nn.Linear(1280, spec.classes))),
+        classifier=nn.Sequential(nn.Dropout(0.2), SwitchLayer(nn.Linear(last, spec.classes))),
+        stem_stride=stem_stride,
     )
+
+
+@backbones.register("mobilenetv2")
+def mobilenetv2(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+    """MobileNetV2 at width 1.0."""
+    return _v2(spec, builder, _V2)
+
+
+@backbones.register("mobilenetv2-cifar")
+def mobilenetv2_cifar(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
+    """MobileNetV2 at width 0.5 for pictures of 32 x 32: the stem and the first stage of stride 2 keep the size."""
+    return _v2(spec, builder, _V2_CIFAR, stem=16, last=640, stem_stride=1)
 
 
 # Kernel, inner channels, output channels, squeeze-and-excitation, hard-swish, stride: Tables 1 and 2 of the paper.

@@ -377,3 +377,7 @@ def _space(text: str) -> Any:
 
 def _exact(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+from spos_quant.cli import baselines as baselines  # noqa: E402 - their commands join those above
+from spos_quant.cli import comparing as comparing  # noqa: E402

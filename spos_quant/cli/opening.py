@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
 from spos_quant.cli.options import check_device, parse_requests
 from spos_quant.cost.budget import human
 
 if TYPE_CHECKING:
+    from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.run import Run
     from spos_quant.stages.search import Request
 
@@ -19,11 +20,19 @@ class Opening:
     """A run that is about to be opened or made: everything is checked before anything is written."""
 
     def __init__(
-        self, target: str, out: Path | None, data: str | None, seed: int | None, assignments: list[str] | None
+        self,
+        target: str,
+        out: Path | None,
+        data: str | None,
+        seed: int | None,
+        assignments: list[str] | None,
+        *,
+        existing: bool = False,
     ) -> None:
-        from spos_quant.stages.plan import Options, plan_run
+        from spos_quant.stages.plan import Options, plan_existing, plan_run
 
-        self.plan = plan_run(target, Options(out, data, seed, tuple(assignments or ())))
+        options = Options(out, data, seed, tuple(assignments or ()))
+        self.plan = plan_existing(target, options) if existing else plan_run(target, options)
 
     def requests(
         self,
@@ -38,12 +47,14 @@ class Opening:
         from spos_quant.cost.budget import budget_warnings
         from spos_quant.cost.sampler import FeasibleSampler
         from spos_quant.searchers.base import searchers
+        from spos_quant.stages.search import wants_gradients
 
         searchers[searcher]
         table = self.plan.run.table
         requests = parse_requests(table, budgets, searcher=searcher, max_drop=max_drop, timeout=timeout)
         for request in requests:
             FeasibleSampler(table, request.budgets)
+            wants_gradients(self.plan.run, request)
             for text in budget_warnings(list(request.budgets), table):
                 show.remark(f"warning: {text}")
         check_device(device)
@@ -53,11 +64,16 @@ class Opening:
         """The run, owned by this process until the end of the `with`, with its settings written."""
         return self.plan.open()
 
-    def estimate(self, requests: list[Request], as_json: bool, *, workers: int = 0) -> None:
+    def estimate(
+        self, requests: list[Request], as_json: bool, *, workers: int = 0, trainings: Trainings | None = None
+    ) -> None:
         """Prints what `--dry-run` prints."""
         from spos_quant.stages.estimate import estimate
 
-        result = estimate(self.plan.run, requests, workers=workers)
+        self.show_estimate(estimate(self.plan.run, requests, workers=workers, trainings=trainings), as_json)
+
+    def show_estimate(self, result: dict[str, Any], as_json: bool) -> None:
+        """Prints an estimate."""
         if as_json:
             return show.emit(result)
         show.say(

@@ -54,7 +54,7 @@ MaxDrop = Annotated[
         help="Instead of a budget: the cheapest architecture at most this much below the dearest one's accuracy.",
     ),
 ]
-SearcherName = Annotated[str, typer.Option("--searcher", help="evolution or random.")]
+SearcherName = Annotated[str, typer.Option("--searcher", help="evolution, random or knapsack.")]
 Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=0, max=1024, help="Evaluator processes; 0 evaluates in this one.")
 ]
@@ -77,13 +77,10 @@ def parse_requests(
         BudgetError: no budget, an unreadable one, or two metrics repeated.
         ConfigError: a budget together with --max-accuracy-drop.
     """
-    from spos_quant.cost.budget import parse_budget
-    from spos_quant.stages.search import Request, parse_timeout
+    from spos_quant.stages.search import Request, combined_budgets, parse_timeout
 
     seconds = None if timeout is None else parse_timeout(timeout)
-    budgets = {
-        metric: [parse_budget(text, metric, table) for text in texts] for metric, texts in given.items() if texts
-    }
+    budgets = combined_budgets(table, given)
     if max_drop is not None:
         if budgets:
             raise ConfigError("give either a budget or --max-accuracy-drop, not both")
@@ -93,12 +90,7 @@ def parse_requests(
     if not budgets:
         names = "--macs-budget" if table.space.spec.full_precision else "--bitops-budget"
         raise BudgetError(f"give a budget, such as {names} 35%, or --max-accuracy-drop 0.01")
-    repeated = [metric for metric, values in budgets.items() if len(values) > 1]
-    if len(repeated) > 1:
-        raise BudgetError("only one budget option may be repeated; the others hold together with each of its values")
-    main = repeated[0] if repeated else next(iter(budgets))
-    others = tuple(values[0] for metric, values in budgets.items() if metric != main)
-    return [Request((budget, *others), searcher, None, seconds) for budget in budgets[main]]
+    return [Request(each, searcher, None, seconds) for each in budgets]
 
 
 def budget_options(

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from spos_quant.cost.budget import human
 from spos_quant.progress import remark
 
-__all__ = ["count", "emit", "layers", "models", "percent", "remark", "say", "table"]
+__all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table"]
 
 
 def emit(value: Any) -> None:
@@ -105,3 +105,28 @@ def models(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def bench(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows of a bench."""
+    table(
+        ("bits", "result", "BitOps", "weight bytes", "file bytes", "test", "search-val", "seeds", "ms"),
+        [
+            (
+                row["bits"],
+                row["key"],
+                count(row["bitops"]),
+                f"{row['weight_bytes']:,}",
+                "-" if row["file_bytes"] is None else f"{row['file_bytes']:,}",
+                _spread(row["top1_mean"], row["top1_std"]),
+                _spread(row["search_val_top1_mean"], row["search_val_top1_std"]),
+                str(row["seeds"]),
+                "-" if row["latency_ms"] is None else f"{row['latency_ms']:.3g}",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {100 * deviation:.2f} %"

@@ -98,8 +98,12 @@ class _Pricer:
         return Priced(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
 
 
-def _divisor(priced: Priced, known: dict[int, int]) -> int:
+def divisor(priced: Priced) -> int:
     """Greatest common divisor of every cost difference below a node; 0 where nothing differs."""
+    return _divisor(priced, {})
+
+
+def _divisor(priced: Priced, known: dict[int, int]) -> int:
     if id(priced) not in known:
         inner = [_divisor(child, known) for child in priced.children]
         known[id(priced)] = gcd(*priced.extra.tolist(), *inner)
@@ -124,9 +128,9 @@ class Counted:
     """
 
     def __init__(self, priced: Priced, headroom: int, *, bounded: bool = True) -> None:
-        divisor = _divisor(priced, {}) or 1
-        self.exact = headroom // divisor <= MAX_UNITS
-        self.unit = divisor if self.exact else -(-headroom // MAX_UNITS)
+        step = divisor(priced) or 1
+        self.exact = headroom // step <= MAX_UNITS
+        self.unit = step if self.exact else -(-headroom // MAX_UNITS)
         if not bounded:
             self.exact, self.unit = False, headroom + 1
         self.limit = headroom // self.unit
@@ -259,9 +263,16 @@ def _pick(weights: Counts, rng: np.random.Generator, rows: IntArray | None = Non
     return result
 
 
-def extreme(table: CostTable, metric: str, *, dearest: bool) -> tuple[int, ...]:
-    """The cheapest or the dearest architecture of a space in a metric; of several the first in order of candidates."""
-    priced = price(table, metric)
+def extreme(table: CostTable, metric: str, *, dearest: bool, allowed: Allowed | None = None) -> tuple[int, ...]:
+    """The cheapest or the dearest architecture of a space in a metric; of several the first in order of candidates.
+
+    Args:
+        table: The costs of the space.
+        metric: A registered cost metric.
+        dearest: Which of the two.
+        allowed: Axis -> the candidates that it may take, at least one each.
+    """
+    priced = price(table, metric, allowed)
     assert priced is not None
     decided = [0] * len(table.space.axes)
     _walk(priced, decided, dearest)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
-from spos_quant.cost.budget import Budget, cost_range, human, keeps
+from spos_quant.cost.budget import Budget, cost_range, human
 from spos_quant.cost.feasible import Allowed, Counted, Priced, price
+from spos_quant.cost.program import Program
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError
 from spos_quant.space.search_space import Architecture, as_architectures
-from spos_quant.space.tree import IntArray, Leaf, Product, sample_uniform
+from spos_quant.space.tree import IntArray, sample_uniform
 
 ROUNDS = 50
 """Draws per architecture asked for, before an integer program takes over where not one was kept."""
 PATIENCE = 1_000
 """The same where some were kept."""
-_CUTS = 20
-"""Solutions of the integer program that may turn out to break a budget by less than the solver's tolerance."""
 _PROGRAM = {"node_limit": 2_000, "mip_rel_gap": 0.1, "time_limit": 10.0}
 """When the integer program gives up, and how near its random objective must come to the best."""
 _LEAST = 16
@@ -130,7 +126,7 @@ class FeasibleSampler:
             count = n - have if sure else max(n - have, _LEAST)
             units = window.start + rng.choice(len(ways), size=count, p=ways / ways.sum())
             rows = counted.draw(units, n_axes, rng)
-            rows = rows[self._feasible(rows)]
+            rows = rows[self.keeps(rows)]
             kept.append(rows)
             have += len(rows)
             tried += count
@@ -143,7 +139,8 @@ class FeasibleSampler:
     def _no_budget(self) -> Budget:
         return Budget("macs", cost_range(self.table, "macs")[1], "100%")
 
-    def _feasible(self, rows: IntArray) -> Any:
+    def keeps(self, rows: Sequence[Sequence[int]] | IntArray) -> npt.NDArray[np.bool_]:
+        """`[N]` whether each of `[N, A]` architectures is within every budget."""
         ok = np.ones(len(rows), dtype=bool)
         for budget in self.budgets:
             costs = self.table.totals(rows, budget.metric)
@@ -179,105 +176,5 @@ def solve(
     """One architecture within the budgets by integer programming, with a random objective; None where none is found.
 
     Upper bounds are decided for certain in fractions of a second; several narrow bands at once may make it give up.
-    The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide
-    theirs over candidates. Costs are linear in the flows.
     """
-    priced = [price(table, budget.metric, allowed) for budget in budgets]
-    roots = [root for root in priced if root is not None]
-    if len(roots) < len(priced):
-        return None
-    flow = _Flow(roots)
-    if not flow.n_columns:
-        return np.zeros(0, dtype=np.int64) if _within(table, budgets, ()) else None
-    equalities = coo_array((flow.values, (flow.rows, flow.columns)), shape=(flow.n_rows, flow.n_columns))
-    constraints = [LinearConstraint(equalities.tocsr(), flow.right, flow.right)]
-    for k, budget in enumerate(budgets):
-        line = np.array([costs[k] for costs in flow.costs], dtype=np.float64)
-        scale = float(max(line.max(initial=0), 1))
-        spare = (budget.limit - table.constant(budget.metric) - flow.fixed[k]) / scale
-        least = ((budget.low or 0) - table.constant(budget.metric) - flow.fixed[k]) / scale
-        constraints.append(LinearConstraint(line[None] / scale, least, spare))
-    goal = rng.random(flow.n_columns)
-    for _ in range(_CUTS):
-        done = milp(
-            goal,
-            constraints=constraints,
-            integrality=np.ones(flow.n_columns),
-            bounds=Bounds(0, 1),
-            options=_PROGRAM,
-        )
-        if done.x is None:
-            return None
-        chosen = done.x > 0.5
-        row = flow.architecture(chosen, len(table.space.axes))
-        if _within(table, budgets, row.tolist()):
-            return row
-        # Within the solver's tolerance but not within the budgets: exclude this one.
-        constraints.append(LinearConstraint(chosen[None].astype(np.float64), -np.inf, float(chosen.sum()) - 1))
-    return None
-
-
-def _within(table: CostTable, budgets: Sequence[Budget], architecture: Sequence[int]) -> bool:
-    return keeps({b.metric: table.total(architecture, b.metric) for b in budgets}, list(budgets))
-
-
-class _Flow:
-    """The equality constraints of a decision tree, and the cost of every column in every metric."""
-
-    def __init__(self, roots: list[Priced]) -> None:
-        self.rows: list[int] = []
-        self.columns: list[int] = []
-        self.values: list[float] = []
-        self.right: list[float] = []
-        self.costs: list[list[int]] = []
-        self.meaning: list[tuple[int, int]] = []
-        self.fixed = [0] * len(roots)
-        self._add(roots, None)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.right)
-
-    @property
-    def n_columns(self) -> int:
-        return len(self.meaning)
-
-    def architecture(self, chosen: npt.NDArray[np.bool_], n_axes: int) -> IntArray:
-        """The candidate indices of the columns that carry flow."""
-        row = np.zeros(n_axes, dtype=np.int64)
-        for column in np.flatnonzero(chosen).tolist():
-            axis, candidate = self.meaning[column]
-            row[axis] = candidate
-        return row
-
-    def _own(self, nodes: list[Priced]) -> list[int]:
-        """What a product costs beyond its parts, per metric."""
-        return [node.low - sum(child.low for child in node.children) for node in nodes]
-
-    def _add(self, nodes: list[Priced], source: int | None) -> None:
-        if isinstance(nodes[0].node, Product):
-            for k, own in enumerate(self._own(nodes)):
-                if source is None:
-                    self.fixed[k] += own
-                else:
-                    self.costs[source][k] += own
-            for parts in zip(*(node.children for node in nodes), strict=True):
-                self._add(list(parts), source)
-            return
-        row = self.n_rows
-        self.right.append(1.0 if source is None else 0.0)
-        if source is not None:
-            self._entry(row, source, -1.0)
-        for k, candidate in enumerate(nodes[0].candidates.tolist()):
-            column = self.n_columns
-            self.meaning.append((nodes[0].node.axis, candidate))
-            leaf = isinstance(nodes[0].node, Leaf)
-            self.costs.append([int(n.low + n.extra[k]) if leaf else 0 for n in nodes])
-            self._entry(row, column, 1.0)
-            if not leaf:
-                self._add([n.children[k] for n in nodes], column)
-
-    def _entry(self, row: int, column: int, value: float) -> None:
-        self.rows.append(row)
-        self.columns.append(column)
-        self.values.append(value)
+    return Program(table, budgets, allowed).minimise(lambda columns: rng.random(len(columns)), _PROGRAM)

@@ -19,16 +19,21 @@ Floats = npt.NDArray[np.float32]
 class OnnxModel:
     """An ONNX file in onnxruntime on the CPU.
 
+    Args:
+        path: The file.
+        threads: CPU threads of a call; 0 leaves it to onnxruntime.
+
     Raises:
         ExportError: onnxruntime cannot load the file, or it takes something else than images.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
         import onnxruntime
 
         check(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = threads
         # Further levels fuse into 8-bit kernels that saturate on processors without VNNI where weights have 8 bits.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:

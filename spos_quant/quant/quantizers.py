@@ -26,7 +26,7 @@ Injector = type[Any]
 """A Brevitas dependency-injection class: what `weight_quant=` and `input_quant=` of its layers take."""
 
 weight_quantizers: Registry[Callable[[int], Injector]] = Registry(
-    "weight quantizer", home=("spos_quant.quant.quantizers",)
+    "weight quantizer", home=("spos_quant.quant.quantizers", "spos_quant.quant.least_squares")
 )
 act_quantizers: Registry[Callable[[int, bool], Injector]] = Registry(
     "activation quantizer", home=("spos_quant.quant.quantizers",)

@@ -4,8 +4,9 @@
 values null: a run that has only trained so far has a page too, which says what is missing and which command makes it.
 """
 
-from spos_quant.report.evaluations import evaluations_csv
+from spos_quant.report.bench import bench_csv
+from spos_quant.report.evaluations import evaluations_csv, front_csv
 from spos_quant.report.page import render
 from spos_quant.report.verdict import verdict
 
-__all__ = ["evaluations_csv", "render", "verdict"]
+__all__ = ["bench_csv", "evaluations_csv", "front_csv", "render", "verdict"]

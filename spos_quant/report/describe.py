@@ -38,6 +38,11 @@ def _pair(value: Any) -> str:
     return str(value)
 
 
+def candidate_text(kind: str, value: Any) -> str:
+    """A candidate of an axis of some kind, in words: `w2a4`, `conv3x3`, `width 0.5`."""
+    return _SPOKEN.get(kind, _plain)(value)
+
+
 _SPOKEN: Mapping[str, Callable[[Any], str]] = {
     "op": str,
     "width": lambda value: f"width {value}",

@@ -1,4 +1,4 @@
-"""The evaluations of a run as CSV, for spreadsheets and scripts."""
+"""The evaluations of a run and their fronts as CSV, for spreadsheets and scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "searches")
+COSTS = ("bitops", "macs", "params", "weight_bytes")
+COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "searches", *COSTS)
+FRONT_COLUMNS = ("metric", "cost", "score", "loss", "architecture", "searches")
 
 
 def evaluations_csv(data: Mapping[str, Any]) -> str:
@@ -18,8 +20,8 @@ def evaluations_csv(data: Mapping[str, Any]) -> str:
 
     Returns:
         A table of `COLUMNS`: candidate indices, the generation that asked first, the cost in the run's metric, top-1
-        and loss in the supernet on search-val, 1 where nothing cheaper scores as high, and the keys of the searches
-        that asked for it, between spaces. A value that is not known is empty.
+        and loss in the supernet on search-val, 1 where nothing cheaper scores as high, the keys of the searches that
+        asked for it, between spaces, and the cost in every metric. A value that is not known is empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -27,5 +29,27 @@ def evaluations_csv(data: Mapping[str, Any]) -> str:
     on_front = set(data.get("front") or ())
     for i, item in enumerate(data.get("evaluations") or ()):
         values = [item.get(key) for key in COLUMNS[:5]]
-        writer.writerow([*values, int(i in on_front), " ".join(item.get("searches") or ())])
+        costs = item.get("costs") or {}
+        searches = " ".join(item.get("searches") or ())
+        writer.writerow([*values, int(i in on_front), searches, *(costs.get(metric) for metric in COSTS)])
+    return out.getvalue()
+
+
+def front_csv(data: Mapping[str, Any]) -> str:
+    """The fronts of a run, one per metric, from cheap to dear.
+
+    Args:
+        data: What `report.json` holds.
+
+    Returns:
+        A table of `FRONT_COLUMNS`, one architecture a row, which no other evaluation beats in both that cost and score.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(FRONT_COLUMNS)
+    evaluations = data.get("evaluations") or ()
+    for metric, found in (data.get("fronts") or {}).items():
+        for item in (evaluations[i] for i in found["front"]):
+            values = [item["costs"][metric], item["score"], item["loss"], item["architecture"]]
+            writer.writerow([metric, *values, " ".join(item["searches"])])
     return out.getvalue()

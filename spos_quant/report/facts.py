@@ -81,8 +81,7 @@ def ended_early(result: Result) -> bool:
 def early_end(data: Data, result: Result) -> str:
     """What a search that a time limit ended had evaluated by then."""
     asked = sum(result["key"] in item["searches"] for item in data.get("evaluations") or ())
-    search = (data.get("config") or {}).get("search") or {}
-    wanted = (search.get("population") or 0) * (search.get("generations") or 0)
+    wanted = result.get("planned") or 0
     of = f" of about {wanted:,}" if wanted else ""
     return f"ended early by the time limit: {asked:,}{of} architectures"
 

@@ -6,15 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from spos_quant.report.bench import bench_payload
 from spos_quant.report.describe import places, result_places
 from spos_quant.report.facts import Data, Result, cost_of, early_ends, ended_early, ordered, skipped_steps
-from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, section, table
+from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, plot, section, table
+from spos_quant.report.ranking import ranking_payload
+from spos_quant.report.sensitivity import sensitivity_payload
 from spos_quant.report.text import NONE, budget_text, count, exact, known, percent, unit
 
 
 def payload(data: Data) -> dict[str, Any]:
     """Everything that is plotted, as JSON values."""
-    return {"unit": unit(data["metric"]), "plane": _plane(data), "curves": _curves(data)}
+    return {
+        "unit": unit(data["metric"]),
+        "plane": _plane(data),
+        "curves": _curves(data),
+        "ranking": ranking_payload(data),
+        "bench": bench_payload(data),
+        "sensitivities": sensitivity_payload(data),
+    }
 
 
 def _plane(data: Data) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def plane_section(data: Data) -> Markup:
         *(element("p.warning", f"{what} Repeat its command to go on from there.") for what in early),
         element("p.note", intro),
         element("div.tools", *buttons, attributes={"role": "group", "aria-label": "How the plot is shown"}),
-        _plot("plane-plot", label),
+        plot("plane-plot", label),
         element("div.picked", attributes={"id": "picked", "hidden": True, "aria-live": "polite"}),
         _front_table(data, evaluations),
     )
@@ -122,10 +132,6 @@ def plane_section(data: Data) -> Markup:
 
 def _button(name: str, title: str) -> Markup:
     return element("button", title, attributes={"id": name, "type": "button", "aria-pressed": "false"})
-
-
-def _plot(name: str, label: str) -> Markup:
-    return element("div.plot", attributes={"id": name, "role": "figure", "aria-label": label})
 
 
 def _front_table(data: Data, evaluations: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -154,10 +160,25 @@ def _front_table(data: Data, evaluations: Sequence[Mapping[str, Any]]) -> Markup
                 element("td", element("code", item["architecture"]), element("div.places", described)),
             )
         )
-    return element(
+    folded = element(
         "details",
         element("summary", f"The front as a table: {len(front)} architectures that none beats in both"),
         table(head, rows, label="Architectures on the front", css=".front.sortable"),
+    )
+    return join((_hypervolume(data), folded))
+
+
+def _hypervolume(data: Data) -> Markup | None:
+    """How much of the plane the front commands."""
+    found = (data.get("fronts") or {}).get(data["metric"])
+    if not found:
+        return None
+    reference = found["reference"]
+    return element(
+        "p.note",
+        f"The front commands {percent(found['hypervolume'])} of the plane between the reference point and the ideal "
+        f"(hypervolume). The reference is chance, {percent(reference['score'])}, at the cost of the dearest "
+        f"architecture, {count(reference['cost'])} {unit(data['metric'])}.",
     )
 
 
@@ -173,8 +194,8 @@ def curves_section(data: Data) -> Markup:
     )
     plots = element(
         "div.pair",
-        _plot("loss-plot", "Training loss per epoch"),
-        _plot("top1-plot", "Top-1 on training images per epoch"),
+        plot("loss-plot", "Training loss per epoch"),
+        plot("top1-plot", "Top-1 on training images per epoch"),
     )
     skipped = skipped_steps(data)
     warning = f"Steps left out because their loss was not finite: {skipped}." if skipped else None

@@ -111,6 +111,11 @@ def section(name: str, title: str, *children: object) -> Markup:
     return element("section", head, *children, attributes={"id": name, "aria-labelledby": f"{name}-title"})
 
 
+def plot(name: str, label: str) -> Markup:
+    """Where the page's script draws a plot."""
+    return element("div.plot", attributes={"id": name, "role": "figure", "aria-label": label})
+
+
 def command_line(command: str) -> Markup:
     """A command with a button that copies it."""
     button = element("button.copy", "Copy", attributes={"type": "button", "aria-label": f"Copy {command}"})

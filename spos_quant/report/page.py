@@ -9,21 +9,29 @@ from importlib.resources import files
 from typing import Any
 
 from spos_quant.report.about import about_section, commands_section
+from spos_quant.report.bench import bench_section
 from spos_quant.report.figures import curves_section, payload, plane_section
 from spos_quant.report.markup import Markup, element, join, json_text
 from spos_quant.report.network import layers_section, network_section
 from spos_quant.report.overview import header, missing, models, tiles
+from spos_quant.report.ranking import ranking_section
+from spos_quant.report.sensitivity import sensitivity_section
 
-_SCRIPTS = ("base", "plane", "labels", "curves", "reading", "start")
+_SCRIPTS = ("base", "plane", "labels", "curves", "comparing", "sensitivity", "reading", "start")
 _NAVIGATION = (
     ("models", "Models"),
+    ("bench", "Bench"),
     ("plane", "Accuracy and cost"),
+    ("ranking", "Ranking"),
+    ("sensitivity", "Sensitivity"),
     ("network", "Network"),
     ("curves", "Learning"),
     ("layers", "Layers"),
     ("commands", "Commands"),
     ("about", "Settings"),
 )
+_OPTIONAL = {"bench": "bench", "ranking": "ranking", "sensitivity": "sensitivities", "commands": "commands"}
+"""Parts that are there only where the data has something for them, and its key."""
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -40,7 +48,10 @@ def render(data: Mapping[str, Any]) -> str:
         tiles(data),
         missing(data),
         models(data),
+        bench_section(data),
         plane_section(data),
+        ranking_section(data),
+        sensitivity_section(data),
         network_section(data),
         curves_section(data),
         layers_section(data),
@@ -49,7 +60,9 @@ def render(data: Mapping[str, Any]) -> str:
         attributes={"id": "main"},
     )
     plots = payload(data)
-    plotted = plots["plane"]["points"]["x"] or plots["curves"]
+    plotted = plots["plane"]["points"]["x"] or any(
+        plots[name] for name in ("curves", "ranking", "bench", "sensitivities")
+    )
     scripts = [*([_plotly()] if plotted else []), _ours()]
     body = join(
         (
@@ -87,7 +100,7 @@ def _policy(scripts: list[Markup]) -> str:
 
 
 def _navigation(data: Mapping[str, Any]) -> Markup:
-    names = [(name, title) for name, title in _NAVIGATION if name != "commands" or data.get("commands")]
+    names = [(name, title) for name, title in _NAVIGATION if data.get(_OPTIONAL.get(name, "space"))]
     links = [element("a", title, attributes={"href": f"#{name}"}) for name, title in names]
     return element("nav", *links, attributes={"aria-label": "Parts of this page"})
 

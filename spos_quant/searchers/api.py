@@ -9,16 +9,18 @@ from torch import nn
 
 from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
-from spos_quant.searchers.base import Objective, Problem, Scored, drive, front, searchers
-from spos_quant.searchers.evaluate import FunctionEvaluator
+from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
+from spos_quant.searchers.evaluate import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.searchers.front import front
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import batch_norms
+from spos_quant.train.fisher import fisher_sensitivity
 
-_UNSET = object()
 Entry = tuple[Architecture, int, float]
 """`(architecture, cost, score)`."""
 
@@ -30,16 +32,16 @@ class SearchResult:
     best: Architecture
     """The best architecture within the budgets."""
     front: list[Entry]
-    """The architectures that no other beats in both cost and score, from cheap to dear."""
+    """The architectures within the budgets that no other beats in both cost and score, from cheap to dear."""
     evaluations: list[Entry]
-    """Everything evaluated, in order."""
+    """Everything evaluated, in order; what the knapsack learns from may be above the budgets."""
 
 
 def search(
     supernet: Supernet,
     *,
     evaluate: Callable[[nn.Module], float],
-    recalibrate: Iterable[object] | None = _UNSET,  # type: ignore[assignment]
+    recalibrate: Iterable[object] | None = UNSET,
     seed: int = 0,
     searcher: str = "evolution",
     config: SearchConfig | None = None,
@@ -63,32 +65,37 @@ def search(
         BudgetError: a budget that cannot be read or kept.
         ConfigError: BatchNorm without `recalibrate`, an unknown searcher, an `evaluate` that gives no number.
     """
-    if recalibrate is _UNSET:
-        if batch_norms(supernet):
-            raise ConfigError(
-                "the supernet has BatchNorm layers, whose statistics are wrong for a path until they are recomputed: "
-                "give recalibrate=<batches of training images>, or recalibrate=None if you know that none is needed"
-            )
-        recalibrate = None
+    recalibrate = given_recalibration(supernet, recalibrate)
     unknown = [name for name in budgets if not name.endswith("_budget")]
     if unknown:
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
     config = config or supernet.space.spec.search
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
-    problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective())
+    gradients = config.estimate == "gradient" and "knapsack" in (searcher, config.first)
+    losses = _gradient_losses(supernet, recalibrate, seed) if gradients else None
+    problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective(), losses)
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
-    total = config.population * config.generations
+    proposer = searchers[searcher](problem)
     evaluator = FunctionEvaluator(supernet, evaluate, recalibrate)
-    with progress("search", total, unit="architectures", show=show) as tick:
+    with progress("search", proposer.planned, unit="architectures", show=show) as tick:
         outcome = drive(
-            searchers[searcher](problem),
+            proposer,
             evaluator,
             lambda asked: supernet.table.totals(asked, metric).tolist(),
+            problem.sampler.keeps,
             on_result=lambda scored: tick(f"score {scored.score:.4f}"),
         )
     best = outcome.best(problem.objective)
     evaluator.prepare(best.architecture)
-    return SearchResult(best.architecture, _entries(front(outcome.results)), _entries(outcome.results))
+    kept = front(scored for scored in outcome.results if scored.within)
+    return SearchResult(best.architecture, _entries(kept), _entries(outcome.results))
+
+
+def _gradient_losses(supernet: Supernet, images: Iterable[object] | None, seed: int) -> Losses:
+    if images is None:
+        raise ConfigError("search.estimate=gradient takes its images from recalibrate=<batches of training images>")
+    check_gradient(supernet.space)
+    return fisher_sensitivity(supernet, images, seed=seed).losses(supernet.space)
 
 
 def _entries(results: Iterable[Scored]) -> list[Entry]:

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from spos_quant.config import SearchConfig
 from spos_quant.cost.feasible import extreme
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.errors import BudgetError
 from spos_quant.registry import Registry
 from spos_quant.space.search_space import Architecture, SearchSpace
 
@@ -34,14 +39,17 @@ class Scored:
     score: float
     loss: float | None
     cost: int
+    within: bool = True
+    """Whether it keeps the budgets; what does not may teach a searcher something but never wins."""
 
 
 @dataclass(frozen=True)
 class Objective:
     """What makes one architecture better than another.
 
-    Without `least_score` the highest score wins; with it the cheapest architecture that reaches it. Ties break by
-    score, then loss, then lower cost, then the architecture itself, so that the order is total.
+    What keeps the budgets comes first. Without `least_score` the highest score wins; with it the cheapest architecture
+    that reaches it. Ties break by score, then loss, then lower cost, then the architecture itself, so that the order is
+    total.
     """
 
     least_score: float | None = None
@@ -51,10 +59,10 @@ class Objective:
         loss = float("inf") if scored.loss is None or isnan(scored.loss) else scored.loss
         by_score = (-scored.score, loss, scored.cost, scored.architecture)
         if self.least_score is None:
-            return by_score
+            return (not scored.within, *by_score)
         if scored.score < self.least_score:
-            return (1, *by_score)
-        return (0, scored.cost, *by_score)
+            return (not scored.within, 1, *by_score)
+        return (not scored.within, 0, scored.cost, *by_score)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Problem:
     config: SearchConfig
     seed: int
     objective: Objective = field(default_factory=Objective)
+    losses: Losses | None = None
+    """Sensitivities that are known before the search; None leaves it to the searcher to measure what it needs."""
 
 
 class Searcher(Protocol):
@@ -75,15 +85,22 @@ class Searcher(Protocol):
     logged results again restores everything.
     """
 
+    @property
+    def planned(self) -> int:
+        """How many architectures it asks for at most."""
+
     def ask(self) -> list[Architecture]:
-        """The next generation, each architecture within the budgets and never asked before; empty ends the search."""
+        """The next generation, no architecture ever asked before; empty ends the search.
+
+        Those above the budgets are there to learn from and cannot win.
+        """
 
     def tell(self, results: Sequence[Scored]) -> None:
         """The results of the last `ask`, in the same order."""
 
 
 searchers: Registry[Callable[[Problem], Searcher]] = Registry(
-    "searcher", home=("spos_quant.searchers.evolution", "spos_quant.searchers.random")
+    "searcher", home=tuple(f"spos_quant.searchers.{name}" for name in ("evolution", "random", "knapsack"))
 )
 
 Evaluator = Callable[[Sequence[Architecture]], Iterable[Evaluation]]
@@ -104,15 +121,26 @@ class Outcome:
     generations: list[int] = field(default_factory=list)
     complete: bool = True
 
-    def best(self, objective: Objective) -> Scored:
-        """The best result under an objective."""
-        return min(self.results, key=objective.rank)
+    def best(self, objective: Objective, beside: Sequence[Scored] = ()) -> Scored:
+        """The best result under an objective, those `beside` included.
+
+        Raises:
+            BudgetError: nothing within the budgets was evaluated before the time limit.
+        """
+        best = min([*self.results, *beside], key=objective.rank)
+        if not best.within:
+            raise BudgetError(
+                "the time limit ended the search before anything within the budget was evaluated; repeat the command "
+                "to go on: what was evaluated is kept"
+            )
+        return best
 
 
 def drive(
     searcher: Searcher,
     evaluate: Evaluator,
     cost: Callable[[Sequence[Architecture]], Sequence[int]],
+    keeps: Callable[[Sequence[Architecture]], Sequence[bool] | npt.NDArray[np.bool_]],
     *,
     deadline: float | None = None,
     on_result: Callable[[Scored], None] | None = None,
@@ -123,6 +151,7 @@ def drive(
         searcher: Proposes.
         evaluate: Judges a generation as a batch.
         cost: The costs of architectures, in order.
+        keeps: Whether each of them keeps the budgets.
         deadline: A `time.monotonic()` after which no further architecture is started.
         on_result: Called after every evaluation.
     """
@@ -130,9 +159,8 @@ def drive(
     generation = 0
     while asked := searcher.ask():
         told: list[Scored] = []
-        costs = cost(asked)
-        for price, evaluation in zip(costs, evaluate(asked), strict=True):
-            told.append(Scored(evaluation.architecture, evaluation.score, evaluation.loss, int(price)))
+        for price, within, evaluation in zip(cost(asked), keeps(asked), evaluate(asked), strict=True):
+            told.append(Scored(evaluation.architecture, evaluation.score, evaluation.loss, int(price), bool(within)))
             outcome.results.append(told[-1])
             outcome.generations.append(generation)
             if on_result is not None:
@@ -143,15 +171,6 @@ def drive(
         searcher.tell(told)
         generation += 1
     return outcome
-
-
-def front(results: Iterable[Scored]) -> list[Scored]:
-    """The results that no other beats in both cost and score, from cheap to dear."""
-    kept: list[Scored] = []
-    for scored in sorted(results, key=lambda s: (s.cost, *Objective().rank(s))):
-        if not kept or scored.score > kept[-1].score:
-            kept.append(scored)
-    return kept
 
 
 def dearest(sampler: FeasibleSampler, metric: str) -> Architecture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import isfinite
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,25 @@ from spos_quant.searchers.log import EvaluationLog
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, recalibrate, score
+
+UNSET: Any = object()
+"""Stands for `recalibrate` that was not given."""
+
+
+def given_recalibration(supernet: Supernet, recalibration: Iterable[object] | None) -> Iterable[object] | None:
+    """The batches that BatchNorm statistics are recomputed from, or None where a person says that none are needed.
+
+    Raises:
+        ConfigError: nothing is said of them, and the supernet has BatchNorm.
+    """
+    if recalibration is not UNSET:
+        return recalibration
+    if batch_norms(supernet):
+        raise ConfigError(
+            "the supernet has BatchNorm layers, whose statistics are wrong for a path until they are recomputed: "
+            "give recalibrate=<batches of training images>, or recalibrate=None if you know that none is needed"
+        )
+    return None
 
 
 class SupernetEvaluator:

@@ -2,7 +2,8 @@
 
 Differs from the authors' code in that children are completed within the budgets by exact sampling instead of being
 drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
-mutation or a crossover is drawn anew.
+mutation or a crossover is drawn anew. With `search.first: knapsack` the first population is led by optima of the
+additive estimate, for which every departure from the reference is evaluated before.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
@@ -14,12 +15,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from spos_quant.searchers.additive import AdditiveEstimate
 from spos_quant.searchers.base import Problem, Scored, searchers
 from spos_quant.space.search_space import Architecture
 
 _STREAM = 5
 _TRIES = 20
 """Draws per child before the place goes to a random architecture."""
+_SHARES = tuple(1 - i / 20 for i in range(11))
+"""Of the budget: where the first population's optima end."""
 
 
 @searchers.register("evolution")
@@ -28,18 +32,30 @@ class Evolution:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.generation = 0
         self.results: list[Scored] = []
         self.seen: set[Architecture] = set()
+        self.estimate = AdditiveEstimate(problem) if problem.config.first == "knapsack" else None
+        self.generation = -1 if self.estimate and self.estimate.architectures else 0
+
+    @property
+    def planned(self) -> int:
+        """All generations, and the departures where the first population needs them."""
+        config = self.problem.config
+        return config.population * config.generations + (len(self.estimate.architectures) if self.estimate else 0)
 
     def ask(self) -> list[Architecture]:
         """The next generation; empty after the last one, or where no feasible architecture is left."""
         config = self.problem.config
+        if self.estimate is not None and self.generation < 0:
+            return list(self.estimate.architectures)
         if self.generation >= config.generations:
             return []
         rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
         asked: list[Architecture] = []
-        if self.results:
+        if self.estimate is not None and self.generation == 0:
+            asked = [a for a in self.estimate.at_shares(_SHARES) if a not in self.seen][: config.population]
+            self.seen.update(asked)
+        elif self.results:
             parents = self._parents()
             self._add(asked, config.crossover, lambda: self._crossover(parents, rng))
             self._add(asked, config.mutation, lambda: self._mutate(parents, rng))
@@ -48,6 +64,8 @@ class Evolution:
 
     def tell(self, results: Sequence[Scored]) -> None:
         """Takes the scores of the last generation."""
+        if self.estimate is not None and self.generation < 0:
+            self.estimate.learn(results)
         self.results += results
         self.seen.update(scored.architecture for scored in results)
         self.generation += 1

@@ -22,6 +22,11 @@ class RandomSearch:
         self.generation = 0
         self.seen: set[Architecture] = set()
 
+    @property
+    def planned(self) -> int:
+        """All generations."""
+        return self.problem.config.population * self.problem.config.generations
+
     def ask(self) -> list[Architecture]:
         """The next population; empty after the last one, or where no feasible architecture is left."""
         asked: list[Architecture] = []

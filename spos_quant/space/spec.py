@@ -121,6 +121,8 @@ class SpaceSpec(Strict):
     """How the found subnet is retrained."""
     search: SearchConfig = SearchConfig()
     """How the supernet is searched."""
+    rank: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `retrain` that a ranking trains its networks with in place of the run's, such as `{iterations: 500}`."""
     log: tuple[str, ...] = ()
     """Registered loggers that training curves and search scores go to: one name or a list."""
 
@@ -147,6 +149,19 @@ class SpaceSpec(Strict):
         if colon and "." in head and re.fullmatch(r"\w+", tail):
             raise ValueError("a search space may not name code; give package.module:function as --data")
         return value
+
+    @model_validator(mode="after")
+    def _rank_is_of_retrain(self) -> SpaceSpec:
+        _ = self.ranked
+        return self
+
+    @property
+    def ranked(self) -> RetrainConfig:
+        """How the networks of a ranking are trained alone: `retrain` with the keys of `rank`."""
+        recipe = self.retrain.model_dump(mode="json")
+        if "epochs" in self.rank:
+            recipe["iterations"] = None  # which would take the place of epochs
+        return validate(RetrainConfig, recipe | self.rank, "rank")
 
     @property
     def retrain_quantizer(self) -> str:

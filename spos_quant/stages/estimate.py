@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,34 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import Departures
+from spos_quant.searchers.base import searchers
 from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
-from spos_quant.stages.models import recalibration_batches, scoring_batches
+from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
-from spos_quant.stages.search import Request, metric_of
+from spos_quant.stages.search import Request, metric_of, problem_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.fisher import fisher_sensitivity
 from spos_quant.train.loop import Training, fit, make_fabric
 from spos_quant.train.paths import PathSampler, Step, make_sampler
 
 _STEPS = 4
 
 
-def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Trainings:
+    """Models that a command trains beside the supernet."""
+
+    count: int
+    recipe: TrainConfig
+    judged: int = 0
+    """How many of them are evaluated in the supernet first."""
+
+
+def estimate(
+    run: Run, requests: list[Request], *, workers: int = 0, trainings: Trainings | None = None
+) -> dict[str, Any]:
     """`space, size, metric, range, budgets` and, per stage, units of work and seconds.
 
     Seconds come from a few training steps and two evaluations on this machine's CPU, before anything is written.
@@ -33,16 +49,23 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
     metric = metric_of(run, requests[0].budgets if requests else ())
     supernet = build(run.space, seed=run.seed)
     steps = TrainingSteps(run.data, run.spec.train.batch_size, run.seed)
-    retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
     per_step = _seconds_per_step(run, supernet, sampler)
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
-    if requests:
-        search = run.spec.search
-        evaluations = search.population * search.generations * len(requests)
-        seconds = evaluations * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
-        stages.append({"stage": "search", "units": evaluations, "unit": "architectures", "seconds": seconds})
+    atonce = max(1, min(workers, os.cpu_count() or 1))
+    evaluations = sum(searchers[request.searcher](problem_of(run, request)).planned for request in requests)
+    evaluations += 0 if trainings is None else trainings.judged
+    if evaluations:
+        seconds = evaluations * _seconds_per_evaluation(run, supernet) / atonce
+        name = "search" if requests else "judge"
+        stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": seconds})
+    if trainings is not None:
+        batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
+        each = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
+        stages.append({**each, "units": each["units"] * trainings.count, "seconds": each["seconds"] * trainings.count})
+    elif requests:
+        retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))
     return {
         "space": run.space.name,
@@ -54,6 +77,24 @@ def estimate(run: Run, requests: list[Request], *, workers: int = 0) -> dict[str
         ],
         "stages": stages,
     }
+
+
+def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, Any]:
+    """What `estimate` returns, for training and sensitivities."""
+    supernet = build(run.space, seed=run.seed)
+    if kind == "measured":
+        units, unit = len(Departures(run.table).architectures), "architectures"
+        seconds = units * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
+    else:
+        batches = gradient_batches(run)
+        units, unit = batches.count, "batches"
+        first = [next(iter(batches))]
+        start = time.perf_counter()
+        fisher_sensitivity(supernet, first)
+        seconds = units * (time.perf_counter() - start)
+    stage = {"stage": f"sensitivity ({kind})", "units": units, "unit": unit, "seconds": seconds}
+    found = estimate(run, [])
+    return {**found, "stages": [*found["stages"], stage]}
 
 
 def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:

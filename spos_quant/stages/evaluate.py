@@ -30,7 +30,7 @@ def evaluate_result(result: Result, split: str, *, show: bool = False) -> dict[s
     if key not in known:
         result.run.data.split(split)
         batches = scoring_batches(result.run, split, all_images=True)
-        shown = tracked(batches, f"evaluate {result.key} on {split}", batches.count, unit="batches", show=show)
+        shown = tracked(batches, f"evaluate {result.name} on {split}", batches.count, unit="batches", show=show)
         known = result.update_metrics(**{key: vars(score(load_model(result), shown))})
     return {**known[key], "split": split, "key": result.key}
 

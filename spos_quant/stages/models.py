@@ -20,7 +20,8 @@ from spos_quant.supernet.weights import inherit, load_weights, named_tensors, re
 from spos_quant.train.batches import FixedBatches
 
 CALIBRATION_IMAGES = 256
-FLOAT_KEY = "bits-float"
+FLOAT = "float"
+FLOAT_KEY = f"bits-{FLOAT}"
 """The result of the backbone in float."""
 
 
@@ -51,6 +52,12 @@ def recalibration_batches(run: Run) -> FixedBatches:
     )
 
 
+def gradient_batches(run: Run) -> FixedBatches:
+    """The training images of the gradient estimate."""
+    search = run.spec.search
+    return FixedBatches(run.data, "train", images=search.gradient_images, batch_size=search.batch_size, seed=run.seed)
+
+
 def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedBatches:
     """The images of a split that score candidates, or all of them."""
     search = run.spec.search
@@ -58,7 +65,7 @@ def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedB
     return FixedBatches(run.data, split, images=images, batch_size=search.batch_size)
 
 
-def make_network(run: Run, config: BitConfig, *, inherited: bool, above: Sequence[int] = ()) -> Supernet:
+def make_network(run: Run, config: BitConfig, *, inherited: bool, seed: int, above: Sequence[int] = ()) -> Supernet:
     """The network of a bit configuration before retraining: a supernet whose `subnet` of zeros is the plain model.
 
     Args:
@@ -66,9 +73,10 @@ def make_network(run: Run, config: BitConfig, *, inherited: bool, above: Sequenc
             training images, learned steps from the weights.
         config: Any configuration of the run's network, candidate of the space or not.
         inherited: False starts from fresh weights, or those of the space's `weights` file.
+        seed: Of fresh weights.
         above: Higher bit-widths that the network offers beside its own, as `space.locked` does.
     """
-    network = build(space_of(locked_spec(run.space, config, above)), seed=run.seed)
+    network = build(space_of(locked_spec(run.space, config, above)), seed=seed)
     missing = {name for name, _ in named_tensors(network)}
     if inherited:
         missing = inherit(network, read_weights(run.supernet_path))

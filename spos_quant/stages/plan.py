@@ -25,11 +25,12 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "train": SupernetTrainConfig,
     "retrain": RetrainConfig,
     "search": SearchConfig,
+    "rank": RetrainConfig,
     "log": None,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
-"""Keys that may change between commands: models do not depend on them, evaluations remember what they depend on."""
+_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
+"""Keys that may change between commands: results do not depend on them, evaluations and rankings remember theirs."""
 _ENVIRONMENT = "environment.json"
 
 
@@ -142,6 +143,11 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
     # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
     _ = run.data
     make_sampler(run.spec.train, run.table, run.seed)
+    if spec.train.iterations == 0 and spec.weights is None:
+        raise ConfigError(
+            f"train.iterations=0 takes the weights of the space as they are, and space {spec.name!r} names none; give "
+            "weights: FILE in its YAML, or train"
+        )
     _check_quantizers(spec)
     build(run.space)
     return Plan(run, assigned, None)
@@ -214,7 +220,7 @@ def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
     ours_flat, wanted_flat = _flat(run.spec.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     for key in sorted(ours_flat.keys() | wanted_flat.keys()):
         a, b = ours_flat.get(key), wanted_flat.get(key)
-        if a != b and not any(fnmatch(key, free) for free in (*_FREE, "data", "name")):
+        if a != b and key not in ("data", "name") and not _is_free(key):
             found.append(f"{key} is {json.dumps(a)} there, {json.dumps(b)} was asked for")
     return found[:6]
 
@@ -226,6 +232,16 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.")
     return flat
+
+
+def decisive(section: str, settings: BaseModel) -> dict[str, Any]:
+    """The keys of a section that models depend on, as plain values."""
+    values = settings.model_dump(mode="json")
+    return {key: value for key, value in values.items() if not _is_free(f"{section}.{key}")}
+
+
+def _is_free(key: str) -> bool:
+    return any(fnmatch(key, free) for free in _FREE)
 
 
 def _assigned(options: Options) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training on several devices: the same stage, started once per device by torchrun.
 
-torchrun --nproc-per-node 8 -m spos_quant.stages.ranks RUN supernet auto
+torchrun --nproc-per-node 8 -m spos_quant.stages.ranks RUN supernet auto    # or results/KEY
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
 
 
 def main() -> None:
-    """One rank: trains `supernet`, or retrains the result of that key."""
+    """One rank: trains `supernet`, or retrains the result at that place."""
     path, what, device = sys.argv[1:]
     interrupt.install("training was interrupted")
     run = open_existing(path)
@@ -46,7 +46,7 @@ def main() -> None:
     else:
         from spos_quant.stages.retrain import retrain_here
 
-        retrain_here(run.result(what), device=device, show=True)
+        retrain_here(run.at(what), device=device, show=True)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from spos_quant.cost.budget import BUDGETED, cost_range
 from spos_quant.cost.rows import config_rows, summary
-from spos_quant.report import evaluations_csv, render
+from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
-from spos_quant.searchers.base import Scored, front
+from spos_quant.searchers.base import Scored
+from spos_quant.searchers.front import front, hypervolume
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
+from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
 from spos_quant.supernet.weights import read_said
 
@@ -21,16 +24,18 @@ FORMAT = "spos-quant/report/1"
 
 
 def write_report(run: Run) -> dict[str, Any]:
-    """Writes `report.html`, `report.json` and `evaluations.csv`; returns their paths and a short summary."""
+    """Writes `report.html`, `report.json`, `evaluations.csv` and `front.csv`; returns their paths and a summary."""
     data = gather(run)
-    paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv")}
+    paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv", "front.csv")}
     write_text(paths["report.html"], render(data))
     write_json(paths["report.json"], data)
     write_text(paths["evaluations.csv"], evaluations_csv(data))
+    write_text(paths["front.csv"], front_csv(data))
     return {
         "path": str(paths["report.html"]),
         "json": str(paths["report.json"]),
         "csv": str(paths["evaluations.csv"]),
+        "front_csv": str(paths["front.csv"]),
         "evaluations": len(data["evaluations"]),
         "results": [result["key"] for result in data["results"]],
     }
@@ -40,9 +45,10 @@ def gather(run: Run) -> dict[str, Any]:
     """What the page shows, as plain values."""
     metric = metric_of(run)
     evaluations = list(evaluations_of(run))
-    scored = _scored(run, evaluations, metric)
+    scored = {name: _scored(run, evaluations, name) for name in _metrics(run)}
+    costs = [{name: of[i].cost for name, of in scored.items()} for i in range(len(evaluations))]
+    fronts = {name: _front(run, name, of) for name, of in scored.items() if of}
     asked = asked_by(run)
-    index = {s.architecture: i for i, s in enumerate(scored)}
     space = run.space
     return {
         "format": FORMAT,
@@ -55,14 +61,37 @@ def gather(run: Run) -> dict[str, Any]:
         },
         "metric": metric,
         "budgets": _budgets(run),
-        "evaluations": [_evaluation(run, s, asked) for s in scored],
-        "front": [index[s.architecture] for s in front(scored)],
-        "baselines": _baselines(run, scored),
+        "evaluations": [_evaluation(run, s, asked) | {"costs": c} for s, c in zip(scored[metric], costs, strict=True)],
+        "front": fronts[metric]["front"] if fronts else [],
+        "fronts": fronts,
+        "baselines": _baselines(run, scored[metric]),
         "results": [_result(run, result) for result in run.results()],
+        "sensitivities": known_sensitivities(run),
+        "ranking": run.ranking() or None,
+        "bench": run.bench() or None,
         "history": history(run),
         "config": run.spec.model_dump(mode="json") | {"data": run.data_source, "seed": run.seed},
         "environment": read_artifact(run.path / "environment.json"),
         "commands": _commands(run),
+    }
+
+
+def _metrics(run: Run) -> list[str]:
+    """The cost metrics that say something in a space."""
+    return [name for name in BUDGETED if name != "bitops" or not run.spec.full_precision]
+
+
+def _front(run: Run, metric: str, scored: list[Scored]) -> dict[str, Any]:
+    """Which evaluations are on the front of a metric, and the share of the plane that they command.
+
+    The reference point is the score of chance at the cost of the space's dearest architecture.
+    """
+    index = {one.architecture: i for i, one in enumerate(scored)}
+    cost, chance = cost_range(run.table, metric)[1], 1 / run.spec.classes
+    return {
+        "front": [index[one.architecture] for one in front(scored)],
+        "hypervolume": hypervolume(scored, cost=cost, score=chance),
+        "reference": {"cost": cost, "score": chance},
     }
 
 
@@ -132,6 +161,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
         "complete": search.get("complete"),
+        "planned": search.get("planned"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],
@@ -140,10 +170,16 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
 
 
 def _commands(run: Run) -> list[dict[str, str]]:
-    path = shlex.quote(str(run.path))
+    path, within = shlex.quote(str(run.path)), f"--{metric_of(run)}-budget 35%"
+    bits = "float,best" if run.spec.full_precision else "w2a2,w4a4,best"
     return [
-        {"what": "Search again under another budget", "command": f"spos-quant search {path} --bitops-budget 35%"},
+        {"what": "Search again under another budget", "command": f"spos-quant search {path} {within}"},
         {"what": "Retrain a uniform baseline", "command": f"spos-quant retrain {path} --bits w4a4"},
+        {
+            "what": "Compare configurations side by side",
+            "command": f"spos-quant bench {path} --bits {bits} {within}",
+        },
+        {"what": "Hold the supernet against training alone", "command": f"spos-quant rank {path} --n 30"},
         {"what": "Accuracy on the test split", "command": f"spos-quant evaluate {path}"},
         {"what": "Write the ONNX file", "command": f"spos-quant export {path} --format onnx-qcdq"},
         {"what": "Measure every file from outside", "command": f"spos-quant verify {path}"},

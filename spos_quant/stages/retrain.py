@@ -65,7 +65,7 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
     """Retrains a result unless it is; returns `key`, `model`, `search_val` and `skipped`."""
     skipped = result.model_path.exists()
-    if not skipped and not in_ranks(result.run, result.key, result.run.spec.retrain, device):
+    if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
     return {
         "key": result.key,
@@ -78,11 +78,15 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
 def retrain_here(result: Result, *, device: str, show: bool) -> None:
     """Quantization-aware training in this process, one rank of several or the only one."""
     run = result.run
-    settings = run.spec.retrain
+    settings = result.recipe
     config = read_bit_config(result.bits_path)
     fabric = make_fabric(settings, device)
     network = make_network(
-        run, config, inherited=settings.init == "inherit", above=LADDER if settings.progressive else ()
+        run,
+        config,
+        inherited=settings.init == "inherit",
+        seed=result.training_seed,
+        above=LADDER if settings.progressive else (),
     )
     paths = _descent(run, network.space, config, settings) if settings.progressive else None
     own = (0,) * len(network.space.axes)
@@ -90,13 +94,13 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     training = Training(
         run.data,
         settings,
-        run.seed,
-        f"retrain {result.key}",
+        result.training_seed,
+        f"retrain {result.name}",
         show,
         checkpoint=result.checkpoint_path,
         identity=_identity(result),
         loggers=run.spec.log,
-        logs=run.logs(f"retrain-{result.key}"),
+        logs=run.logs(f"retrain-{result.name}"),
     )
     records = fit(fabric, model, training, teacher=float_teacher(run, _distilled(result)), paths=paths)
     if fabric.global_rank == 0:
@@ -116,13 +120,13 @@ def _descent(run: Run, space: SearchSpace, config: BitConfig, settings: RetrainC
 
 def _distilled(result: Result) -> float:
     """The teacher's share of the loss; the float model is that teacher and learns from labels."""
-    return 0.0 if result.key == FLOAT_KEY else result.run.spec.retrain.distill
+    return 0.0 if result.key == FLOAT_KEY else result.recipe.distill
 
 
 def _identity(result: Result) -> str:
     """What a retraining depends on beside the run's settings: the files that it starts from."""
     used = [result.bits_path]
-    if result.run.spec.retrain.init == "inherit":
+    if result.recipe.init == "inherit":
         used.append(result.run.supernet_path)
     used += teacher_files(result.run, _distilled(result))
     return " ".join(digest(path) for path in used if path.exists())

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from spos_quant.backbones.build import space_of
+from spos_quant.config import RetrainConfig
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import RunError, near
 from spos_quant.loggers import LogTarget
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG = "config.yaml"
+RESULTS, RANKING = "results", "ranking"
+"""Folders of a run: what it is for, and networks that are trained only to hold the supernet's ranking against."""
+_SEED = "seed-"
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,45 @@ class Run:
         """Every evaluation of the run."""
         return self.path / "evaluations.sqlite"
 
+    @property
+    def bench_path(self) -> Path:
+        """The last bench."""
+        return self.path / "bench.json"
+
+    @property
+    def ranking_path(self) -> Path:
+        """The last ranking."""
+        return self.path / "ranking.json"
+
+    def sensitivity_path(self, estimate: str) -> Path:
+        """The sensitivities, `measured` or by `gradient`."""
+        return self.path / ("sensitivity.json" if estimate == "measured" else f"sensitivity-{estimate}.json")
+
+    def bench(self) -> dict[str, Any]:
+        """What the last bench measured; empty where there was none."""
+        found: dict[str, Any] = read_artifact(self.bench_path) if self.bench_path.exists() else {}
+        return found
+
+    def ranking(self) -> dict[str, Any]:
+        """What the last ranking found; empty where there was none."""
+        found: dict[str, Any] = read_artifact(self.ranking_path) if self.ranking_path.exists() else {}
+        return found
+
     def result(self, key: str) -> Result:
         """Where a result lies, existing or not."""
         return Result(self, key)
 
+    def at(self, place: str) -> Result:
+        """The result that calls this its place."""
+        *shelf, key = PurePosixPath(place).parts
+        seed = int(key.removeprefix(_SEED)) if key.startswith(_SEED) else None
+        if seed is not None:
+            key = shelf.pop()
+        return Result(self, key, seed, "/".join(shelf))
+
     def results(self) -> list[Result]:
         """The results of this run that have a bit configuration."""
-        folders = sorted((self.path / "results").glob("*/"))
+        folders = sorted((self.path / RESULTS).glob("*/"))
         found = [Result(self, folder.name) for folder in folders]
         return [result for result in found if result.bits_path.exists()]
 
@@ -120,20 +156,56 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """One bit configuration of a run and everything made of it: `results/KEY/`."""
+    """One bit configuration of a run and everything made of it: `results/KEY/`.
+
+    A retraining with another seed than the run's lies in `results/KEY/seed-N/`, its bit configuration above it.
+    """
 
     run: Run
     key: str
+    seed: int | None = None
+    """The seed of its retraining; None is the run's own."""
+    shelf: str = RESULTS
+    """The folder of the run that it lies in."""
+
+    def with_seed(self, seed: int) -> Result:
+        """The same configuration, retrained with this seed."""
+        return replace(self, seed=None if seed == self.run.seed else seed)
+
+    @property
+    def training_seed(self) -> int:
+        """What its retraining follows from: order of images, augmentation, fresh weights."""
+        return self.run.seed if self.seed is None else self.seed
+
+    @property
+    def recipe(self) -> RetrainConfig:
+        """How it is retrained."""
+        return self.run.spec.retrain if self.shelf == RESULTS else self.run.spec.ranked
+
+    @property
+    def name(self) -> str:
+        """What progress and curves call it."""
+        return self.key if self.seed is None else f"{self.key}-{_SEED}{self.seed}"
+
+    @property
+    def place(self) -> str:
+        """Its folder within the run, which names it to other processes."""
+        return self.path.relative_to(self.run.path).as_posix()
+
+    @property
+    def folder(self) -> Path:
+        """Where its bit configuration lies, whatever the seed."""
+        return self.run.path / self.shelf / self.key
 
     @property
     def path(self) -> Path:
-        """Its folder."""
-        return self.run.path / "results" / self.key
+        """Where its model lies."""
+        return self.folder if self.seed is None else self.folder / f"{_SEED}{self.seed}"
 
     @property
     def bits_path(self) -> Path:
         """Its bit configuration."""
-        return self.path / f"{self.run.spec.name}.bits.json"
+        return self.folder / f"{self.run.spec.name}.bits.json"
 
     @property
     def model_path(self) -> Path:
@@ -148,12 +220,12 @@ class Result:
     @property
     def search_path(self) -> Path:
         """What the search says of it; absent for configurations that were given."""
-        return self.path / "search.json"
+        return self.folder / "search.json"
 
     @property
     def asked_path(self) -> Path:
         """The architectures that the search asked for."""
-        return self.path / "asked.json"
+        return self.folder / "asked.json"
 
     @property
     def exports_path(self) -> Path:
@@ -189,9 +261,15 @@ class Result:
         """Writes its bit configuration; whatever was made of another one goes first."""
         text = json_text(config)
         if self.bits_path.exists() and self.bits_path.read_text("utf-8", "replace") != text:
-            made = [self.checkpoint_path, self.model_path, self.metrics_path, self.exports_path]
-            drop(*made, *self.path.glob("*.onnx"))
+            for each in self._seeds():
+                drop(each.checkpoint_path, each.model_path, each.metrics_path, each.exports_path)
+                drop(*each.path.glob("*.onnx"))
         store(self.bits_path, text.encode("utf-8"))
+
+    def _seeds(self) -> list[Result]:
+        """This configuration with every seed that it was retrained with."""
+        others = [int(path.name.removeprefix(_SEED)) for path in self.folder.glob(f"{_SEED}*/")]
+        return [replace(self, seed=seed) for seed in (None, *others)]
 
     def update_metrics(self, **values: Any) -> dict[str, Any]:
         """Adds to what is known of the retrained model."""

@@ -6,20 +6,25 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spos_quant.config import TrainConfig
-from spos_quant.cost.budget import Budget, budgets_json, budgets_key
+from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
+from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
-from spos_quant.errors import ConfigError
+from spos_quant.cost.sensitivity import check_gradient
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
 from spos_quant.quant.kernels import WORTH_COMPILING
@@ -29,6 +34,7 @@ from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, Th
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.searchers.pool import EvaluatorPool
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
@@ -51,6 +57,33 @@ class Request:
         """The name of its result."""
         name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
         return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
+
+
+def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
+    """What a searcher is to work on.
+
+    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right
+    kind and say nothing: enough to tell how much a search will ask for.
+    """
+    if objective is None:
+        objective = Objective(None if request.max_drop is None else 0.0)
+    if losses is None and run.spec.search.estimate == "gradient":
+        losses = [np.zeros(len(axis.candidates)) for axis in run.space.axes]
+    sampler = FeasibleSampler(run.table, request.budgets)
+    return Problem(run.space, sampler, run.spec.search, run.seed, objective, losses)
+
+
+def wants_gradients(run: Run, request: Request) -> bool:
+    """Whether a search proposes optima of the additive estimate and takes the latter from gradients.
+
+    Raises:
+        ConfigError: it does, in a space that gradients do not know.
+    """
+    search = run.spec.search
+    if search.estimate != "gradient" or "knapsack" not in (request.searcher, search.first):
+        return False
+    check_gradient(run.space)
+    return True
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
@@ -77,6 +110,7 @@ def search_run(run: Run, requests: list[Request], *, device: str, show: bool, wo
         if request.searcher not in searchers:
             searchers[request.searcher]  # raises with the near match
         FeasibleSampler(run.table, request.budgets)
+        wants_gradients(run, request)
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
         session: _Session | None = None
@@ -141,54 +175,74 @@ def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
     return ThreadLimit(evaluate, search.threads)
 
 
+def logged_evaluator(run: Run, device: str, workers: int, stack: ExitStack) -> LoggedEvaluator:
+    """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
+
+    Args:
+        run: Its supernet is trained.
+        device: `auto`, `cpu` or `cuda`.
+        workers: Evaluator processes; 0 evaluates in this one.
+        stack: Closes processes and log.
+    """
+    evaluator: Evaluator
+    if workers:
+        evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
+    else:
+        evaluator = make_evaluator(run.path, device)
+    return LoggedEvaluator(evaluator, stack.enter_context(_open_log(run)))
+
+
 class _Session:
     """An evaluator and its log, for as many searches as were asked for."""
 
     def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
-        self.run = run
-        evaluator: Evaluator
-        if workers:
-            evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
-        else:
-            evaluator = make_evaluator(run.path, device)
-        self.log = stack.enter_context(_open_log(run))
-        self.evaluate = LoggedEvaluator(evaluator, self.log)
+        self.run, self.device = run, device
+        self.evaluate = logged_evaluator(run, device, workers, stack)
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
-        run, search = self.run, self.run.spec.search
-        sampler = FeasibleSampler(run.table, request.budgets)
+        run = self.run
         metric = metric_of(run, request.budgets)
-        objective = self._objective(request, sampler, metric)
-        problem = Problem(run.space, sampler, search, run.seed, objective)
+        reference = self._reference(request, metric)
+        problem = problem_of(run, request, _objective(request, reference), self._losses(request, show))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
+        searcher = searchers[request.searcher](problem)
         with (
-            progress(
-                f"search {request.key}", search.population * search.generations, unit="architectures", show=show
-            ) as tick,
+            progress(f"search {request.key}", searcher.planned, unit="architectures", show=show) as tick,
             open_loggers(run.spec.log, run.logs(f"search-{request.key}")) as log,
         ):
             outcome = drive(
-                searchers[request.searcher](problem),
+                searcher,
                 self.evaluate,
                 lambda asked: run.table.totals(asked, metric).tolist(),
+                problem.sampler.keeps,
                 deadline=deadline,
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
-        return self._write(request, outcome, outcome.best(objective))
+        # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
+        return self._write(request, outcome, outcome.best(problem.objective, reference), searcher.planned)
 
-    def _objective(self, request: Request, sampler: FeasibleSampler, metric: str) -> Objective:
+    def _losses(self, request: Request, show: bool) -> Losses | None:
+        """The sensitivities from gradients, where the settings want them and the searcher uses them."""
+        if not wants_gradients(self.run, request):
+            return None
+        found, _ = gradient_sensitivity(self.run, device=self.device, show=show)
+        return found.losses(self.run.space)
+
+    def _reference(self, request: Request, metric: str) -> list[Scored]:
+        """The dearest architecture, where accuracy is measured against it."""
         if request.max_drop is None:
-            return Objective()
-        (reference,) = self.evaluate([dearest(sampler, metric)])
-        return Objective(least_score=reference.score - request.max_drop)
+            return []
+        asked = [dearest(FeasibleSampler(self.run.table), metric)]
+        (found,) = self.evaluate(asked)
+        return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
     def _baselines(self) -> None:
         """Scores the uniform architectures of the space too, for the report; they enter no search."""
         list(self.evaluate(list(uniform_architectures(self.run).values())))
 
-    def _write(self, request: Request, outcome: Outcome, best: Scored) -> dict[str, Any]:
+    def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
         run = self.run
         result = run.result(request.key)
         rows = architecture_rows(run.space, best.architecture)
@@ -207,12 +261,17 @@ class _Session:
             "score": best.score,
             "loss": best.loss,
             "evaluations": len(asked),
+            "planned": planned,
             "complete": outcome.complete,
             "settings": _settings(run, request),
         }
         store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
         store_json(result.search_path, summary)
         return {**summary, "bits": str(result.bits_path)}
+
+
+def _objective(request: Request, reference: Sequence[Scored]) -> Objective:
+    return Objective(*(one.score - (request.max_drop or 0.0) for one in reference))
 
 
 class _Watch:
@@ -223,9 +282,13 @@ class _Watch:
         self.count = 0
 
     def see(self, scored: Scored, metric: str, tick: Tick, log: Loggers) -> None:
-        self.best = max(self.best, scored.score)
-        tick(f"best top-1 {self.best:.4f}")
-        log.log({"score": scored.score, "best": self.best, metric: scored.cost}, self.count)
+        values = {"score": scored.score, metric: scored.cost}
+        if scored.within:
+            self.best = max(self.best, scored.score)
+        if isfinite(self.best):
+            values["best"] = self.best
+        tick(f"best top-1 {self.best:.4f}" if isfinite(self.best) else f"top-1 {scored.score:.4f}")
+        log.log(values, self.count)
         self.count += 1
 
 
@@ -249,6 +312,29 @@ def offered_pairs(run: Run) -> list[tuple[int, int]]:
         else:
             pairs |= {(w, a) for w in place.weight.values for a in place.act.values}
     return sorted((w, a) for w, a in pairs if w is not None and a is not None)
+
+
+def combined_budgets(table: CostTable, given: Mapping[str, Sequence[str] | None]) -> list[tuple[Budget, ...]]:
+    """Budgets that hold together, once per value of the metric that is repeated.
+
+    Args:
+        table: The costs of the space.
+        given: Texts by metric; none, or empty, where a metric is not bounded.
+
+    Raises:
+        BudgetError: an unreadable budget, or two metrics repeated.
+    """
+    budgets = {
+        metric: [parse_budget(text, metric, table) for text in texts] for metric, texts in given.items() if texts
+    }
+    repeated = [metric for metric, values in budgets.items() if len(values) > 1]
+    if len(repeated) > 1:
+        raise BudgetError("only one budget option may be repeated; the others hold together with each of its values")
+    if not budgets:
+        return []
+    main = repeated[0] if repeated else next(iter(budgets))
+    others = tuple(values[0] for metric, values in budgets.items() if metric != main)
+    return [(budget, *others) for budget in budgets[main]]
 
 
 def parse_timeout(text: str) -> float:

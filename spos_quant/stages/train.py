@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from spos_quant.backbones.build import build
+from spos_quant.cost.feasible import extreme
+from spos_quant.cost.sensitivity import reference_metric
 from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
-from spos_quant.stages.models import calibrate, float_teacher
+from spos_quant.stages.models import calibrate, calibration_batches, float_teacher
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
+from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import read_said, save_weights
+from spos_quant.train.evaluation import score
 from spos_quant.train.loop import Training, fit, make_fabric
 from spos_quant.train.paths import make_sampler
 
 
 def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
-    """Trains the supernet of a run unless it is there; returns `supernet`, `epoch`, `loss`, `top1` and `skipped`."""
+    """Trains the supernet of a run unless it is there; returns `supernet`, `epoch`, `loss`, `top1` and `skipped`.
+
+    With `train.iterations=0` the weights of the space's file are taken as they are, and clips calibrated.
+    """
     skipped = run.supernet_path.exists()
     if skipped:
         check(run.supernet_path)
@@ -46,11 +53,22 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
         loggers=run.spec.log,
         logs=run.logs("supernet"),
     )
-    records = fit(fabric, supernet, training, teacher=float_teacher(run, run.spec.train.distill), paths=sampler.draw)
+    if run.spec.train.iterations == 0:
+        records = [_untrained(run, supernet)]
+    else:
+        teacher = float_teacher(run, run.spec.train.distill)
+        records = fit(fabric, supernet, training, teacher=teacher, paths=sampler.draw)
     if fabric.global_rank == 0:
         save_weights(supernet, run.supernet_path, {"history": records})
         drop(run.checkpoint_path)
     fabric.barrier()
+
+
+def _untrained(run: Run, supernet: Supernet) -> dict[str, Any]:
+    """The record of weights that are taken as they are: how the dearest path answers the calibration images."""
+    supernet.activate(extreme(run.table, reference_metric(run.space), dearest=True))
+    found = score(supernet, calibration_batches(run))
+    return {"epoch": 0, "loss": found.loss, "top1": found.top1, "lr": 0.0, "skipped": 0}
 
 
 def history(run: Run) -> list[dict[str, Any]]:

@@ -195,6 +195,10 @@ class Supernet(nn.Module):
         parsed = [parse_budget(text, name.removesuffix("_budget"), self.table) for name, text in budgets.items()]
         return FeasibleSampler(self.table, parsed).sample(rng, n)
 
+    def quantized_layers(self) -> list[tuple[SwitchLayer, Read, Read]]:
+        """Every quantized layer of every operator, with what it reads: weight bits and activation bits."""
+        return list(self._layers)
+
     def input_quantizers(self) -> dict[InputQuantizer, list[SwitchLayer]]:
         """Every input quantizer with the layers that read through it."""
         found: dict[InputQuantizer, list[SwitchLayer]] = {}

@@ -142,6 +142,7 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
         ("resnet56", 32, 10, 1024 * 432 + (54 - 1) * 2_359_296 + 640),
         ("resnet50", 224, 1000, 4_089_184_256),
         ("mobilenetv2", 224, 1000, 300_774_272),
+        ("mobilenetv2-cifar", 32, 10, 26_768_128),
         ("mobilenetv3-large", 224, 1000, 216_589_760),
         ("mobilenetv3-small", 224, 1000, 56_510_400),
     ],

@@ -61,6 +61,71 @@ def run(*, population: int = 30, generations: int = 12) -> dict[str, Any]:
     }
 
 
+def compared(*, seeds: int = 2) -> dict[str, Any]:
+    """A run with a ranking and a bench."""
+    data, rng = run(population=6, generations=2), np.random.default_rng(2)
+    picked = [e for e in data["evaluations"] if e["searches"]][:8]
+    rows = []
+    for i, e in enumerate(picked):
+        scores = [float(np.clip(e["score"] + 0.1 + 0.02 * rng.standard_normal(), 0, 1)) for _ in range(seeds)]
+        rows.append(
+            {
+                "architecture": e["architecture"],
+                "stratum": i % 5,
+                "cost": e["cost"],
+                "supernet_top1": e["score"],
+                "supernet_loss": e["loss"],
+                "alone_top1": float(np.mean(scores)),
+                "alone": [{"seed": s, "top1": score, "loss": 0.3, "n": 287} for s, score in enumerate(scores)],
+            }
+        )
+    figures = {"kendall": 0.71, "interval": [0.4, 0.9], "spearman": 0.83, "within_strata": None, "residual": 0.5}
+    judge = figures | {"residual_interval": [0.1, 0.8], "regret": {"1": 0.02, "3": 0.0}, "kendall_of_one": 0.66}
+    ranking = {
+        "metric": "bitops",
+        "band": [16_384, 6_600_000],
+        "seeds": list(range(seeds)),
+        "judges": {"top1": judge, "loss": judge},
+        "by_cost": {"kendall": 0.6, "interval": [0.2, 0.9], "spearman": 0.7, "within_strata": None, "regret": {}},
+        "ceiling": {"kendall": 0.9, "spearman": 0.95, "within_strata": None, "residual": 0.8} if seeds > 1 else None,
+        "rows": rows,
+    }
+    return {**data, "ranking": ranking, "bench": _bench(seeds)}
+
+
+def _bench(seeds: int) -> dict[str, Any]:
+    found = []
+    for bits, key, bitops, top1 in (
+        ("w2a2", "bits-w2a2", 2_400_000, 0.95),
+        ("best", "bitops-2.5M", 2_390_000, 0.96),
+        ("float", "bits-float", None, 0.98),
+    ):
+        searched = bits == "best"
+        found.append(
+            {
+                "bits": bits,
+                "key": key,
+                "budget": {"bitops": LIMIT} if searched else None,
+                "bitops": bitops,
+                "macs": 600_000,
+                "params": 25_000,
+                "weight_bytes": 6_250,
+                "file_bytes": None if bits == "best" else 60_000,
+                "format": "onnx-qcdq",
+                "top1_mean": top1,
+                "top1_std": 0.004 if seeds > 1 else None,
+                "search_val_top1_mean": top1,
+                "search_val_top1_std": 0.003 if seeds > 1 else None,
+                "supernet_top1": 0.9 if searched else None,
+                "seeds": seeds,
+                "runs": [],
+                "latency_ms": None if bits == "best" else 0.3125,
+            }
+        )
+    latency = {"runtime": "onnxruntime, CPU", "images": 1, "threads": 1, "rounds": 50}
+    return {"seeds": list(range(seeds)), "latency": latency, "rows": found}
+
+
 def trained_only() -> dict[str, Any]:
     """A run whose supernet is trained and nothing more; optional values are null, lists are empty."""
     data = run(population=1, generations=1)
@@ -127,6 +192,7 @@ def result(
         "layers": layers,
         "blocks": {name: {"op": OPS[o], "width": WIDTHS[w]} for name, (o, w, _) in zip(BLOCKS, genes, strict=True)},
         "supernet_top1": supernet,
+        "planned": 360 if kind == "searched" else None,
         "search_val": {**scored, "n": 287} if done else None,
         "test": scored if done else None,
         "history": curve(30, top1 + 0.01, np.random.default_rng(1)) if done else [],

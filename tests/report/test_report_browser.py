@@ -339,3 +339,14 @@ def test_names_do_not_run(look):
     assert page.run("document.querySelectorAll('img').length") == 0
     assert page.run("document.scripts.length") == 3
     assert page.run("window.alerted ?? false") is False
+
+
+def test_ranking_and_bench_are_drawn(look):
+    data = sample.compared()
+    page = look(data)
+    drawn = "document.querySelectorAll('#%s .point').length"
+    assert page.run(drawn % "ranking-plot") == len(data["ranking"]["rows"])
+    assert page.run(drawn % "bench-plot") == 2
+    assert page.run("document.querySelectorAll('#ranking-plot .errorbar, #bench-plot .errorbar').length") > 0
+    names = page.run("[...document.querySelectorAll('#bench-plot .textpoint')].map((t) => t.textContent)")
+    assert names == ["w2a2", "best"]

@@ -5,9 +5,9 @@ import io
 
 import report_sample as sample
 
-from spos_quant.report import evaluations_csv
+from spos_quant.report import bench_csv, evaluations_csv, front_csv
 
-HEAD = "architecture,generation,cost,score,loss,on_front,searches\n"
+HEAD = "architecture,generation,cost,score,loss,on_front,searches,bitops,macs,params,weight_bytes\n"
 
 
 def test_every_evaluation_is_a_row_with_its_exact_values() -> None:
@@ -26,9 +26,31 @@ def test_every_evaluation_is_a_row_with_its_exact_values() -> None:
 
 def test_what_is_not_known_is_empty() -> None:
     item = {"architecture": "0,1", "describe": {}, "generation": None, "cost": 7, "score": 0.5, "loss": None}
-    data = {"evaluations": [{**item, "searches": ["a", "b"]}], "front": [0]}
-    assert evaluations_csv(data) == f'{HEAD}"0,1",,7,0.5,,1,a b\n'
+    data = {"evaluations": [{**item, "searches": ["a", "b"], "costs": {"macs": 7, "params": 3}}], "front": [0]}
+    assert evaluations_csv(data) == f'{HEAD}"0,1",,7,0.5,,1,a b,,7,3,\n'
 
 
 def test_no_evaluations_leave_the_head() -> None:
     assert evaluations_csv(sample.trained_only()) == HEAD
+
+
+def test_every_front_is_there_from_cheap_to_dear() -> None:
+    items = [
+        {"architecture": str(i), "score": i / 4, "loss": None, "searches": ["a"], "costs": {"macs": 9 - i, "params": i}}
+        for i in range(3)
+    ]
+    fronts = {"macs": {"front": [2]}, "params": {"front": [0, 1, 2]}}
+    assert front_csv({"evaluations": items, "fronts": fronts}).splitlines() == [
+        "metric,cost,score,loss,architecture,searches",
+        "macs,7,0.5,,2,a",
+        "params,0,0.0,,0,a",
+        "params,1,0.25,,1,a",
+        "params,2,0.5,,2,a",
+    ]
+    assert front_csv(sample.trained_only()).count("\n") == 1
+
+
+def test_the_bench_as_a_table() -> None:
+    rows = list(csv.DictReader(io.StringIO(bench_csv(sample.compared(seeds=1)["bench"]))))
+    assert [row["bits"] for row in rows] == ["w2a2", "best", "float"]
+    assert (rows[2]["bitops"], rows[2]["top1_std"], rows[2]["latency_ms"]) == ("", "", "0.3125")

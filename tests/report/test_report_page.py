@@ -234,6 +234,26 @@ def test_an_empty_run_renders_without_plotly() -> None:
     assert "#commands" not in [a["href"] for a in page.of("a")]
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_ranking_and_bench_have_their_parts(seeds: int) -> None:
+    data = sample.compared(seeds=seeds)
+    page = Page(render(data))
+    assert {"#ranking", "#bench"} <= {a["href"] for a in page.of("a")}
+    assert {"ranking", "bench", "ranking-plot", "bench-plot"} <= {a.get("id") for _, a in page.elements}
+    assert page.data["ranking"]["y"] == [row["alone_top1"] for row in data["ranking"]["rows"]]
+    assert page.data["bench"]["x"] == [2_400_000, 2_390_000]  # a float network has no BitOps
+    for shown in ("0.71 (0.40 to 0.90)", "its favourite is 2.0 points less", "0.312 ms", "of 16.38K to 6.6M BitOps"):
+        assert shown in page.visible, shown
+    assert ("the ceiling" in page.visible) == ("± 0.4" in page.visible) == (seeds > 1)
+
+
+def test_the_hypervolume_is_told_with_its_reference_point() -> None:
+    front = {"front": [0], "hypervolume": 0.625, "reference": {"cost": 6_600_000, "score": 0.1}}
+    page = Page(render({**sample.run(population=4, generations=2), "fronts": {"bitops": front}}))
+    assert "commands 62.5 % of the plane" in page.visible
+    assert "chance, 10.0 %, at the cost of the dearest architecture, 6.6M BitOps" in page.visible
+
+
 def test_missing_keys_and_nulls_render() -> None:
     result = sample.result("bitops-2.5M", "searched", None, None)
     result["cost"] = dict.fromkeys(result["cost"])

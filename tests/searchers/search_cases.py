@@ -49,8 +49,11 @@ class Additive:
 
 
 def scored(p: Problem, function: Additive, asked: Sequence[Architecture], metric: str = "bitops") -> list[Scored]:
-    costs = p.sampler.table.totals(asked, metric).tolist()
-    return [Scored(e.architecture, e.score, e.loss, c) for e, c in zip(function(asked), costs, strict=True)]
+    costs, kept = p.sampler.table.totals(asked, metric).tolist(), p.sampler.keeps(asked).tolist()
+    return [
+        Scored(e.architecture, e.score, e.loss, cost, keep)
+        for e, cost, keep in zip(function(asked), costs, kept, strict=True)
+    ]
 
 
 def generations(name: str, p: Problem, function: Additive, told: Sequence[Sequence[Scored]] = ()) -> list[list[Scored]]:
@@ -62,7 +65,7 @@ def generations(name: str, p: Problem, function: Additive, told: Sequence[Sequen
     while asked := searcher.ask():
         found.append(scored(p, function, asked))
         searcher.tell(found[-1])
-        assert len(found) <= p.config.generations, "asks for more generations than the configuration has"
+        assert sum(map(len, found)) <= searcher.planned, "asks for more than it said"
     assert searcher.ask() == []
     return found
 

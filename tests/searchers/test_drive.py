@@ -1,4 +1,4 @@
-"""What is better than what, the loop that drives a searcher, and the front."""
+"""What is better than what, and the loop that drives a searcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toy import toy_space
 
 from spos_quant.cost.table import CostTable
 from spos_quant.searchers import base
-from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, front, searchers
+from spos_quant.searchers.base import Evaluation, Objective, Scored, dearest, drive, searchers
 
 NAN = float("nan")
 # From best to worst without a least score: score, then loss (none known is worst), then cost, then the tuple itself.
@@ -55,34 +55,6 @@ def test_the_dual_ranks_by_cost_what_is_good_enough_and_by_score_what_is_not(shu
     assert [s.architecture for s in ranked] == [s.architecture for s in BY_SCORE]
 
 
-results = st.lists(
-    st.builds(
-        Scored,
-        architecture=st.tuples(st.integers(0, 9), st.integers(0, 9)),
-        score=st.integers(0, 5).map(float),
-        loss=st.one_of(st.none(), st.integers(0, 2).map(float)),
-        cost=st.integers(1, 8),
-    ),
-    max_size=12,
-    unique_by=lambda s: s.architecture,
-)
-
-
-@given(results)
-def test_front_is_what_no_other_beats(found):
-    kept = front(found)
-    assert [s.cost for s in kept] == sorted({s.cost for s in kept})
-    assert [s.score for s in kept] == sorted({s.score for s in kept})
-
-    def beaten(s):
-        return any(o.cost <= s.cost and o.score >= s.score and (o.cost < s.cost or o.score > s.score) for o in found)
-
-    assert {(s.cost, s.score) for s in kept} == {(s.cost, s.score) for s in found if not beaten(s)}
-    for s in kept:  # of equals the one that ranks first
-        equals = [o for o in found if (o.cost, o.score) == (s.cost, s.score)]
-        assert s == min(equals, key=Objective().rank)
-
-
 def test_dearest_is_the_dearest_of_the_space():
     from toy import enumerate_space
 
@@ -103,7 +75,7 @@ def costs(p):
 def test_drive_asks_evaluates_and_tells_until_the_end(name):
     space = toy_space(3)
     p, heard = problem(space, bitops="35%"), []
-    outcome = drive(searchers[name](p), Additive(space), costs(p), on_result=heard.append)
+    outcome = drive(searchers[name](p), Additive(space), costs(p), p.sampler.keeps, on_result=heard.append)
     expected = generations(name, p, Additive(space))
     assert outcome.complete
     assert outcome.results == heard == [s for generation in expected for s in generation]
@@ -125,11 +97,11 @@ def test_a_deadline_starts_nothing_further_and_keeps_what_there_is(after, monkey
             return next(clock)  # one tick per evaluation
 
     monkeypatch.setattr(base, "time", Time)
-    outcome = drive(searchers["evolution"](p), function, costs(p), deadline=after - 1.5)
+    outcome = drive(searchers["evolution"](p), function, costs(p), p.sampler.keeps, deadline=after - 1.5)
     monkeypatch.undo()
     assert not outcome.complete
     assert len(outcome.results) == len(function.asked) == after
-    whole = drive(searchers["evolution"](p), Additive(space), costs(p))
+    whole = drive(searchers["evolution"](p), Additive(space), costs(p), p.sampler.keeps)
     assert outcome.results == whole.results[:after]
     assert outcome.generations == whole.generations[:after]
 
@@ -137,21 +109,21 @@ def test_a_deadline_starts_nothing_further_and_keeps_what_there_is(after, monkey
 def test_a_deadline_far_away_changes_nothing():
     space = toy_space(2)
     p = problem(space)
-    one = drive(searchers["random"](p), Additive(space), costs(p), deadline=1e18)
-    assert one == drive(searchers["random"](p), Additive(space), costs(p))
+    one = drive(searchers["random"](p), Additive(space), costs(p), p.sampler.keeps, deadline=1e18)
+    assert one == drive(searchers["random"](p), Additive(space), costs(p), p.sampler.keeps)
 
 
 def test_an_evaluator_that_skips_one_is_noticed():
     space = toy_space(2)
     p = problem(space)
     with pytest.raises(ValueError, match="shorter"):
-        drive(searchers["random"](p), lambda asked: [Evaluation(a, 0.0) for a in asked[1:]], costs(p))
+        drive(searchers["random"](p), lambda asked: [Evaluation(a, 0.0) for a in asked[1:]], costs(p), p.sampler.keeps)
 
 
 def test_costs_belong_to_their_architectures():
     space = toy_space(3)
     p = problem(space)
-    outcome = drive(searchers["evolution"](p), Additive(space), costs(p))
+    outcome = drive(searchers["evolution"](p), Additive(space), costs(p), p.sampler.keeps)
     table = CostTable(space)
     assert [s.cost for s in outcome.results] == [table.total(s.architecture) for s in outcome.results]
     assert len({s.cost for s in outcome.results}) > 10

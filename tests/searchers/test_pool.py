@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from spos_quant.errors import DataError, RunError
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.pool import EvaluatorPool
+from spos_quant.searchers.pool import EvaluatorPool, WorkerPool
 
 MANY = [(i, i % 3) for i in range(17)]
 
@@ -41,6 +42,8 @@ class Judge:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.mode == "exits once" and first:
             os._exit(3)
+        if self.mode == "long":
+            time.sleep(3600)
         if self.mode == "user error":
             raise DataError("image 7.png cannot be read")
         if self.mode == "our error":
@@ -72,7 +75,7 @@ def test_answers_are_those_of_this_process_in_order(tmp_path, workers):
 def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, capsys, mode, how):
     with pool(tmp_path, mode, 2) as evaluate:
         assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
-    assert f"an evaluator process ended ({how}); its work is done again" in capsys.readouterr().err
+    assert f"a worker process ended ({how}); its evaluation is done again" in capsys.readouterr().err
 
 
 def test_an_architecture_that_always_ends_its_process_is_named(tmp_path):
@@ -86,7 +89,7 @@ def test_an_architecture_that_always_ends_its_process_is_named(tmp_path):
     [
         ("user error", DataError, "image 7.png cannot be read"),
         ("cannot start", DataError, "the data set is gone; mount it"),
-        ("our error", RuntimeError, "an evaluator process failed: ZeroDivisionError: a fault of ours"),
+        ("our error", RuntimeError, "a worker process failed: ZeroDivisionError: a fault of ours"),
     ],
 )
 def test_what_an_evaluator_raises_is_raised_here(tmp_path, mode, kind, message):
@@ -103,13 +106,17 @@ def test_what_was_finished_ahead_is_bounded(tmp_path):
         evaluations.close()
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
+@pytest.mark.parametrize("mode", ["", "long"])
+def test_workers_end_with_the_process_that_started_them(tmp_path, mode):
+    """Whether they wait for work, or are in the middle of a training of an hour."""
     code = (
         "import sys, os, signal\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
         "from test_pool import MANY, pool\n"
         "if __name__ == '__main__':\n"
-        "    evaluate = pool(Path(sys.argv[1]), '', 2)\n"
-        "    list(evaluate(MANY))\n"
+        "    evaluate = pool(Path(sys.argv[1]), sys.argv[3], 2)\n"
+        "    answers = evaluate(MANY)\n"
+        "    next(answers) if sys.argv[3] else list(answers)\n"
+        "    while sys.argv[3] and not (Path(sys.argv[1]) / 'happened').exists(): next(answers)\n"
         "    print('ready', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -117,7 +124,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     script.write_text(code)
     # A pipe that all descendants hold ends only when the last of them has.
     done = subprocess.run(
-        [sys.executable, script, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, script, str(tmp_path), str(Path(__file__).parent), mode],
         capture_output=True,
         timeout=60,
         check=False,
@@ -125,3 +132,12 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == b"ready\n"
     assert len(list(tmp_path.glob("started-*"))) == 2
+
+
+def test_any_tasks_and_answers(tmp_path):
+    with WorkerPool(partial(_shout, "!"), 2, doing="shouting") as shout:
+        assert list(shout(["a", "b", "c"])) == ["A!", "B!", "C!"]
+
+
+def _shout(end: str, number: int):
+    return lambda words: [word.upper() + end for word in words]

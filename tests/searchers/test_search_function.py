@@ -15,8 +15,9 @@ from spos_quant.backbones.build import space_of
 from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.errors import BudgetError, ConfigError
-from spos_quant.searchers.base import Evaluation, Objective, Scored, front
+from spos_quant.searchers.base import Evaluation, Objective, Scored
 from spos_quant.searchers.evaluate import FunctionEvaluator, SupernetEvaluator
+from spos_quant.searchers.front import front
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, recalibrate, score

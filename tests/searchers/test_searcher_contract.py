@@ -16,6 +16,8 @@ from spos_quant.errors import ConfigError
 from spos_quant.searchers.base import Objective, searchers
 
 NAMES = list(searchers)
+POPULATIONS = ("evolution", "random")
+"""Those that ask for `search.generations` populations within the budgets; the knapsack has tests of its own."""
 CASES = {
     "no budget": ({}, {}),
     "one budget": ({}, {"bitops": "35%"}),
@@ -29,14 +31,14 @@ CASES = {
 SPACES = {case: toy_space(3, **changes) for case, (changes, _) in CASES.items()}
 
 
-def test_both_built_in_searchers_are_registered():
-    assert {"evolution", "random"} <= set(NAMES)
+def test_the_built_in_searchers_are_registered():
+    assert {"evolution", "random", "knapsack"} <= set(NAMES)
     with pytest.raises(ConfigError, match="unknown searcher 'evolutoin'; did you mean 'evolution'"):
         searchers["evolutoin"]
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_stays_within_budgets_and_never_asks_twice(name, case):
     space, budgets = SPACES[case], CASES[case][1]
     p = problem(space, **budgets)
@@ -54,7 +56,7 @@ def test_stays_within_budgets_and_never_asks_twice(name, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_asks_follow_from_the_seed(name, case):
     space, budgets = SPACES[case], CASES[case][1]
 
@@ -69,7 +71,7 @@ def test_asks_follow_from_the_seed(name, case):
 
 
 @pytest.mark.parametrize("done", range(SMALL.generations + 1))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_telling_the_log_to_a_new_instance_goes_on_as_if_uninterrupted(name, done):
     space = SPACES["one budget"]
     p = problem(space, seed=5, bitops="60%")
@@ -97,7 +99,7 @@ def test_asking_again_from_the_start_asks_the_same(name):
     assert again.asked == first.asked
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_a_budget_equal_to_the_cheapest_ends_with_all_that_keep_it(name):
     space = SPACES["one budget"]
     low, _ = cost_range(CostTable(space), "bitops")
@@ -108,7 +110,7 @@ def test_a_budget_equal_to_the_cheapest_ends_with_all_that_keep_it(name):
 
 
 @pytest.mark.parametrize("share", [0.002, 0.01, 0.03])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_ends_on_tiny_feasible_sets_after_seeing_all_of_them(name, share):
     space = SPACES["one budget"]
     table = CostTable(space)
@@ -122,7 +124,7 @@ def test_ends_on_tiny_feasible_sets_after_seeing_all_of_them(name, share):
     assert 2 <= len(keeping) < 200
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_generations_end_the_search(name):
     space = SPACES["no budget"]
     for count in (1, 3):
@@ -137,7 +139,7 @@ def test_a_space_of_one_architecture(name):
     assert architectures(generations(name, problem(space), Additive(space))) == [[()]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", POPULATIONS)
 def test_the_dual_objective_keeps_the_contract(name):
     space = SPACES["one budget"]
     p = problem(space, objective=Objective(least_score=0.0), bitops="60%")
@@ -149,6 +151,7 @@ def test_searchers_load_no_torch():
     code = (
         "import sys\n"
         "import spos_quant.searchers.base, spos_quant.searchers.evolution, spos_quant.searchers.random\n"
+        "import spos_quant.searchers.knapsack\n"
         "import spos_quant.searchers.log\n"
         "sys.exit('torch' in sys.modules or 'brevitas' in sys.modules)"
     )

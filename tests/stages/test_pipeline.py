@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sqlite3
@@ -24,10 +25,8 @@ LIMIT = 2_200_000
 
 
 def test_leaves_what_the_interface_promises(tiny_run):
-    names = (
-        "config.yaml environment.json supernet.safetensors evaluations.sqlite report.html report.json evaluations.csv"
-    )
-    for name in names.split():
+    names = ["config.yaml", "environment.json", "supernet.safetensors", "evaluations.sqlite"]
+    for name in (*names, "report.html", "report.json", "evaluations.csv", "front.csv"):
         assert (tiny_run / name).stat().st_size > 0, name
     for name in ("digits-mixed.bits.json", "model.safetensors", "metrics.json", "model-qcdq.onnx"):
         assert (tiny_run / "results" / KEY / name).exists(), name
@@ -184,6 +183,41 @@ def test_accuracy_drop_finds_a_cheaper_architecture_that_is_good_enough(tiny_run
     space = load_space("digits-mixed")
     costs = sq.build(space).table.totals([space.decode(a) for a in asked])
     assert result["bitops"] == min(costs)  # at this drop everything is good enough, so the cheapest wins
+
+
+def test_no_accuracy_at_all_given_up_is_kept_to(tiny_run, command, tmp_path):
+    """The dearest architecture is an answer where nothing cheaper scores as high."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (result,) = command("search", run, "--max-accuracy-drop", "0", json=True)["results"]
+    space = load_space("digits-mixed")
+    supernet = sq.build(space)
+    command("report", run, json=True)
+    evaluations = json.loads((run / "report.json").read_text())["evaluations"]
+    dearest = max(evaluations, key=lambda e: e["cost"])
+    assert dearest["cost"] == 295_436_288
+    assert result["score"] >= dearest["score"]
+    assert result["bitops"] == supernet.cost(space.decode(result["architecture"]))["bitops"] <= dearest["cost"]
+
+
+def test_every_evaluation_is_written_and_every_front_is_of_all_of_them(tiny_run):
+    data = json.loads((tiny_run / "report.json").read_text())
+    space = load_space("digits-mixed")
+    supernet = sq.build(space)
+    items = data["evaluations"]
+    for item in items[::5]:
+        cost = supernet.cost(space.decode(item["architecture"]))
+        assert item["costs"] == {m: cost[m] for m in ("bitops", "macs", "params", "weight_bytes")}
+    assert data["front"] == data["fronts"]["bitops"]["front"]
+    for metric, found in data["fronts"].items():
+        points = [(item["costs"][metric], item["score"]) for item in items]
+        kept = {p for p in points if not any(o != p and o[0] <= p[0] and o[1] >= p[1] for o in points)}
+        assert [points[i] for i in found["front"]] == sorted(kept)
+        assert 0 <= found["hypervolume"] <= 1
+        assert found["reference"]["score"] == 0.1
+    rows = list(csv.DictReader((tiny_run / "front.csv").open()))
+    assert len(rows) == sum(len(found["front"]) for found in data["fronts"].values())
+    assert len(list(csv.DictReader((tiny_run / "evaluations.csv").open()))) == len(items)
 
 
 def test_random_search_has_a_result_of_its_own(tiny_run, command, tmp_path):

@@ -109,8 +109,8 @@ def test_a_killed_retraining_ends_with_the_same_model(run, monkeypatch):
 def test_learned_steps_start_from_the_inherited_weights(run):
     opened = open_existing(str(run))
     config = read_bit_config(opened.result("bits-w2a2").bits_path)
-    network = make_network(opened, config, inherited=True)
-    fresh = make_network(opened, config, inherited=False)
+    network = make_network(opened, config, inherited=True, seed=0)
+    fresh = make_network(opened, config, inherited=False, seed=0)
     for layer, other in zip(network.input_quantizers().values(), fresh.input_quantizers().values(), strict=True):
         (scale,) = (m for m in layer[0].weight_quant.modules() if isinstance(m, LearnedScale))
         (start,) = (m for m in other[0].weight_quant.modules() if isinstance(m, LearnedScale))

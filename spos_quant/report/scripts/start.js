@@ -1,6 +1,9 @@
 function draw() {
   drawPlane();
   drawCurves();
+  drawRanking();
+  drawBench();
+  drawSensitivities();
 }
 
 // Themes and paper -----------------------------------------------------------------------------------------------

@@ -1,0 +1,141 @@
+"""Is the search worth it? Bits of a CIFAR-10 network: uniform, random, knapsack, searched, and searched with widths.
+
+All rows of a network start from the same float weights and take the same steps; each budget is the BitOps of a uniform
+row, or one and a half times it, where there is no uniform choice. One seed for all rows first, then the next. What is
+done is kept in `--work`: stop at any moment, repeat the command, and it goes on. The result is written after every row.
+
+    python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data imagefolder:cifar10 --work work
+    python benchmarks/cifar10_bits.py --network mobilenetv2 --data imagefolder:cifar10 --work work
+    python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # a smoke test: no claim
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from common import write_result
+
+import spos_quant as sq
+from spos_quant.backbones.build import load_space
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.table import CostTable
+
+SPACES = Path(__file__).parent / "spaces"
+NETWORKS = {"resnet20": ("resnet20-bits", "resnet20-bits-width"), "mobilenetv2": ("mobilenetv2-cifar-bits",)}
+UNIFORM = ("w2a2", "w3a3", "w4a4")
+BETWEEN = ("w2a2", "w3a3")
+"""Uniform rows whose BitOps one and a half times are a budget too."""
+TINY = [
+    *("train.iterations=2", "retrain.iterations=2", "search.population=2", "search.generations=1"),
+    *("search.recalibration_images=32", "search.max_images=32", "train.batch_size=16", "retrain.batch_size=16"),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `sq.bench`: a run, an item of `bits`, and the budget that it must keep."""
+
+    space: str
+    bits: str
+    budget: str | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
+    parser.add_argument("--weights", help="float weights that every row starts from; without, the supernet's")
+    parser.add_argument("--data", default="cifar10", help="cifar10[:ROOT] or imagefolder:ROOT")
+    parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
+    parser.add_argument("--bits", default="random:1,knapsack,best", help="what is tried within each budget")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of spos-quant")
+    parser.add_argument("--name", help="of the result [cifar10_bits-NETWORK]")
+    parser.add_argument("--tiny", action="store_true", help="fake data and a few steps; nothing is written as a result")
+    given = parser.parse_args()
+    if given.tiny:
+        given.data, given.set = "fake", [*TINY, *given.set]
+    spaces = {name: write_space(given, name) for name in NETWORKS[given.network]}
+    jobs = list(plan(spaces, given.bits.split(","), budgets=1 if given.tiny else None))
+    rows: dict[Job, list[dict[str, Any]]] = {}
+    for seeds in range(1, given.seeds + 1):
+        for job in jobs:
+            rows[job] = bench(given, spaces[job.space], job, seeds)
+            report(given, rows)
+    for name, path in spaces.items():  # one table and page per run, latencies measured side by side
+        together(given, path, [job for job in jobs if job.space == name])
+
+
+def write_space(given: argparse.Namespace, name: str) -> Path:
+    """The space with the float weights at hand, in the working folder."""
+    space = yaml.safe_load((SPACES / f"{name}.yaml").read_text("utf-8"))
+    if given.weights:
+        space["weights"] = str(Path(given.weights).resolve())
+    elif space["retrain"].get("init") == "fresh":
+        space["retrain"]["init"] = "inherit"
+    path: Path = given.work / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(space, sort_keys=False), "utf-8")
+    return path
+
+
+def plan(spaces: dict[str, Path], within: list[str], budgets: int | None = None) -> Iterator[Job]:
+    """Uniform rows first, then every budget with what is tried within it; with widths only what is searched."""
+    names = list(spaces)
+    yield from (Job(names[0], text) for text in ("float", *UNIFORM))
+    table = CostTable(load_space(spaces[names[0]]))
+    between = [str(parse_budget(text, "bitops", table).limit * 3 // 2) for text in BETWEEN]
+    for budget in (*UNIFORM, *between)[:budgets]:
+        yield from (Job(names[0], text, budget) for text in within)
+        yield from (Job(name, "best", budget) for name in names[1:])
+
+
+def bench(given: argparse.Namespace, space: Path, job: Job, seeds: int) -> list[dict[str, Any]]:
+    """The rows of one job; trainings that are done are not made again."""
+    budgets = {} if job.budget is None else {"bitops_budget": job.budget}
+    made = sq.bench(space, [job.bits], seeds=seeds, **budgets, **options(given, job.space))
+    return list(made["rows"])
+
+
+def together(given: argparse.Namespace, space: Path, jobs: list[Job]) -> None:
+    words = list(dict.fromkeys(job.bits for job in jobs))
+    budgets = list(dict.fromkeys(job.budget for job in jobs if job.budget))
+    made = sq.bench(space, words, seeds=given.seeds, bitops_budget=budgets, **options(given, jobs[0].space))
+    print(made["report"])
+
+
+def options(given: argparse.Namespace, space: str) -> dict[str, Any]:
+    return {
+        "out": given.work / space,
+        "data": given.data,
+        "set": given.set,
+        "device": given.device,
+        "workers": given.workers,
+        "show": True,
+    }
+
+
+def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) -> None:
+    """Prints the last rows and writes all of them."""
+    rows = [{"space": job.space, "within": job.budget, **row} for job, some in found.items() for row in some]
+    for row in rows[-len(list(found.values())[-1]) :]:
+        spread = "" if row["top1_std"] is None else f" +- {100 * row['top1_std']:.2f}"
+        bitops = "-" if row["bitops"] is None else f"{row['bitops']:,}"
+        accuracy = f"{100 * row['top1_mean']:.2f}{spread} %"
+        print(f"{row['space']:22} {row['within'] or '-':>10} {row['bits']:10} {bitops:>15} {accuracy}")
+    if given.tiny:
+        return
+    command = {"data": given.data.partition(":")[0], "bits": given.bits, "seeds": given.seeds, "set": given.set}
+    images = "all training images of the data; search-val is held out of them, the test split chooses nothing"
+    name = given.name or f"cifar10_bits-{given.network}"
+    write_result(name, {"network": given.network, "command": command, "images": images, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

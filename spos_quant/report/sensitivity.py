@@ -1,0 +1,107 @@
+"""The part of the page on sensitivity: what is given up where one axis alone leaves the dearest architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from spos_quant.report.describe import candidate_text
+from spos_quant.report.facts import Data
+from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, plot, section, table
+from spos_quant.report.text import NONE, count, exact, known, unit
+
+_SAID = {
+    "measured": "Measured: each bar is one evaluation in the supernet on search-val, less that of the reference.",
+    "gradient": "From gradients: the Fisher information of the reference times the squared error of its layers.",
+}
+
+
+def sensitivity_payload(data: Data) -> list[dict[str, Any]]:
+    """Per estimate, the bars of every candidate: one per axis that offers it."""
+    return [_bars(found) for found in data.get("sensitivities") or ()]
+
+
+def _bars(found: Mapping[str, Any]) -> dict[str, Any]:
+    key = _key(found)
+    bars: dict[str, dict[str, list[Any]]] = {}
+    for row in found["rows"]:
+        bar = bars.setdefault(_candidate(row), {"x": [], "y": []})
+        bar["x"].append(escape(_place(row)))
+        bar["y"].append(row[key])
+    axes = list(dict.fromkeys(escape(_place(row)) for row in found["rows"]))
+    named = [{"name": escape(name), **bar} for name, bar in bars.items()]
+    return {"id": _plot_id(found), "axes": axes, "bars": named, "title": _what(key)}
+
+
+def _key(found: Mapping[str, Any]) -> str:
+    """What the bars show: the loss, or the score where no loss is known."""
+    return "loss" if any(known(row["loss"]) for row in found["rows"]) else "score"
+
+
+def _what(key: str) -> str:
+    return "loss given up" if key == "loss" else "score given up"
+
+
+def _plot_id(found: Mapping[str, Any]) -> str:
+    return f"sensitivity-{found['estimate']}-plot"
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """The name of an axis; its kind stands in the candidate."""
+    return str(row["axis"]).removesuffix(f".{row['kind']}")
+
+
+def _candidate(row: Mapping[str, Any]) -> str:
+    return candidate_text(row["kind"], row["candidate"])
+
+
+def sensitivity_section(data: Data) -> Markup | None:
+    """Bar charts and their figures; None where no sensitivities were made."""
+    made = data.get("sensitivities") or ()
+    if not made:
+        return None
+    intro = (
+        "What is given up when one axis alone leaves the reference, the dearest architecture, for one candidate. Bars "
+        "below zero are gains, or noise of the images that were looked at."
+    )
+    return section("sensitivity", "Sensitivity", element("p.note", intro), *(_panel(found) for found in made))
+
+
+def _panel(found: Mapping[str, Any]) -> Markup:
+    label = f"{_what(_key(found)).capitalize()} per axis and candidate, {found['estimate']}; a table follows"
+    return join(
+        (
+            element("p.note", _SAID[found["estimate"]]),
+            plot(_plot_id(found), label),
+            element("details", element("summary", f"As a table: {len(found['rows'])} candidates"), _table(found)),
+        )
+    )
+
+
+def _table(found: Mapping[str, Any]) -> Markup:
+    metric = found["metric"]
+    head = [
+        head_cell("Axis"),
+        head_cell("From"),
+        head_cell("To"),
+        head_cell("Loss given up", number=True, hint="Mean cross-entropy in nats"),
+        head_cell("Top-1 given up", number=True, hint="In percentage points"),
+        head_cell(f"{unit(metric)} saved", number=True),
+    ]
+    rows = []
+    for row in found["rows"]:
+        loss, score = row["loss"], row["score"]
+        saved = element("span", count(row["saved"]), attributes={"title": exact(row["saved"])})
+        rows.append(
+            element(
+                "tr",
+                element("td", row["axis"]),
+                element("td", candidate_text(row["kind"], row["from"])),
+                element("td", _candidate(row)),
+                number_cell(f"{loss:+.4f}" if known(loss) else NONE, loss),
+                number_cell(f"{100 * score:+.2f}" if known(score) else NONE, score),
+                number_cell(saved, row["saved"]),
+            )
+        )
+    return table(head, rows, label=f"Sensitivities, {found['estimate']}", css=".sortable")

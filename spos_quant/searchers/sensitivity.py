@@ -1,0 +1,78 @@
+"""`sq.sensitivity`: what every candidate gives up, as a function, for people with a training loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from spos_quant.cost.sensitivity import ESTIMATES, Departures, Sensitivity, measured
+from spos_quant.errors import ConfigError, near
+from spos_quant.progress import progress
+from spos_quant.searchers.evaluate import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.evaluation import recalibrate as recalibrated
+from spos_quant.train.fisher import LossFunction, fisher_sensitivity
+
+
+def sensitivity(
+    supernet: Supernet,
+    *,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    recalibrate: Iterable[object] | None = UNSET,
+    estimate: str = "measured",
+    batches: Iterable[Any] | None = None,
+    loss: LossFunction | None = None,
+    seed: int = 0,
+    show: bool = False,
+) -> Sensitivity:
+    """What is given up when one axis alone leaves the dearest architecture for one candidate.
+
+    `measured` evaluates every departure. `gradient` estimates bits from gradients alone, for weights and activations,
+    on a trained supernet or on a float model just quantized; see `spos_quant.train.fisher`.
+
+    Args:
+        supernet: Its active path changes.
+        evaluate: `f(module) -> float`, higher is better; for `measured`.
+        recalibrate: Batches of training images that BatchNorm statistics are recomputed from for every path. `measured`
+            must be given them where the model has BatchNorm; None says that none is needed. `gradient` takes the
+            statistics as they are where they are not given.
+        estimate: `measured` or `gradient`.
+        batches: Inputs, or pairs of inputs and labels; for `gradient`.
+        loss: `(output, labels) -> sum over the batch`; for `gradient`. None takes outputs as logits and draws labels
+            from them.
+        seed: Of the labels that are drawn.
+        show: Shows progress on stderr.
+
+    Returns:
+        Rows of departures with what they give up; `.optima(supernet.table, weight_bytes_budget="w4a8")` gives the exact
+        optimum of their sum.
+
+    Raises:
+        ConfigError: an unknown estimate, one without what it needs, BatchNorm without `recalibrate`, an `evaluate` that
+            gives no number.
+    """
+    if estimate not in ESTIMATES:
+        raise ConfigError(f"unknown estimate {estimate!r}{near(estimate, ESTIMATES)}")
+    if estimate == "gradient":
+        if batches is None:
+            raise ConfigError("estimate='gradient' needs batches=<batches of training images>")
+        images = None if recalibrate is UNSET else recalibrate
+
+        def prepare() -> None:
+            if images is not None:
+                recalibrated(supernet, images)
+
+        return fisher_sensitivity(supernet, batches, loss=loss, prepare=prepare, seed=seed)
+    if evaluate is None:
+        raise ConfigError("estimate='measured' needs evaluate=<a function of the module to a number>")
+    evaluator = FunctionEvaluator(supernet, evaluate, given_recalibration(supernet, recalibrate))
+    departures = Departures(supernet.table)
+    asked = departures.architectures
+    found = {}
+    with progress("sensitivity", len(asked), unit="architectures", show=show) as tick:
+        for one in evaluator(asked):
+            found[one.architecture] = (one.score, one.loss)
+            tick(f"score {one.score:.4f}")
+    return measured(departures, found)

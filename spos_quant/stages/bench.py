@@ -1,0 +1,202 @@
+"""Stage: bit configurations side by side, each retrained by the same recipe, exported and measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spos_quant.cost.budget import budgets_json
+from spos_quant.errors import ConfigError, ExportError
+from spos_quant.export.latency import ROUNDS, latencies
+from spos_quant.progress import remark
+from spos_quant.report import bench_csv
+from spos_quant.run_dir import digest, store_json, write_text
+from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, searches, shared
+from spos_quant.stages.evaluate import export_result, exports, measured, natural_format
+from spos_quant.stages.plan import Options, decisive, plan_run
+from spos_quant.stages.report import write_report
+from spos_quant.stages.run import Result, Run
+from spos_quant.stages.search import combined_budgets
+from spos_quant.stages.train import train_supernet
+from spos_quant.stages.trainings import train_all, train_teacher
+
+__all__ = ["bench", "bench_run", "check", "searches"]
+
+FORMAT = "spos-quant/bench/1"
+MOST_SEEDS = 1_000
+_THREADS = 1
+"""Of a timed call."""
+
+
+def bench(
+    target: str | Path,
+    bits: Sequence[str],
+    *,
+    seeds: int = 1,
+    out: str | Path | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    set: Sequence[str] = (),
+    device: str = "auto",
+    workers: int = 0,
+    show: bool = False,
+    **budgets: str | float | Sequence[str | float],
+) -> dict[str, Any]:
+    """Retrains bit configurations by one recipe, evaluates, exports and measures them; finished work is skipped.
+
+    Args:
+        target: A search space (built in, or a YAML file) or a run directory.
+        bits: `w4a4`, `float`, bit configuration files, `random:3` (that many architectures, uniform within each
+            budget), a registered searcher such as `knapsack`, or `best`, what the evolution finds.
+        seeds: How often each is retrained: with the run's seed and those after it.
+        out: Run directory, `runs/<space>` where None.
+        data: Data set, the space's or the run's where None.
+        seed: Seed of a new run.
+        set: Settings of a new run, such as `["retrain.epochs=5"]`.
+        device: `auto`, `cpu` or `cuda`.
+        workers: Processes, each of which trains one model at a time; they change no result.
+        show: Shows progress on stderr.
+        **budgets: `bitops_budget` and so on, one value or a list of them, for `random:3`, searchers and `best`.
+
+    Returns:
+        What `spos-quant bench --json` prints: `run`, `rows`, `seeds` and the paths of what was written.
+
+    Raises:
+        SposQuantError: settings, bits or budgets that are wrong, before anything is trained.
+        TypeError: a keyword that does not end in `_budget`.
+    """
+    given: dict[str, list[str] | None] = {}
+    for name, value in budgets.items():
+        if not name.endswith("_budget"):
+            raise TypeError(f"bench() got an unexpected keyword {name!r}; budgets end in _budget")
+        several = [value] if isinstance(value, str | int | float) else value
+        given[name.removesuffix("_budget")] = [str(text) for text in several]
+    options = Options(None if out is None else Path(out), data, seed, tuple(set))
+    plan = plan_run(str(target), options)
+    limits = combined_budgets(plan.run.table, given)
+    words = check(plan.run, bits, limits, seeds)
+    with plan.open() as run:
+        return bench_run(run, words, limits, seeds=seeds, device=device, show=show, workers=workers)
+
+
+def check(run: Run, bits: Sequence[str], budgets: Sequence[Budgets], seeds: int) -> list[Word]:
+    """What a bench is asked for, understood. Raises as `read_words` does, and `ConfigError` for a wrong `seeds`."""
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS:,}")
+    return read_words(run, bits, budgets)
+
+
+def bench_run(
+    run: Run,
+    words: Sequence[Word],
+    budgets: Sequence[Budgets],
+    *,
+    seeds: int,
+    device: str,
+    show: bool,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """`bench` in a run that this process owns.
+
+    Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that
+    cannot be exported keeps its row, without a file.
+
+    Returns:
+        `run, rows, seeds, path, csv, report, skipped`.
+    """
+    if needs_supernet(run, words):
+        train_supernet(run, device=device, show=show)
+    found = shared(entries(run, words, budgets, device=device, show=show, workers=workers))
+    train_teacher(run, run.spec.retrain, device=device, show=show)
+    numbers = [run.seed + i for i in range(seeds)]
+    firsts = list({entry.result.key: entry.result for entry in found}.values())
+    todo = [first.with_seed(number) for number in numbers for first in firsts]
+    skipped = train_all(run, todo, device=device, show=show, workers=workers)
+    refused = {first.key: _export(first, show) for first in firsts}
+    times = _latencies(run, [first for first in firsts if refused[first.key] is None])
+    rows = [_row(entry, numbers, times["files"], refused[entry.result.key]) for entry in found]
+    made = {
+        "format": FORMAT,
+        "recipe": decisive("retrain", run.spec.retrain),
+        "seeds": numbers,
+        "latency": times,
+        "rows": rows,
+    }
+    store_json(run.bench_path, made)
+    csv = run.path / "bench.csv"
+    write_text(csv, bench_csv(made))
+    return {
+        "run": str(run.path),
+        "rows": rows,
+        "seeds": numbers,
+        "path": str(run.bench_path),
+        "csv": str(csv),
+        "report": write_report(run)["path"],
+        "skipped": skipped,
+    }
+
+
+def _export(result: Result, show: bool) -> str | None:
+    """Exports a result unless it is; returns why no file can be had of it, where none can."""
+    if _file(result) is not None:
+        return None
+    try:
+        export_result(result, natural_format(result), show=show)
+    except ExportError as error:
+        remark(f"{result.key}: {error}")
+        return str(error)
+    return None
+
+
+def _latencies(run: Run, results: Sequence[Result]) -> dict[str, Any]:
+    """Milliseconds by key of result, measured together; those of the last bench where its files were the same."""
+    paths = {result.key: Path(file["path"]) for result in results if (file := _file(result))}
+    digests = {key: digest(path) for key, path in paths.items()}
+    before = run.bench().get("latency", {})
+    if before.get("digests") == digests:
+        return dict(before)
+    measured_ms = latencies(list(paths.values()), (1, *run.spec.input), threads=_THREADS)
+    return {
+        "runtime": "onnxruntime, CPU, basic graph optimizations",
+        "images": 1,
+        "threads": _THREADS,
+        "rounds": ROUNDS,
+        "digests": digests,
+        "files": {key: round(ms, 4) for key, ms in zip(paths, measured_ms, strict=True)},
+    }
+
+
+def _file(result: Result) -> dict[str, Any] | None:
+    """What was exported of a result in its natural format; None where nothing was."""
+    form = natural_format(result)
+    made = (item for item in exports(result) if item["format"] == form and Path(item["path"]).exists())
+    return next(made, None)
+
+
+def _row(entry: Entry, seeds: Sequence[int], times: Mapping[str, float], refused: str | None) -> dict[str, Any]:
+    result = entry.result
+    cost, file = measured(result), _file(result) or {}
+    metrics = [result.with_seed(seed).metrics() for seed in seeds]
+    return {
+        "bits": entry.bits,
+        "key": result.key,
+        "budget": budgets_json(list(entry.budgets)) or None,
+        **{name: cost[name] for name in ("bitops", "macs", "params", "weight_bytes")},
+        "file_bytes": file.get("bytes"),
+        "format": file.get("format"),
+        "export_error": refused,
+        **_statistics("top1", [m["test"]["top1"] for m in metrics]),
+        **_statistics("search_val_top1", [m["search_val"]["top1"] for m in metrics]),
+        "supernet_top1": entry.supernet_top1,
+        "seeds": len(seeds),
+        "runs": [{"seed": seed, **m} for seed, m in zip(seeds, metrics, strict=True)],
+        "latency_ms": times.get(result.key),
+    }
+
+
+def _statistics(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and standard deviation (of a sample; None of a single value)."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {f"{name}_mean": statistics.fmean(values), f"{name}_std": spread}

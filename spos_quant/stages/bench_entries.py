@@ -1,0 +1,195 @@
+"""What a bench compares: words such as `w2a2`, a file, `random:3`, `knapsack` and `best`, as results of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spos_quant.cost.budget import Budget, budgets_key
+from spos_quant.cost.rows import architecture_rows, config_rows, total
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.errors import BudgetError, ConfigError, SpaceError, near
+from spos_quant.progress import remark
+from spos_quant.searchers.base import searchers
+from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
+from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.stages.retrain import given_result
+from spos_quant.stages.run import Result, Run
+from spos_quant.stages.search import Request, search_run
+
+Budgets = tuple[Budget, ...]
+BEST, RANDOM = "best", "random"
+_BEST_SEARCHER = "evolution"
+_STREAM, _TRIES, _MOST_DRAWS = 11, 50, 10_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration of a bench."""
+
+    bits: str
+    """What it was called: the word or file, without the number of draws."""
+    result: Result
+    budgets: Budgets = ()
+    """What it had to keep."""
+    supernet_top1: float | None = None
+    """What it scored in the supernet, where a search found it."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One item of `--bits`, understood.
+
+    Attributes:
+        text: As it was written.
+        searcher: The searcher that finds it; None where none does.
+        draws: Architectures drawn within a budget; 0 where the word is no draw.
+    """
+
+    text: str
+    searcher: str | None = None
+    draws: int = 0
+
+    def count(self, budgets: int) -> int:
+        """How many configurations it means, where there are so many budgets."""
+        return (self.draws or 1) * budgets if self.bounded else 1
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it means something only under a budget."""
+        return bool(self.draws or self.searcher)
+
+
+def read_words(run: Run, texts: Sequence[str], budgets: Sequence[Budgets]) -> list[Word]:
+    """What the items of `--bits` mean; everything that can be wrong with them is wrong now.
+
+    Raises:
+        ConfigError: no item, an unknown word or a number of draws that is none.
+        SpaceError: bits or a file that do not fit the network.
+        BudgetError: a word that needs a budget without one, or a budget that no architecture keeps.
+    """
+    words = [_read_word(run, text) for text in dict.fromkeys(text.strip() for text in texts)]
+    if not words:
+        raise ConfigError("--bits names nothing; expected such as w2a2,w4a4,random:3,best")
+    bounded = next((word for word in words if word.bounded), None)
+    if bounded and not budgets:
+        option = "--macs-budget" if run.spec.full_precision else "--bitops-budget"
+        raise BudgetError(f"{bounded.text} needs a budget; give one or several, such as {option} 35%")
+    for each in budgets if bounded else ():
+        FeasibleSampler(run.table, each)
+    return words
+
+
+def _read_word(run: Run, text: str) -> Word:
+    if parse_uniform(text) is not None:
+        return Word(text)
+    if Path(text).is_file():
+        config_rows(run.space, read_bit_config(Path(text)))
+        return Word(text)
+    name, colon, count = text.partition(":")
+    if colon and name == RANDOM:
+        if not (count.isdecimal() and 1 <= int(count) <= _MOST_DRAWS):
+            raise ConfigError(f"{text!r}: expected a number of architectures to draw, such as {RANDOM}:3")
+        return Word(text, draws=int(count))
+    if text == BEST or text in searchers:
+        return Word(text, searcher=_BEST_SEARCHER if text == BEST else text)
+    known = [BEST, f"{RANDOM}:3", "w4a4", "float", *searchers]
+    raise SpaceError(f"{text!r} is neither bits, a bit configuration file nor a way to find one{near(text, known)}")
+
+
+def needs_supernet(run: Run, words: Sequence[Word]) -> bool:
+    """Whether something is searched in the supernet, or inherits from it."""
+    return run.spec.retrain.init == "inherit" or any(word.searcher for word in words)
+
+
+def searches(words: Sequence[Word], budgets: Sequence[Budgets]) -> list[Request]:
+    """The searches that words ask for, each once per budget."""
+    return [Request(each, word.searcher) for word in words if word.searcher for each in budgets]
+
+
+def entries(
+    run: Run, words: Sequence[Word], budgets: Sequence[Budgets], *, device: str, show: bool, workers: int
+) -> list[Entry]:
+    """The configurations in the order of the words, those under a budget once per budget; searches what is missing.
+
+    Args:
+        run: Its supernet is trained where something is searched.
+        words: From `read_words`.
+        budgets: What drawn and searched configurations must keep.
+        device: Where candidates are judged.
+        show: Whether progress is shown.
+        workers: Evaluator processes.
+    """
+    wanted = [(word, each) for word in words if word.searcher for each in budgets]
+    found = search_run(run, searches(words, budgets), device=device, show=show, workers=workers)
+    searched = {pair: run.result(done["key"]) for pair, done in zip(wanted, found, strict=True)}
+    return list(_each(run, words, budgets, searched))
+
+
+def shared(found: Sequence[Entry]) -> list[Entry]:
+    """The entries, equal networks with the result of the first of them, so that each is trained once."""
+    first: dict[object, Result] = {}
+    kept = []
+    for entry in found:
+        own = entry.result
+        result = first.setdefault(_network(own.run.space, read_bit_config(own.bits_path)), own)
+        if result.key != own.key:
+            remark(f"{own.key} is the same network as {result.key}, and shares its models")
+        kept.append(replace(entry, result=result))
+    return kept
+
+
+def _network(space: SearchSpace, config: BitConfig) -> object:
+    """What a configuration decides, said in one way however it was written."""
+    blocks = [
+        (choice.op, choice.width) if (choice := config.blocks.get(block.name)) else (op, 1.0)
+        for block, op in zip(space.outline.blocks, space.outline.reference_ops, strict=True)
+    ]
+    return repr((config_rows(space, config), blocks, config.quantizer or space.spec.retrain_quantizer))
+
+
+def _each(
+    run: Run, words: Sequence[Word], budgets: Sequence[Budgets], searched: dict[tuple[Word, Budgets], Result]
+) -> Iterator[Entry]:
+    for word in words:
+        if not word.bounded:
+            yield Entry(word.text, given_result(run, word.text))
+            continue
+        for each in budgets:
+            if word.searcher:
+                result = searched[word, each]
+                yield Entry(word.text, result, each, result.search()["score"])
+            else:
+                drawn = draw(run, each, word.draws)
+                yield from (Entry(RANDOM, _put(run, each, i, a), each) for i, a in enumerate(drawn, 1))
+
+
+def draw(run: Run, budgets: Budgets, count: int) -> list[Architecture]:
+    """`count` different architectures, each uniform over those within the budgets: the first ones whatever `count`."""
+    sampler = FeasibleSampler(run.table, budgets)
+    found: list[Architecture] = []
+    for number in range(count):
+        for attempt in range(_TRIES):
+            drawn = sampler.sample(np.random.default_rng([run.seed, _STREAM, number, attempt]), 1)
+            if drawn and drawn[0] not in found:
+                found += drawn
+                break
+        else:
+            remark(f"only {len(found)} different architectures were drawn within {budgets_key(list(budgets))}")
+            break
+    return found
+
+
+def _put(run: Run, budgets: Budgets, number: int, architecture: Architecture) -> Result:
+    """The result of a drawn architecture, with its bit configuration written."""
+    rows = architecture_rows(run.space, architecture)
+    bitops = None if run.spec.full_precision else total(rows, "bitops")
+    cost: dict[str, Any] = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
+    result = run.result(f"{RANDOM}-{budgets_key(list(budgets))}-{number}")
+    provenance = {"seed": run.seed, "space": run.spec.name, "drawn": number}
+    result.put_bits(run.space.bit_config(architecture, cost=cost, provenance=provenance).to_json())
+    return result

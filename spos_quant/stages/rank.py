@@ -1,0 +1,242 @@
+"""Stage: does the supernet order architectures as training each alone does?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from spos_quant.cost.budget import Budget, cost_range, human, parse_cost
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.errors import BudgetError, ConfigError
+from spos_quant.progress import progress, remark
+from spos_quant.run_dir import digest, store_json
+from spos_quant.searchers.base import Evaluation
+from spos_quant.searchers.fidelity import ceiling, fidelity, kendall
+from spos_quant.space.search_space import Architecture
+from spos_quant.stages.models import teacher_files
+from spos_quant.stages.plan import decisive
+from spos_quant.stages.report import write_report
+from spos_quant.stages.run import RANKING, Result, Run
+from spos_quant.stages.search import logged_evaluator, metric_of
+from spos_quant.stages.train import train_supernet
+from spos_quant.stages.trainings import train_all, train_teacher
+
+FORMAT = "spos-quant/ranking/1"
+LEAST, MOST, MOST_SEEDS = 4, 10_000, 100
+STRATA = 5
+_STREAM, _TRIES = 12, 50
+Band = tuple[int, int]
+"""The least and the largest cost, both included."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An architecture of a ranking and the number of its stratum, from cheap to dear."""
+
+    architecture: Architecture
+    stratum: int
+
+
+def read_band(run: Run, text: str | None) -> Band:
+    """The costs that `LOW:HIGH` means, in the run's metric; those of the whole space where None.
+
+    Raises:
+        BudgetError: an unreadable cost, bounds the wrong way round, or a band that no architecture is in.
+    """
+    metric = metric_of(run)
+    if text is None:
+        return cost_range(run.table, metric)
+    low_text, colon, high_text = text.partition(":")
+    if not colon:
+        raise BudgetError(f"--band {text!r}: expected LOW:HIGH, such as 2M:2.2M, w2a2:w3a3 or 30%:35%")
+    low, high = (parse_cost(part, metric, run.table) for part in (low_text, high_text))
+    if low > high:
+        raise BudgetError(f"--band {text!r}: {low:,} {metric} is above {high:,}")
+    FeasibleSampler(run.table, [Budget(metric, high, text, low)])
+    return low, high
+
+
+def check(n: int, seeds: int) -> None:
+    """Raises `ConfigError` where a ranking cannot be made of so many architectures or seeds."""
+    if not LEAST <= n <= MOST:
+        raise ConfigError(f"--n {n}: expected {LEAST} to {MOST:,} architectures")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS}")
+
+
+def rank_run(run: Run, *, n: int, seeds: int, band: Band, device: str, show: bool, workers: int = 0) -> dict[str, Any]:
+    """Trains architectures alone, judges the same ones in the supernet, and compares the two orders.
+
+    Both sides are judged on search-val: a ranking may decide how a supernet is trained, so the test split has no part
+    in it. All networks start from the same point, by the recipe `retrain` with the keys of `rank`. What is trained
+    stays in `ranking/` without its weights.
+
+    Args:
+        run: Its supernet is trained where it is not.
+        n: Architectures.
+        seeds: How often each is trained alone; from two on there is a noise ceiling.
+        band: Costs that are drawn from, in equal strata.
+        device: `auto`, `cpu` or `cuda`.
+        show: Whether progress is shown.
+        workers: Processes, for judging and for training; they change no result.
+
+    Returns:
+        What `ranking.json` holds, with `run`, `path`, `report` and the places `skipped`.
+    """
+    drawn = draw(run, n, band)
+    train_supernet(run, device=device, show=show)
+    judged = _judge(run, drawn, device, show, workers)
+    train_teacher(run, run.spec.ranked, device=device, show=show)
+    results = _results(run, drawn)
+    numbers = [run.seed + i for i in range(seeds)]
+    todo = [result.with_seed(number) for number in numbers for result in results]
+    skipped = train_all(run, todo, device=device, show=show, workers=workers)
+    metric = metric_of(run)
+    rows = [
+        _row(run, one, evaluation, result, numbers, metric)
+        for one, evaluation, result in zip(drawn, judged, results, strict=True)
+    ]
+    made = {
+        "format": FORMAT,
+        "metric": metric,
+        "band": list(band),
+        "seeds": numbers,
+        "recipe": decisive("retrain", run.spec.ranked),
+        **compare(rows, seed=run.seed),
+        "rows": rows,
+    }
+    store_json(run.ranking_path, made)
+    paths = {"run": str(run.path), "path": str(run.ranking_path), "report": write_report(run)["path"]}
+    return {**made, **paths, "skipped": skipped}
+
+
+def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
+    """The figures of a ranking: `judges` (by accuracy and by loss in the supernet) and `ceiling`.
+
+    The truth is the mean accuracy over seeds; `kendall_of_one` is the mean tau against a single seed, which the ceiling
+    bounds.
+    """
+    truth = [row["alone_top1"] for row in rows]
+    costs, strata = [row["cost"] for row in rows], [row["stratum"] for row in rows]
+    by_seed = [list(values) for values in zip(*([one["top1"] for one in row["alone"]] for row in rows), strict=True)]
+    judges = {}
+    for name, judged in (
+        ("top1", [row["supernet_top1"] for row in rows]),
+        ("loss", [-row["supernet_loss"] for row in rows]),
+    ):
+        of_one = [tau for values in by_seed if (tau := kendall(judged, values)) is not None]
+        figures = fidelity(judged, truth, costs, strata, seed=seed)
+        judges[name] = {**figures, "kendall_of_one": fmean(of_one) if of_one else None}
+    by_cost = fidelity(costs, truth, costs, strata, seed=seed)
+    return {
+        "judges": judges,
+        "by_cost": {key: value for key, value in by_cost.items() if not key.startswith("residual")},
+        "ceiling": ceiling(by_seed, costs, strata),
+    }
+
+
+def draw(run: Run, n: int, band: Band) -> list[Drawn]:
+    """`n` different architectures, in turn from strata of equal width in cost, uniform within each.
+
+    A draw follows from the run's seed, the stratum and its number, so that more architectures begin with the same ones.
+    A stratum that has no further architecture leaves its turn to the others.
+
+    Raises:
+        BudgetError: fewer than `LEAST` architectures lie in the band.
+    """
+    samplers = _strata(run, band)
+    found: list[Drawn] = []
+    while samplers and len(found) < n:
+        for stratum in sorted(samplers)[: n - len(found)]:
+            architecture = _new(run, samplers[stratum], stratum, [one.architecture for one in found])
+            if architecture is None:
+                del samplers[stratum]
+            else:
+                found.append(Drawn(architecture, stratum))
+    if len(found) < LEAST:
+        raise BudgetError(
+            f"only {len(found)} architectures of {run.space.name!r} cost {human(band[0])} to {human(band[1])}; "
+            f"a ranking takes {LEAST}: widen --band"
+        )
+    if len(found) < n:
+        remark(f"only {len(found)} different architectures were drawn")
+    return found
+
+
+def _strata(run: Run, band: Band) -> dict[int, FeasibleSampler]:
+    """The samplers of the strata that hold architectures."""
+    metric, (low, high) = metric_of(run), band
+    count = min(STRATA, high - low + 1)
+    edges = [low + (high - low + 1) * i // count for i in range(count + 1)]
+    found = {}
+    for i in range(count):
+        with suppress(BudgetError):
+            stratum = Budget(metric, edges[i + 1] - 1, f"of {edges[i]:,} to {edges[i + 1] - 1:,}", edges[i])
+            found[i] = FeasibleSampler(run.table, [stratum])
+    return found
+
+
+def _new(run: Run, sampler: FeasibleSampler, stratum: int, taken: Sequence[Architecture]) -> Architecture | None:
+    for attempt in range(_TRIES):
+        drawn = sampler.sample(np.random.default_rng([run.seed, _STREAM, stratum, len(taken), attempt]), 1)
+        if drawn and drawn[0] not in taken:
+            return drawn[0]
+    return None
+
+
+def _judge(run: Run, drawn: Sequence[Drawn], device: str, show: bool, workers: int) -> list[Evaluation]:
+    asked = [one.architecture for one in drawn]
+    with (
+        ExitStack() as stack,
+        progress("judge in the supernet", len(asked), unit="architectures", show=show) as tick,
+    ):
+        found = []
+        for evaluation in logged_evaluator(run, device, workers, stack)(asked):
+            found.append(evaluation)
+            tick()
+        return found
+
+
+def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
+    """Where each is trained: apart from the run's results, and from those of another recipe or supernet."""
+    shelf, quantizer = f"{RANKING}/{_settings(run)}", run.spec.ranked.quantizer or run.spec.quantizer
+    found = []
+    for one in drawn:
+        name = hashlib.sha256(run.space.encode(one.architecture).encode()).hexdigest()[:12]
+        result = Result(run, name, shelf=shelf)
+        config = run.space.bit_config(one.architecture).model_copy(update={"quantizer": quantizer})
+        result.put_bits(config.to_json())
+        found.append(result)
+    return found
+
+
+def _settings(run: Run) -> str:
+    """Identifies what training alone depends on beside the architecture and its seed."""
+    recipe = decisive("retrain", run.spec.ranked)
+    search = run.spec.search
+    parts = [recipe, run.data_source, run.seed, search.recalibration_images, search.batch_size]
+    used = [run.supernet_path] if recipe["init"] == "inherit" else []
+    parts += [digest(path) for path in (*used, *teacher_files(run, recipe["distill"]))]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _row(
+    run: Run, one: Drawn, evaluation: Evaluation, result: Result, seeds: Sequence[int], metric: str
+) -> dict[str, Any]:
+    scores = [result.with_seed(seed).metrics()["search_val"] for seed in seeds]
+    return {
+        "architecture": run.space.encode(one.architecture),
+        "stratum": one.stratum,
+        "cost": run.table.total(one.architecture, metric),
+        "supernet_top1": evaluation.score,
+        "supernet_loss": evaluation.loss,
+        "alone_top1": fmean(score["top1"] for score in scores),
+        "alone": [{"seed": seed, **score} for seed, score in zip(seeds, scores, strict=True)],
+    }

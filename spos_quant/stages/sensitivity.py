@@ -1,0 +1,87 @@
+"""Stage: what each candidate of each axis gives up, stored in the run."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from spos_quant.cost.sensitivity import ESTIMATES, Departures, measured
+from spos_quant.errors import ConfigError, near
+from spos_quant.progress import progress
+from spos_quant.run_dir import read_artifact, store_json
+from spos_quant.stages.gradient import gradient_sensitivity
+from spos_quant.stages.models import scoring_batches
+from spos_quant.stages.run import Run
+from spos_quant.stages.search import evaluator_settings, logged_evaluator
+
+
+def check_estimate(estimate: str) -> None:
+    """Raises `ConfigError` where there is no such estimate."""
+    if estimate not in ESTIMATES:
+        raise ConfigError(f"--estimate {estimate!r}: unknown{near(estimate, ESTIMATES)}")
+
+
+def sensitivity_run(
+    run: Run, *, estimate: str, device: str, show: bool, workers: int = 0, timeout: float | None = None
+) -> dict[str, Any]:
+    """The sensitivities of a run; a finished estimate is returned as it is.
+
+    Args:
+        run: Its supernet is trained.
+        estimate: `measured`, whose evaluations join the run's log, or `gradient`.
+        device: `auto`, `cpu` or `cuda`.
+        show: Whether progress is shown.
+        workers: Evaluator processes of the measured estimate; 0 evaluates in this one.
+        timeout: Seconds after which no further architecture is evaluated.
+
+    Returns:
+        What the artifact holds, with `path`, `complete` (False where the time ended it: nothing is stored but the
+        evaluations) and `skipped`.
+    """
+    check_estimate(estimate)
+    path = run.sensitivity_path(estimate)
+    if estimate == "gradient":
+        _, skipped = gradient_sensitivity(run, device=device, show=show)
+        return {**read_artifact(path), "path": str(path), "complete": True, "skipped": skipped}
+    settings = evaluator_settings(run)
+    if path.exists():
+        known: dict[str, Any] = read_artifact(path)
+        if known["settings"] == settings:
+            return {**known, "path": str(path), "complete": True, "skipped": True}
+    found = _measured(run, device, show, workers, timeout)
+    if found is None:
+        return {"path": None, "rows": [], "complete": False, "skipped": False}
+    store_json(path, {**found, "settings": settings})
+    return {**found, "settings": settings, "path": str(path), "complete": True, "skipped": False}
+
+
+def _measured(run: Run, device: str, show: bool, workers: int, timeout: float | None) -> dict[str, Any] | None:
+    """What is stored; None where the time did not suffice."""
+    departures = Departures(run.table)
+    asked = departures.architectures
+    deadline = None if timeout is None else time.monotonic() + timeout
+    found = {}
+    with ExitStack() as stack:
+        evaluate = logged_evaluator(run, device, workers, stack)
+        tick = stack.enter_context(progress("sensitivity", len(asked), unit="architectures", show=show))
+        for one in evaluate(asked):
+            found[one.architecture] = (one.score, one.loss)
+            tick(f"top-1 {one.score:.4f}")
+            if deadline is not None and time.monotonic() > deadline and len(found) < len(asked):
+                return None
+    score, loss = found[departures.reference]
+    judged = scoring_batches(run, "search-val").images
+    images = {"recalibration": run.spec.search.recalibration_images, "search_val": judged}
+    return {
+        **measured(departures, found).to_json(run.table),
+        "reference_score": score,
+        "reference_loss": loss,
+        "images": images,
+    }
+
+
+def known_sensitivities(run: Run) -> list[dict[str, Any]]:
+    """The estimates that were made, for the report."""
+    paths = [run.sensitivity_path(estimate) for estimate in ESTIMATES]
+    return [read_artifact(path) for path in paths if path.exists()]

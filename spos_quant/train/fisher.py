@@ -1,0 +1,200 @@
+"""Sensitivity from gradients alone: the Fisher information of a network times the squared error of quantization.
+
+Near an optimum, an error d in the output of a layer raises the loss by 1/2 d' H d with the Hessian H, for which the
+Fisher information E[g g'] stands: 1/2 E[(g' d)^2], g being the gradient of one image. One backward pass and one forward
+pass per layer and candidate give it for weights and activations together, without evaluating any architecture.
+
+Where BatchNorm reads a layer, recomputing its statistics takes back whatever of the error is a shift or a scale of a
+channel. That part is left out, as it is in evaluations, which recompute them.
+
+References:
+    [Dong2020] HAWQ-V2, arXiv 1911.03852: trace of the Hessian times the squared error of the weights.
+    [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: labels drawn from the model's own answers give
+        the Fisher information, which is the Gauss-Newton matrix of the cross-entropy; the given labels do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spos_quant.cost.sensitivity import BITS_AXES, Departure, Departures, Loss, Sensitivity
+from spos_quant.errors import ConfigError, ModelError
+from spos_quant.quant.switch import Bits, SwitchLayer
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.evaluation import batch_norms, to_evaluation
+
+Pair = tuple[Bits, Bits]
+"""Weight bits and activation bits."""
+LossFunction = Callable[[Any, Any], Tensor]
+"""`(output, labels) -> the sum of the losses of a batch`."""
+
+
+def fisher_sensitivity(
+    supernet: Supernet,
+    batches: Iterable[Any],
+    *,
+    loss: LossFunction | None = None,
+    prepare: Callable[[], None] = lambda: None,
+    seed: int = 0,
+) -> Sensitivity:
+    """What every candidate of every bits axis is estimated to give up, in nats.
+
+    Operators and widths are no errors of a layer and have no such estimate: their axes have no rows.
+
+    Args:
+        supernet: Trained, or a float model just quantized. Its active path changes.
+        batches: Inputs `x` or pairs `(x, y)`, the first dimension of which is the batch; some hundred images suffice.
+        loss: Of an output and `y` the sum over the batch, such as `cross_entropy(..., reduction="sum")`. None takes the
+            output as logits `[n, classes]` and draws labels from them.
+        prepare: Called when a path was made active, such as to recompute BatchNorm statistics.
+        seed: Of the labels that are drawn.
+
+    Raises:
+        ConfigError: no batches, or a batch without labels where `loss` needs them.
+        ModelError: an output that is no logits.
+    """
+    departures = Departures(supernet.table)
+    kinds = [axis.kind for axis in supernet.space.axes]
+    wanted = [d for d in departures.all if kinds[d.axis] in BITS_AXES]
+    rows: dict[Departure, Loss] = {}
+    for start, group in groupby(sorted(wanted, key=lambda d: d.start), key=lambda d: d.start):
+        supernet.activate(start)
+        prepare()
+        to_evaluation(supernet)
+        some = list(group)
+        changes = {d: _changes(supernet, d) for d in some}
+        supernet.activate(start)
+        probe = _Probe(supernet, {change for each in changes.values() for change in each})
+        errors = probe.run(batches, loss, torch.Generator().manual_seed(seed))
+        for d in some:
+            rows[d] = Loss(d, sum(errors[change] for change in changes[d]), None)
+    return Sensitivity("gradient", departures.reference, tuple(rows[d] for d in wanted))
+
+
+def _changes(supernet: Supernet, departure: Departure) -> list[tuple[SwitchLayer, Pair]]:
+    """The layers whose bits a departure changes, and to what."""
+    found = []
+    for layer, weight, act in supernet.quantized_layers():
+        before, after = ((weight.value(a), act.value(a)) for a in (departure.start, departure.architecture))
+        if before != after:
+            found.append((layer, after))
+    return found
+
+
+class _Probe:
+    """Measures for pairs of a layer and its bits the mean of the squared product of gradient and error."""
+
+    def __init__(self, supernet: Supernet, changes: set[tuple[SwitchLayer, Pair]]) -> None:
+        self.supernet = supernet
+        self.pairs: dict[SwitchLayer, list[Pair]] = {}
+        for layer, pair in sorted(changes, key=lambda change: repr(change[1])):
+            self.pairs.setdefault(layer, []).append(pair)
+        self.products: dict[tuple[SwitchLayer, Pair], Tensor] = {}
+        self.leaves: list[Tensor] = []
+        self.outputs: dict[int, SwitchLayer] = {}
+        self.normed: set[SwitchLayer] = set()
+        self.n = 0
+
+    def run(
+        self, batches: Iterable[Any], loss: LossFunction | None, generator: torch.Generator
+    ) -> dict[tuple[SwitchLayer, Pair], float]:
+        """Half the mean over the images; 0 for layers that the active path does not run."""
+        totals = {(layer, pair): 0.0 for layer, pairs in self.pairs.items() for pair in pairs}
+        images = 0
+        device = next(self.supernet.parameters()).device
+        with self._hooks():
+            for item in batches:
+                x, y = (item[0], item[1:]) if isinstance(item, (tuple, list)) else (item, ())
+                self.n = len(x)
+                images += self.n
+                with torch.enable_grad():
+                    output = self.supernet(x.to(device))
+                    value = _drawn(output, generator) if loss is None else loss(output, *_labels(y, device))
+                    torch.autograd.grad(value, self.leaves, allow_unused=True)
+                for key, product in self.products.items():
+                    totals[key] += float(product.double().square().sum())
+                self.products, self.leaves, self.outputs = {}, [], {}
+        if not images:
+            raise ConfigError("the gradient estimate got no batches; give a list or a loader of training images")
+        return {key: total / images / 2 for key, total in totals.items()}
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        handles = [layer.register_forward_hook(self._see) for layer in self.pairs]
+        handles += [norm.register_forward_pre_hook(self._norm) for norm in batch_norms(self.supernet)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Waits for the gradient of a layer's output, whether or not any parameter takes one."""
+        assert isinstance(layer, SwitchLayer)
+        x, before = inputs[0].detach(), output.detach()
+        leaf = torch.zeros((), device=output.device, requires_grad=True)
+        self.leaves.append(leaf)
+        seen = output + leaf
+        self.outputs[id(seen)] = layer
+        seen.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: self._multiply(layer, x, before, gradient)
+        )
+        return seen
+
+    def _norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Notes which layer a BatchNorm reads, if it reads one without anything between."""
+        if id(inputs[0]) in self.outputs:
+            self.normed.add(self.outputs[id(inputs[0])])
+
+    @torch.no_grad()
+    def _multiply(self, layer: SwitchLayer, x: Tensor, before: Tensor, gradient: Tensor) -> None:
+        own = (layer.weight_bits, layer.act_bits)
+        inputs: dict[Bits, Tensor] = {None: x}
+        for pair in self.pairs[layer]:
+            weight_bits, act_bits = pair
+            if act_bits not in inputs:  # quantized once, for all candidates of the weights
+                assert layer.input_quant is not None
+                assert act_bits is not None
+                inputs[act_bits] = layer.input_quant(x, act_bits)
+            layer.activate_bits(weight_bits, None)
+            error = layer.forward(inputs[act_bits]) - before
+            if layer in self.normed:
+                error = _without_affine(error, before)
+            # The images of a batch do not touch each other, so that each has its own part of the product. A layer that
+            # runs several times adds up.
+            product = (error * gradient).reshape(self.n, -1).sum(1)
+            known = self.products.get((layer, pair))
+            self.products[layer, pair] = product if known is None else known + product
+        layer.activate_bits(*own)
+
+
+def _without_affine(error: Tensor, output: Tensor) -> Tensor:
+    """The part of an error `[n, C, ...]` that no shift and scale of the channels of `output` makes good."""
+    dims = [0, *range(2, output.dim())]
+    varying = output - output.mean(dims, keepdim=True)
+    rest = error - error.mean(dims, keepdim=True)
+    spread = varying.square().sum(dims, keepdim=True)
+    slope = (rest * varying).sum(dims, keepdim=True) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    return rest - slope * varying
+
+
+def _drawn(output: Any, generator: torch.Generator) -> Tensor:
+    """The loss of labels drawn from the answers themselves, the sum over the batch."""
+    if not (isinstance(output, Tensor) and output.dim() == 2):
+        raise ModelError("the output is no logits [n, classes]; give loss=<a function of output and labels>")
+    logs = output.float().log_softmax(1)
+    # On the CPU, where a seed means the same on every machine.
+    labels = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(logs.device)
+    return -logs.gather(1, labels).sum()
+
+
+def _labels(rest: Any, device: torch.device) -> list[Any]:
+    if not rest:
+        raise ConfigError("the batches hold no labels, which loss= needs; give pairs (x, y), or leave loss= away")
+    return [y.to(device) if isinstance(y, Tensor) else y for y in rest[:1]]
