@@ -137,7 +137,8 @@ def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     assert equal(model, undisturbed)
 
 
-def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(tmp_path):
+def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt._State, "arrived", False)  # set back afterwards: other tests start anew
     path, model, undisturbed = tmp_path / "c.safetensors", supernet(), supernet()
     expected = run(undisturbed, job(None))
     draw, seen = drawing(1), []
