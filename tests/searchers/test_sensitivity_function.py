@@ -46,4 +46,4 @@ def test_batch_norm_wants_recalibration_and_search_takes_gradients():
     )
     assert len(result.evaluations) == 2
     with pytest.raises(ConfigError, match="takes its images from recalibrate"):
-        sq.search(supernet, evaluate=lambda _: 0.0, recalibrate=None, config=config, bitops_budget="60%")
+        sq.search(supernet, evaluate=lambda _: 0.0, recalibrate=None, searcher="knapsack", config=config)
