@@ -13,10 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from brevitas.quant.scaled_int import Int8WeightPerChannelFloat
 from torch import Tensor, nn
 
-from spos_quant.quant.quantizers import absmax, weight_quantizers
+from spos_quant.quant.quantizers import PerChannel, absmax, weight_quantizers
 
 _STARTS = (1.0, 0.8, 0.62, 0.46, 0.33)
 """Shares of the largest magnitude that the largest level starts at."""
@@ -68,4 +67,4 @@ def mse(bits: int) -> Any:
     """The step of least squared error per output channel at 2 to 8 bits, mean|w| (the same) at 1 bit; stateless."""
     if bits == 1:
         return absmax(bits)
-    return Int8WeightPerChannelFloat.let(bit_width=bits, scaling_stats_impl=LeastSquares, mse_bits=bits)
+    return PerChannel.let(bit_width=bits, scaling_stats_impl=LeastSquares, mse_bits=bits)

@@ -54,8 +54,8 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
     bit_width = 1
 
 
-class _Weight(Int8WeightPerChannelFloat):  # type: ignore[misc]
-    """Symmetric levels per output channel."""
+class PerChannel(Int8WeightPerChannelFloat):  # type: ignore[misc]
+    """Symmetric levels per output channel: Brevitas's own, with the fused quantizer."""
 
     int_quant = FusedIntQuant
 
@@ -99,7 +99,7 @@ def gaussian(bits: int) -> Injector:
     if bits not in _GAUSSIAN_SIGMA:
         return absmax(bits)
     return _let(
-        _Weight,
+        PerChannel,
         bit_width=bits,
         scaling_stats_impl=MeanSigmaStdOfOne,
         sigma=_GAUSSIAN_SIGMA[bits],
@@ -112,7 +112,7 @@ def midrise(bits: int) -> Injector:
     if bits not in _MIDRISE_SIGMA:
         return gaussian(bits)
     return _let(
-        _Weight,
+        PerChannel,
         bit_width=bits,
         scaling_stats_impl=MeanSigmaStdOfOne,
         sigma=_MIDRISE_SIGMA[bits],
@@ -124,7 +124,7 @@ def midrise(bits: int) -> Injector:
 @weight_quantizers.register("absmax")
 def absmax(bits: int) -> Injector:
     """The largest level is the largest |w| of the output channel; mean|w| at 1 bit; stateless."""
-    return _let(_Binary) if bits == 1 else _let(_Weight, bit_width=bits)
+    return _let(_Binary) if bits == 1 else _let(PerChannel, bit_width=bits)
 
 
 @weight_quantizers.register("lsq")

@@ -7,7 +7,8 @@ computes the same numbers to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
@@ -84,6 +85,8 @@ class SwitchLayer(nn.Module):
         self.active_in, self.active_out = self.in_channels, self.out_channels
         self.weight_bits: Bits = None
         self.act_bits: Bits = None
+        self.kept: dict[tuple[Bits, int, int], Tensor] | None = None
+        """Quantized weights by bits and channels, while `kept_weights` is open."""
 
     def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
         """Gives the layer its quantizers: one per weight bit-width, and one for its input, perhaps shared.
@@ -147,10 +150,33 @@ class SwitchLayer(nn.Module):
         if self.act_bits is not None:
             assert self.input_quant is not None
             x = self.input_quant(x, self.act_bits)
-        weight = self.active_weight()
-        if self.weight_bits is not None:
-            weight = self.weight_quant[str(self.weight_bits)](weight).value
-        return self.kind.forward(x, weight, self.active_bias(), self._geometry, self.active_groups)
+        return self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
+
+    def _used_weight(self) -> Tensor:
+        """The weight of the active channels on the levels of the active bits."""
+        if self.weight_bits is None:
+            return self.active_weight()
+        kept = {} if self.kept is None or torch.is_grad_enabled() else self.kept
+        key = self.weight_bits, self.active_in, self.active_out
+        if key not in kept:
+            kept[key] = self.weight_quant[str(self.weight_bits)](self.active_weight()).value
+        return kept[key]
+
+
+@contextmanager
+def kept_weights(layers: Iterable[SwitchLayer]) -> Iterator[None]:
+    """While open, these layers quantize a weight once for many batches; weights must not change in the meantime.
+
+    Nothing is kept where gradients are recorded, and nothing afterwards.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.kept = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.kept = None
 
 
 class SwitchBatchNorm2d(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.switch import kept_weights
 from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.space.search_space import Architecture
@@ -58,13 +59,14 @@ class SupernetEvaluator:
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
         self.compiled = compiled
+        self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order, made as they are asked for."""
         for architecture in architectures:
             self.supernet.activate(architecture)
-            with compiled_kernels(self.compiled):
+            with compiled_kernels(self.compiled), kept_weights(self._layers):
                 recalibrate(self.supernet, self.recalibration, self._norms)
                 result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)
@@ -84,6 +86,7 @@ class FunctionEvaluator:
     ) -> None:
         self.supernet, self.function, self.recalibration = supernet, function, recalibration
         self._norms = batch_norms(supernet)
+        self._layers = [layer for layer, *_ in supernet.quantized_layers()]
 
     def prepare(self, architecture: Architecture) -> None:
         """Makes the supernet what the function judges: the path active, BatchNorm recalibrated, evaluation mode."""
@@ -95,8 +98,8 @@ class FunctionEvaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order. Raises `ConfigError` where the function gives no finite number."""
         for architecture in architectures:
-            self.prepare(architecture)
-            with torch.no_grad():
+            with torch.no_grad(), kept_weights(self._layers):
+                self.prepare(architecture)
                 value: object = self.function(self.supernet)
             if isinstance(value, Tensor) and value.numel() == 1:
                 value = value.item()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
 from spos_quant.quant.quantizers import absmax, gaussian, pact
-from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
+from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, kept_weights
 
 CASES: dict[str, tuple[Any, tuple[tuple[int, int], ...]]] = {
     "conv": (lambda: nn.Conv2d(6, 8, 3, padding=1, bias=False), ((6, 8), (6, 2), (4, 6), (1, 1))),
@@ -260,3 +260,32 @@ def test_batch_norm_is_the_ordinary_one_of_the_slice(channels: int) -> None:
     x = torch.randn(2, channels, 3, 3)
     assert torch.equal(norm(x), plain(x))
     assert not torch.equal(norm(x), x)
+
+
+def test_a_weight_is_quantized_once_while_weights_are_kept() -> None:
+    layer = SwitchLayer(nn.Conv2d(4, 6, 3))
+    layer.quantize([2, 4], "gaussian+pact")
+    calls: list[int] = []
+    for bits in ("2", "4"):
+        layer.weight_quant[bits].register_forward_hook(lambda *_, bits=bits: calls.append(int(bits)))
+    x = torch.randn(2, 4, 5, 5)
+    layer.activate_bits(2, None)
+    expected = layer(x)
+    calls.clear()
+    with torch.no_grad(), kept_weights([layer]):
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(layer(x), expected)
+        layer.activate_channels(4, 3)
+        assert torch.allclose(layer(x), expected[:, :3], atol=1e-6)
+        layer.activate_channels(4, 6)
+        layer.activate_bits(4, None)
+        assert not torch.equal(layer(x), expected)
+        layer.activate_bits(2, None)
+        assert torch.equal(layer(x), expected)
+        assert calls == [2, 2, 4]
+        with torch.enable_grad():  # a kept weight would take no part in the gradient
+            layer(x).sum().backward()
+        assert layer.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        assert torch.allclose(layer(x) - layer.bias[:, None, None], 2 * (expected - layer.bias[:, None, None]))
