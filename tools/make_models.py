@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes docs/models.md: networks through `sq.quantize`, with what was seen in each. Half an hour; needs timm.
 
-python tools/make_models.py
+python tools/make_models.py                                  # all of them
+python tools/make_models.py "MLP" torchvision:resnet18       # these anew, the others as they were measured before
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "convert"), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
-from common import write_result  # noqa: E402
+from common import RESULTS, write_result  # noqa: E402
 from zoo_cases import NAMES, examine  # noqa: E402
 
 TEXT = """# Models that sq.quantize was tried on
@@ -44,15 +45,27 @@ A QCDQ file whose *labels differ* was refused by the parity check. Measured with
 
 
 def main() -> int:
-    """Examines every network; returns 1 where something does not hold."""
+    """Examines networks and writes after each; returns 1 where something does not hold."""
     torch.set_num_threads(1)
-    rows = []
-    for name in NAMES:
-        rows.append(asdict(examine(name)))
-        print(json.dumps(rows[-1]), flush=True)
-    result = json.loads(write_result("models", {"rows": rows}).read_text("utf-8"))
-    (ROOT / "docs" / "models.md").write_text(page(result), "utf-8")
-    return int(not all(map(holds, rows)))
+    wanted = sys.argv[1:] or NAMES
+    unknown = [name for name in wanted if name not in NAMES]
+    if unknown:
+        sys.exit(f"unknown network {unknown[0]!r}; known: {', '.join(NAMES)}")
+    for name in wanted:
+        found = asdict(examine(name))
+        print(json.dumps(found), flush=True)
+        rows = {row["name"]: row for row in before()} | {name: found}
+        result = write_result("models", {"rows": [rows[n] for n in NAMES if n in rows]})
+        (ROOT / "docs" / "models.md").write_text(page(json.loads(result.read_text("utf-8"))), "utf-8")
+    return int(not all(map(holds, before())))
+
+
+def before() -> list[dict[str, Any]]:
+    """The rows that were measured so far."""
+    if not (RESULTS / "models.json").exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads((RESULTS / "models.json").read_text("utf-8"))["rows"]
+    return rows
 
 
 def holds(row: dict[str, Any]) -> bool:

@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Writes docs/results.md from benchmarks/results/*.json: what bits are worth, whatever the figures say.
+
+python tools/make_results.py            # writes
+python tools/make_results.py --check    # exits 1 where the page is not what would be written
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "benchmarks" / "results"
+HEAD = """# Results
+
+What bit configurations are worth, from the scripts that measured it. Test accuracy decided nothing: choices were made on
+search-val. CIFAR-10 here has 30,000 training images; the float weights of its ResNet-20 were trained by their author on all
+50,000, so images held out of ours are not unseen by them. The test images are.
+"""
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    """Writes or checks the page."""
+    text = "\n".join([HEAD, *(part for part in map(section, SECTIONS) if part)])
+    if "--check" in sys.argv[1:]:
+        return int(not PAGE.exists() or PAGE.read_text("utf-8") != text)
+    PAGE.write_text(text, "utf-8")
+    return 0
+
+
+def section(name: str) -> str:
+    """A section of the page; empty where its figures were not measured."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text("utf-8"))
+    where = result["environment"]
+    packages = where["packages"]
+    measured = (
+        f"Measured on {where['cpus']} CPU cores with torch {packages['torch']}, brevitas {packages['brevitas']}, at commit "
+        f"{where['commit']}; `benchmarks/results/{name}.json`.\n"
+    )
+    return f"{SECTIONS[name](result)}\n{measured}"
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(columns), ["---"] * len(list(columns)), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; a dash where it is unknown."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def spread(value: Row) -> str:
+    """Mean and deviation in percent."""
+    return f"{100 * value['mean']:.2f} +- {100 * value['std']:.2f} %"
+
+
+def knapsack(result: Row) -> str:
+    """Bits without training."""
+    settings = result["settings"]
+    rows = [[r["name"], f"{r['weight_bytes']:,}", percent(r["top1"]), f"{r['loss']:.3f}"] for r in result["rows"]]
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items())
+    best = next(row for row in result["rows"] if row["name"] == "knapsack")
+    return f"""## Bits without training: sensitivities and knapsack
+
+ResNet-20, weights at 8, 4 or 2 bits and four on average, inputs at 8, all layers, no training: sensitivities from
+{settings["images"]} training images (`{settings["estimate"]}`, quantizer `{settings["quantizer"]}`), the exact optimum of their sum,
+BatchNorm statistics from {settings["recalibration_images"]:,} training images. Target: 91.1 %; reached: {percent(best["top1"])}.
+
+{table(("weights", "bytes", "test top-1", "loss"), rows)}
+From float weights and data to the bit configuration: {result["seconds_in_all"]:.0f} s ({seconds}), at a load average of
+{result["load_average"]:.1f} when it ended. Target: 35 s.
+
+`python benchmarks/cifar10_knapsack.py --data imagefolder:CIFAR --weights FILE`
+"""
+
+
+def peer(result: Row) -> str:
+    """The same by another tool."""
+    rows = [[r["name"], percent(r["top1"]), f"{r['loss']:.3f}"] for r in result["rows"]]
+    bits = " ".join(map(str, result["weight_bits"]))
+    return f"""## The same by another tool
+
+model-compression-toolkit {result["tool"]["model-compression-toolkit"]}, same float weights, calibration images of the same split, weights within
+{result["weight_budget_bytes"]:,.0f} bytes, activations at 8 bits; it chose {bits}.
+
+{table(("", "test top-1", "loss"), rows)}
+It took {result["seconds"]:.0f} s at a load average of {result["load_average"]:.1f}; its ONNX file has {result["file_bytes"]:,} bytes, weights stored as float32.
+
+`python benchmarks/peers/mct_resnet20.py --data imagefolder:CIFAR --weights FILE`
+"""
+
+
+def quantizers(result: Row) -> str:
+    """Quantizers and recipes."""
+    rows = [
+        [s["bits"], s["variant"], str(s["seeds"]), spread(s["search_val_top1"]), spread(s["test_top1"])]
+        for s in result["summary"]
+    ]
+    chosen = ", ".join(f"{variant} at {bits}" for bits, variant in result["chosen"].items())
+    return f"""## Quantizers and recipes of retraining
+
+ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps of {result["batch_size"]} images, learning rate {result["lr"]} falling to 0;
+`stock` is Brevitas's own step and clip. Best on search-val: {chosen}.
+
+{table(("bits", "variant", "seeds", "search-val top-1", "test top-1"), rows)}
+`python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]}`
+"""
+
+
+def bits(result: Row) -> str:
+    """Rows at equal BitOps."""
+    rows = [
+        [
+            r["space"],
+            r["within"] or "-",
+            r["bits"],
+            "-" if r["bitops"] is None else f"{r['bitops'] / 1e6:,.1f} M",
+            percent(r["top1_mean"]),
+            "-" if r["top1_std"] is None else f"{100 * r['top1_std']:.2f}",
+            str(r["seeds"]),
+        ]
+        for r in result["rows"]
+    ]
+    settings = " ".join(f"--set {text}" for text in result["command"]["set"])
+    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
+
+All rows of a space take the same steps from the same float weights.
+
+{table(("space", "budget", "bits", "BitOps", "test top-1", "std", "seeds"), rows)}
+`python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
+"""
+
+
+def digits(result: Row) -> str:
+    """Three seeds of the main job."""
+    rows = [[name, spread(r["search_val"]), spread(r["test"])] for name, r in result["summary"].items()]
+    seeds = len({row["seed"] for row in result["rows"]})
+    return f"""## Searched and uniform bits on the digits, {result["budget"]}
+
+`digits-mixed`, {seeds} seeds; `uniform` is the cheapest uniform configuration that costs as much as the winner, or more.
+
+{table(("model", "search-val top-1", "test top-1"), rows)}
+`python benchmarks/digits_search_vs_uniform.py --seeds {seeds} --budget {result["budget"]}`
+"""
+
+
+SECTIONS: dict[str, Callable[[Row], str]] = {
+    "cifar10_quantizers": quantizers,
+    "cifar10_bits-resnet20": bits,
+    "cifar10_bits-mobilenetv2": bits,
+    "cifar10_knapsack": knapsack,
+    "peers-mct_resnet20": peer,
+    "digits_search_vs_uniform-2.2M": digits,
+    "digits_search_vs_uniform-4M": digits,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
