@@ -6,20 +6,9 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from spos_quant import config
-from spos_quant.config import (
-    RetrainConfig,
-    SearchConfig,
-    Strict,
-    SupernetTrainConfig,
-    TrainConfig,
-    assign,
-    describe,
-    parse_yaml,
-    read_yaml,
-    validate,
-)
+from spos_quant.config import RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, TrainConfig, assign, validate
 from spos_quant.errors import ConfigError, SposQuantError
+from spos_quant.reading import MAX_BYTES, describe, parse_yaml, read_yaml
 
 SECTIONS = {"train": SupernetTrainConfig, "retrain": RetrainConfig, "search": SearchConfig, "log": None}
 
@@ -208,7 +197,7 @@ def test_files(tmp_path):
     path.write_bytes(b"a: \x00")
     with pytest.raises(ConfigError, match="is no valid YAML"):
         read_yaml(path)
-    path.write_bytes(b"#" * (config.MAX_BYTES + 1))
+    path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="x.yaml: more than 1,000,000 bytes; expected a YAML file, which is smaller"):
         read_yaml(path)
     with pytest.raises(ConfigError, match="more than 1,000,000 bytes"):

@@ -51,6 +51,11 @@ def test_the_page_of_the_papers_numbers_is_fresh():
     assert all(int(n.ours / n.unit) in (n.published, n.published - 1) for n in numbers if "HAWQ" in n.what)
 
 
+def test_the_page_of_results_is_fresh():
+    results = tool("make_results")
+    assert results.PATH.read_text("utf-8") == results.text(), "run python tools/make_results.py"
+
+
 def test_the_published_schema_is_fresh():
     for path, text in [tool("make_tables").schema()]:  # outlines: tests/backbones/test_build.py
         assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"

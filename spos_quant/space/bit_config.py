@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from spos_quant.config import Strict, describe, read_text, validate
+from spos_quant.config import Strict, validate
 from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.reading import describe, read_text
 from spos_quant.run_dir import check
 from spos_quant.space.spec import Bits
 

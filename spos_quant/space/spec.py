@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from spos_quant.config import RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, describe, read_yaml, validate
+from spos_quant.config import RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, validate
 from spos_quant.errors import ConfigError, SpaceError
+from spos_quant.reading import describe, read_yaml
 
 MAX_CANDIDATES = 100
 """Per axis: far more than anyone searches, few enough to measure."""

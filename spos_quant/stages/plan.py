@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from spos_quant.backbones.build import build, load_spec
-from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign, read_yaml
+from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign
 from spos_quant.errors import ConfigError, RunError
+from spos_quant.reading import read_yaml
 from spos_quant.run_dir import LOCK, check, claim, listed, store, store_json
 from spos_quant.space.spec import SpaceSpec, parse_spec
 from spos_quant.stages.run import CONFIG, FORMAT, Run, environment

@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 from spos_quant.backbones.build import builtin_spaces, load_spec
-from spos_quant.config import read_yaml
 from spos_quant.export import api
+from spos_quant.reading import read_yaml
 from spos_quant.run_dir import read_json
 
 DONE = ("digits-mixed", "digits-blocks", "shufflenetv2-blocks")
