@@ -96,7 +96,7 @@ def test_budgets(tried, budget, message):
 @pytest.mark.parametrize(
     ("options", "messages"),
     [
-        (["--searcher", ""], ["unknown searcher ''", "known: evolution, random"]),
+        (["--searcher", ""], ["unknown searcher ''", "known: evolution, knapsack, random"]),
         (["--searcher", "evolutoin"], ["unknown searcher 'evolutoin'; did you mean 'evolution'?"]),
         (["--timeout", "soon"], ["--timeout 'soon': expected a time such as 90s, 30m or 2h"]),
         (["--timeout", "-1s"], ["expected a time such as"]),

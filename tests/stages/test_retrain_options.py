@@ -10,10 +10,11 @@ import yaml
 
 import spos_quant as sq
 from spos_quant.errors import ConfigError
+from spos_quant.export.runtime import OnnxModel
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages.models import float_teacher, make_network
+from spos_quant.stages.models import float_teacher, make_network, scoring_batches
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.retrain import retrain_here
 from spos_quant.supernet.weights import load_file, save_weights
@@ -72,7 +73,16 @@ def test_the_model_has_the_quantizer_of_the_retraining_and_its_files_say_so(run,
     (file,) = verified["files"]
     assert file["bitops"] == verified["model"]["bitops"] == config.cost["bitops"]
     assert file["weight_bytes"] == verified["model"]["weight_bytes"]
-    assert file["max_abs_diff"] < 1e-3
+    runtime = OnnxModel(Path(file["path"]))
+    with torch.no_grad():
+        far = torch.cat(
+            [
+                (model(x) - torch.from_numpy(runtime(x.numpy()))).abs().amax(1) > 1e-3
+                for x, _ in scoring_batches(open_existing(str(run)), "test", all_images=True)
+            ]
+        )
+    # The last bit of a sum may put a value at a tie on another of four levels; a wrong file is wrong everywhere.
+    assert far.float().mean() < 0.02
 
 
 def test_a_killed_retraining_ends_with_the_same_model(run, monkeypatch):
