@@ -136,8 +136,11 @@ def _make() -> Kernels:
         subprocess.run(
             [sys.executable, "-m", "spos_quant.quant.kernels"], check=True, capture_output=True, timeout=COMPILE_SECONDS
         )
+        from torch._inductor import config
+
         made = _compile()
-        _run_once(made)
+        with config.patch(compile_threads=1):  # all is in the cache: no pool of processes that would outlive the work
+            _run_once(made)
         return made
     except subprocess.TimeoutExpired:
         why = f"it takes more than {COMPILE_SECONDS:.0f} s"
