@@ -98,12 +98,7 @@ def gaussian(bits: int) -> Injector:
     """The step follows the standard deviation at 2 to 4 bits, the maximum above, mean|w| at 1 bit; stateless."""
     if bits not in _GAUSSIAN_SIGMA:
         return absmax(bits)
-    return _let(
-        PerChannel,
-        bit_width=bits,
-        scaling_stats_impl=MeanSigmaStdOfOne,
-        sigma=_GAUSSIAN_SIGMA[bits],
-    )
+    return _by_deviation(bits, _GAUSSIAN_SIGMA[bits])
 
 
 @weight_quantizers.register("midrise")
@@ -111,14 +106,7 @@ def midrise(bits: int) -> Injector:
     """`gaussian`, but at 2 bits with all four levels: -3, -1, 1 and 3 times half a step, none at zero; stateless."""
     if bits not in _MIDRISE_SIGMA:
         return gaussian(bits)
-    return _let(
-        PerChannel,
-        bit_width=bits,
-        scaling_stats_impl=MeanSigmaStdOfOne,
-        sigma=_MIDRISE_SIGMA[bits],
-        int_quant=MidRiseQuant,
-        int_scaling_impl=OddCodes,
-    )
+    return _let(_by_deviation(bits, _MIDRISE_SIGMA[bits]), int_quant=MidRiseQuant, int_scaling_impl=OddCodes)
 
 
 @weight_quantizers.register("absmax")
@@ -145,6 +133,11 @@ def pact(bits: int, signed: bool) -> Injector:
     if not signed:
         return _let(_UnsignedClip, bit_width=bits)
     return _let(_SignedBinary) if bits == 1 else _let(_SignedClip, bit_width=bits)
+
+
+def _by_deviation(bits: int, sigma: float) -> Injector:
+    """The largest level is mean|w| + sigma * std|w| of the output channel."""
+    return _let(PerChannel, bit_width=bits, scaling_stats_impl=MeanSigmaStdOfOne, sigma=sigma)
 
 
 def _learned(base: Injector, largest_code: int) -> Injector:

@@ -97,7 +97,8 @@ class _Probe:
             self.pairs.setdefault(layer, []).append(pair)
         self.products: dict[tuple[SwitchLayer, Pair], Tensor] = {}
         self.leaves: list[Tensor] = []
-        self.outputs: dict[int, SwitchLayer] = {}
+        # The tensors are kept, so that no other can take an identity in the same pass.
+        self.outputs: dict[int, tuple[Tensor, SwitchLayer]] = {}
         self.normed: set[SwitchLayer] = set()
         self.n = 0
 
@@ -141,7 +142,7 @@ class _Probe:
         leaf = torch.zeros((), device=output.device, requires_grad=True)
         self.leaves.append(leaf)
         seen = output + leaf
-        self.outputs[id(seen)] = layer
+        self.outputs[id(seen)] = seen, layer
         seen.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: self._multiply(layer, x, before, gradient)
         )
@@ -150,7 +151,7 @@ class _Probe:
     def _norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Notes which layer a BatchNorm reads, if it reads one without anything between."""
         if id(inputs[0]) in self.outputs:
-            self.normed.add(self.outputs[id(inputs[0])])
+            self.normed.add(self.outputs[id(inputs[0])][1])
 
     @torch.no_grad()
     def _multiply(self, layer: SwitchLayer, x: Tensor, before: Tensor, gradient: Tensor) -> None:

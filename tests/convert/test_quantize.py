@@ -22,6 +22,7 @@ from spos_quant.convert.swap import tree_units
 from spos_quant.errors import ConfigError, ModelError, SpaceError
 from spos_quant.quant.static import read_bits
 from spos_quant.quant.switch import SwitchLayer
+from spos_quant.train.evaluation import recalibrate
 
 BITS = [(1, 3), (2, 2), (4, 4), (8, 8)]
 
@@ -361,3 +362,9 @@ def test_instance_norm_with_statistics_is_recalibrated() -> None:
     supernet = sq.quantize(model, x, [(4, 4), (8, 8)], keep_float=())
     with pytest.raises(ConfigError, match="give recalibrate="):
         sq.search(supernet, evaluate=lambda m: 0.0)
+    path = supernet.space.uniform(8, 8)
+    seen: list[Tensor] = []
+    supernet.body[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    supernet.activate(path)
+    recalibrate(supernet, [x])
+    torch.testing.assert_close(supernet.body[1].running_mean, seen[0].mean((0, 2, 3)))

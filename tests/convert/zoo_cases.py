@@ -116,8 +116,7 @@ def _by_pixel(x: Tensor, _kinds: Tensor) -> tuple[Tensor, Tensor]:
 def _train(model: nn.Module, view: View) -> float:
     """Trains until it tells the pictures apart, then takes BatchNorm statistics anew; the mean of the last losses."""
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    small = sum(p.numel() for p in model.parameters()) < 100_000
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if small else 1e-3 if norms else 3e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_rate(sum(p.numel() for p in model.parameters()), bool(norms)))
     losses: list[float] = []
     model.train()
     for step in range(_MOST_STEPS):
@@ -136,6 +135,13 @@ def _train(model: nn.Module, view: View) -> float:
         for step in range(4):
             model(view(*pictures(32, _MOST_STEPS + 1 + step))[0])
     return sum(losses[-10:]) / 10
+
+
+def _rate(parameters: int, normed: bool) -> float:
+    """A learning rate that suits the size: high for small networks, low for huge heads and for transformers."""
+    if parameters < 100_000:
+        return 1e-2
+    return 1e-4 if parameters > 100_000_000 else 1e-3 if normed else 3e-4
 
 
 def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from stages_settings import BUDGET, TINY
 
 from spos_quant.cli import run as run_command
+from spos_quant.stages import trainings
 
 
 @pytest.fixture
@@ -23,6 +26,28 @@ def command(capsys):
         return status, out, err
 
     return call
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[None]]:
+    """While open, an interrupt comes when so many models of a bench or a ranking are trained."""
+
+    @contextmanager
+    def after(models: int) -> Iterator[None]:
+        real, left = trainings.train_and_judge, models
+
+        def train(result, **how):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            real(result, **how)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainings, "train_and_judge", train)
+            yield
+
+    return after
 
 
 def _parse(text: str):

@@ -19,7 +19,7 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.errors import BudgetError, ConfigError, ExportError, SpaceError
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages import bench, trainings
+from spos_quant.stages import bench
 from spos_quant.stages.bench_entries import draw, read_words
 from spos_quant.stages.plan import Options, open_existing, plan_run
 
@@ -118,22 +118,12 @@ def test_what_is_lost_is_made_again_and_nothing_else_whatever_the_workers(copy, 
 
 
 @pytest.mark.slow
-def test_a_training_that_is_interrupted_goes_on(copy, command, monkeypatch):
+def test_a_training_that_is_interrupted_goes_on(copy, command, interrupted_after):
     made = trained(copy)
     shutil.rmtree(copy / "results" / "bits-w2a2")
-    real, left = trainings.train_and_judge, 1
-
-    def stopped(result, **how):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        real(result, **how)
-
-    monkeypatch.setattr(trainings, "train_and_judge", stopped)
-    assert command("bench", copy, "--bits", WORDS, *BUDGET, "--seeds", 2)[0] == 130
+    with interrupted_after(1):
+        assert command("bench", copy, "--bits", WORDS, *BUDGET, "--seeds", 2)[0] == 130
     assert (copy / "results" / "bits-w2a2" / "model.safetensors").exists()
-    monkeypatch.undo()
     assert len(again(command, copy)["skipped"]) == 5
     assert trained(copy) == made
 

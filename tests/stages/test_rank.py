@@ -14,7 +14,6 @@ from spos_quant.errors import BudgetError, ConfigError, SpaceError
 from spos_quant.searchers.fidelity import fidelity
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.spec import parse_spec
-from spos_quant.stages import trainings
 from spos_quant.stages.plan import Options, open_existing, plan_run
 from spos_quant.stages.rank import STRATA, check, draw, read_band
 
@@ -119,19 +118,9 @@ def test_ranking_end_to_end(copy, command):
 
 
 @pytest.mark.slow
-def test_a_ranking_that_is_stopped_goes_on_whatever_the_workers(copy, command, monkeypatch):
-    real, left = trainings.train_and_judge, 3
-
-    def stopped(result, **how):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        real(result, **how)
-
-    monkeypatch.setattr(trainings, "train_and_judge", stopped)
-    assert command("rank", copy, *RANK)[0] == 130
-    monkeypatch.undo()
+def test_a_ranking_that_is_stopped_goes_on_whatever_the_workers(copy, command, interrupted_after):
+    with interrupted_after(3):
+        assert command("rank", copy, *RANK)[0] == 130
     first = command("rank", copy, *RANK, "--workers", 2, json=True)
     assert len(first["skipped"]) == 3
     assert first["ceiling"] is not None
