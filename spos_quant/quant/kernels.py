@@ -5,7 +5,7 @@ the way back; compiled (TorchInductor: C++ on a CPU, Triton on a GPU) they are o
 everything: a tensor with one step is flat, a tensor with a step per channel is `[C, n]`; sizes and levels are arguments
 of the loops, so that other layers, widths and bit-widths compile nothing anew.
 
-    python -m spos_quant.quant.kernels        # compiles them and leaves them in torch's cache on disk
+    python -m spos_quant.quant.kernels cpu        # compiles them and leaves them in torch's cache on disk
 """
 
 from __future__ import annotations
@@ -99,13 +99,14 @@ def active(x: Tensor) -> Kernels:
 
 
 @contextmanager
-def compiled_kernels(wanted: bool = True) -> Iterator[bool]:
+def compiled_kernels(wanted: bool = True, device: str = "cpu") -> Iterator[bool]:
     """Computes with compiled kernels while open, where they can be compiled; says so where not.
 
     The results of the forward pass do not depend on it; gradients of scales are sums in another order.
 
     Args:
         wanted: False changes nothing.
+        device: Where tensors are: `cpu` or `cuda`.
 
     Yields:
         Whether the kernels are compiled.
@@ -113,34 +114,33 @@ def compiled_kernels(wanted: bool = True) -> Iterator[bool]:
     global _active
     before = _active
     if wanted:
-        _active = _compiled()
+        _active = _compiled(device)
     try:
         yield _active.compiled
     finally:
         _active = before
 
 
-_made: list[Kernels] = []
+_made: dict[str, Kernels] = {}
 
 
-def _compiled() -> Kernels:
-    """The compiled kernels, made once per process; the separate operations where that fails."""
-    if not _made:
-        _made.append(_make())
-    return _made[0]
+def _compiled(device: str) -> Kernels:
+    """The compiled kernels of a device, made once per process; the separate operations where that fails."""
+    if device not in _made:
+        _made[device] = _make(device)
+    return _made[device]
 
 
-def _make() -> Kernels:
+def _make(device: str) -> Kernels:
     try:
         # In a process of its own, which can be stopped and may crash; the cache on disk brings the result.
-        subprocess.run(
-            [sys.executable, "-m", "spos_quant.quant.kernels"], check=True, capture_output=True, timeout=COMPILE_SECONDS
-        )
+        command = [sys.executable, "-m", "spos_quant.quant.kernels", device]
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
         from torch._inductor import config
 
         made = _compile()
         with config.patch(compile_threads=1):  # all is in the cache: no pool of processes that would outlive the work
-            _run_once(made)
+            _run_once(made, device)
         return made
     except subprocess.TimeoutExpired:
         why = f"it takes more than {COMPILE_SECONDS:.0f} s"
@@ -161,9 +161,8 @@ def _compile() -> Kernels:
     return Kernels(forward, flat, rows, compiled=True)
 
 
-def _run_once(kernels: Kernels, device: str | None = None) -> None:
+def _run_once(kernels: Kernels, device: str) -> None:
     """Every kernel on every shape that it is used with, which compiles it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     for inference in (False, True):  # tensors of either mode have compiled code of their own
         with torch.inference_mode(inference):
             level = torch.tensor(1.0, device=device)
@@ -176,4 +175,4 @@ def _run_once(kernels: Kernels, device: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    _run_once(_compile())
+    _run_once(_compile(), sys.argv[1])

@@ -66,7 +66,8 @@ class SupernetEvaluator:
         """Evaluations in order, made as they are asked for."""
         for architecture in architectures:
             self.supernet.activate(architecture)
-            with compiled_kernels(self.compiled), kept_weights(self._layers):
+            device = next(self.supernet.parameters()).device.type
+            with compiled_kernels(self.compiled, device), kept_weights(self._layers):
                 recalibrate(self.supernet, self.recalibration, self._norms)
                 result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)

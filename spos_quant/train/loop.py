@@ -116,7 +116,7 @@ def fit(
     if teacher is not None:
         teacher.to(fabric.device).eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(_compiles(training, loop.total * loop.steps.batch_size)):
+    with compiled_kernels(_compiles(training, loop.total * loop.steps.batch_size), fabric.device.type):
         loop.run()
     if loop.average is not None:
         loop.average.put()

@@ -157,7 +157,8 @@ def test_without_a_compiler_everything_runs(monkeypatch, capsys, error: Exceptio
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(kernels, "_made", [])
+    monkeypatch.setattr(kernels, "_made", {})
+    monkeypatch.setattr(kernels, "_active", kernels.EAGER)  # whatever other tests of this file compiled
     monkeypatch.setattr(kernels.subprocess, "run", fail)
     with compiled_kernels() as made:
         assert not made
@@ -169,9 +170,11 @@ def test_without_a_compiler_everything_runs(monkeypatch, capsys, error: Exceptio
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", LAYERS)
-def test_cuda(compiled: None, kind: str) -> None:
+def test_cuda(kind: str) -> None:
     fused, stock, x = pair(kind, 4, False)
-    (y, ours), (expected, theirs) = (gradients(layer.cuda(), x.cuda()) for layer in (fused, stock))
+    with compiled_kernels(device="cuda") as made:
+        assert made, "the compiler failed; see stderr"
+        (y, ours), (expected, theirs) = (gradients(layer.cuda(), x.cuda()) for layer in (fused, stock))
     assert torch.equal(y, expected)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
