@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes docs/models.md: networks through `sq.quantize`, with what was seen in each. Half an hour; needs timm.
+"""Writes docs/models.md: networks through `sq.quantize`, with what was seen in each. Hours on two busy cores; needs timm.
 
 python tools/make_models.py                                  # all of them
 python tools/make_models.py "MLP" torchvision:resnet18       # these anew, the others as they were measured before
@@ -39,7 +39,7 @@ that it was not trained on: logits relative to how they vary over the pictures, 
 {rows}
 
 A QCDQ file whose *labels differ* was refused by the parity check. Measured with torch {torch};
-`python tools/make_models.py` measures (half an hour; needs timm) and writes `benchmarks/results/models.json` and this page,
+`python tools/make_models.py` measures (hours on two busy cores; needs timm) and writes `benchmarks/results/models.json` and this page,
 `pytest -m slow tests/convert` asserts what must hold, and that 90 % of the labels agree.
 """
 

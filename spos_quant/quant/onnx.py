@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
@@ -128,15 +129,23 @@ def _arguments(layer: Any) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' deprecation notes and tracebacks of optional steps off the user's screen."""
+    """Keeps the exporters' deprecation notes, graphs and tracebacks of optional steps off the user's screen.
+
+    Raises:
+        ExportError: an operation that torch's exporter has no counterpart of.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # Private; but torch prints the whole graph of a model that it cannot write, whatever its switch for that says.
+    with warnings.catch_warnings(), patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         try:
             yield
+        except torch.onnx.errors.OnnxExporterError as error:
+            why = str(error).strip().splitlines()[0]
+            raise ExportError(f"torch's ONNX exporter cannot write this model: {why[:200]}") from None
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

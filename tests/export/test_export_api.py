@@ -407,6 +407,18 @@ def test_slices_cover_everything_once():
         assert all(part.stop - part.start <= size for part in in_batches(items, size))
 
 
+def test_what_torch_cannot_write_is_an_error_of_ours(tmp_path, capfd):
+    model = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(7),  # of 2 x 2: no factor
+        torch.nn.Flatten(),
+        torch.nn.Linear(147, 2),
+    )
+    with pytest.raises(ExportError, match="torch's ONNX exporter cannot write this model: .*adaptive"):
+        sq.export_onnx(model, torch.randn(2, 3, 2, 2), tmp_path / "m.onnx", format="onnx")
+    assert "graph" not in "".join(capfd.readouterr())
+    assert not list(tmp_path.iterdir())
+
+
 class _Answers(torch.nn.Module):
     def __init__(self, answer):
         super().__init__()
