@@ -144,7 +144,7 @@ def test_a_time_limit_keeps_evaluations_and_goes_on(command, space_file, tmp_pat
 
 @pytest.mark.slow
 def test_workers_change_nothing(command, space_file, run_path, tmp_path):
-    one = command("sensitivity", run_path, json=True)
+    one = command("sensitivity", space_file, "--out", run_path, json=True)
     other = command("sensitivity", space_file, "--out", tmp_path / "r", "--workers", "2", json=True)
     assert other["rows"] == one["rows"]
 
