@@ -59,6 +59,8 @@ class TrainConfig(Strict):
     """Lightning Fabric's name: `32-true`, or `bf16-mixed` for bf16 autocast."""
     compile: bool | None = None
     """Whether fake quantization runs as compiled loops; null: where the training is long enough to gain by it."""
+    channels_last: bool | None = None
+    """Whether images and weights lie in memory with their channels last; null: where the training is that long."""
     devices: int = Field(default=1, ge=1, le=1024)
     """Number of devices, in Lightning Fabric's sense."""
     data_workers: int = Field(default=0, ge=0, le=1024)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from spos_quant.errors import RunError, SpaceError, near
-from spos_quant.run_dir import write_text
+from spos_quant.run_dir import cache_dir, write_text
 from spos_quant.space.outline import FORMAT, Outline
 from spos_quant.space.resolve import resolve
 from spos_quant.space.search_space import SearchSpace
@@ -101,7 +100,7 @@ def structure_hash(spec: SpaceSpec) -> str:
 def outline_of(spec: SpaceSpec) -> Outline:
     """The outline of a space: stored with the built-in ones, else cached, else measured on the meta device."""
     stored = _spaces() / "tables" / f"{spec.name}.json"
-    cached = cache_dir() / "outlines" / f"{structure_hash(spec)}.json"
+    cached = cache_dir("outlines") / f"{structure_hash(spec)}.json"
     for source in (stored, cached):
         try:
             raw = json.loads(source.read_text("utf-8"))
@@ -118,11 +117,6 @@ def outline_of(spec: SpaceSpec) -> Outline:
 def outline_json(spec: SpaceSpec, outline: Outline) -> str:
     """The text of a stored outline."""
     return json.dumps({"structure": structure_hash(spec), **outline.to_json()}, separators=(",", ":")) + "\n"
-
-
-def cache_dir() -> Path:
-    """Where outlines of other spaces are kept: `$XDG_CACHE_HOME/spos_quant`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spos_quant"
 
 
 def measure(spec: SpaceSpec) -> Outline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
-import os
 import shutil
 import tarfile
 import tempfile
@@ -21,6 +20,7 @@ from spos_quant.data.loading import datasets
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.data.split import ArraySplit
 from spos_quant.errors import DataError
+from spos_quant.run_dir import cache_dir
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -69,15 +69,8 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
     )
 
 
-def cache_folder() -> Path:
-    """Where the downloaded archive is kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG rules have a relative path ignored.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "spos_quant" / "cifar10"
-
-
 def _cached_folder() -> Path:
-    root = cache_folder()
+    root = cache_dir("cifar10")
     if not _is_complete(root / FOLDER) and not (root / ARCHIVE).is_file():
         _download(root / ARCHIVE)
     return _folder(root)

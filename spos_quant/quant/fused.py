@@ -38,10 +38,9 @@ class _FakeQuant(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
         ctx.save_for_backward(x, scale, low, high)
         ctx.clipped = clipped
-        # Whether a tensor wants a gradient would be a reason to compile anew.
-        x, scale = x.detach(), scale.detach()
-        view = _View(x, scale)
-        return view.back(active(x).quantized(view.of(x), view.scale(scale), low, high))
+        view, kernels = _View(x, scale), active(x)
+        kernel = kernels.flat if view.one else kernels.rows
+        return view.back(kernel(view.of(x), view.scale(scale), low, high))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -53,11 +52,9 @@ class _FakeQuant(torch.autograd.Function):
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None
         clipped = x.new_tensor(float(ctx.clipped))
-        x, scale = x.detach(), scale.detach()
-        view = _View(x, scale)
-        kernels = active(x)
+        view, kernels = _View(x, scale), active(x)
         kernel = kernels.flat_gradients if view.one else kernels.row_gradients
-        for_x, for_scale = kernel(view.of(upstream[0].detach()), view.of(x), view.scale(scale), low, high, clipped)
+        for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped)
         return view.back(for_x), for_scale.reshape(scale.shape), None, None, None
 
 
@@ -81,14 +78,14 @@ class _View:
         self.axis = 0 if self.one else max(range(scale.dim()), key=lambda dim: scale.shape[dim])
 
     def of(self, x: Tensor) -> Tensor:
-        """`[n]` or `[C, n]`; a view wherever memory allows."""
+        """`[n]` or `[C, n]`, contiguous; a view wherever memory allows."""
         if self.one:
-            return (x.permute(0, 2, 3, 1) if self.channels_last else x).reshape(-1)
-        return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1)
+            return (x.permute(0, 2, 3, 1) if self.channels_last else x).reshape(-1).contiguous()
+        return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).contiguous()
 
     def scale(self, scale: Tensor) -> Tensor:
         """A scalar or `[C, 1]`."""
-        return scale.reshape(()) if self.one else scale.reshape(-1, 1)
+        return scale.reshape(()) if self.one else scale.reshape(-1, 1).contiguous()
 
     def back(self, y: Tensor) -> Tensor:
         """The kernel's result in the shape of the tensor."""

@@ -3,32 +3,37 @@
 Divide, round, clamp, multiply are four passes over memory as separate operations of torch, and three times as many on
 the way back; compiled (TorchInductor: C++ on a CPU, Triton on a GPU) they are one loop each way. Two shapes serve
 everything: a tensor with one step is flat, a tensor with a step per channel is `[C, n]`; sizes and levels are arguments
-of the loops, so that other layers, widths and bit-widths compile nothing anew.
+of the loops, so that other layers, widths and bit-widths compile nothing anew. They are compiled ahead, once per device
+and version of torch, and kept in the user's cache folder.
 
-    python -m spos_quant.quant.kernels cpu        # compiles them and leaves them in torch's cache on disk
+    python -m spos_quant.quant.kernels cpu FOLDER        # compiles them into a folder
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spos_quant.progress import remark
+from spos_quant.run_dir import cache_dir
 
 COMPILE_SECONDS = 120.0
 """Compiling that takes longer is given up: the kernels then run as separate operations."""
-WORTH_COMPILING = 100_000_000
-"""Pixels that go through a network, from which on compiling pays: some hundred steps of 128 images of 32 x 32."""
-_SMALLEST = 4_096
-"""Elements of the smallest tensor that compiled kernels are used for."""
+WORTH_COMPILING = 10_000_000
+"""Pixels that go through a network, from which on compiling pays: some eighty steps of 128 images of 32 x 32."""
+_SIZES = range(4_096, 2**31)
+"""Elements of tensors that compiled kernels are used for: they do not speed up small ones, and count in 32 bits."""
 
 
 def quantized(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -77,25 +82,24 @@ def row_gradients(
 
 @dataclass(frozen=True)
 class Kernels:
-    """What quantizers compute with."""
+    """What quantizers compute with; all take contiguous tensors."""
 
-    quantized: Callable[..., Tensor]
+    flat: Callable[..., Tensor]
+    """`quantized` where one scale serves all: `[n]` and a scalar."""
+    rows: Callable[..., Tensor]
+    """`quantized` where every row has its scale: `[C, n]` and `[C, 1]`."""
     flat_gradients: Callable[..., tuple[Tensor, Tensor]]
     row_gradients: Callable[..., tuple[Tensor, Tensor]]
     compiled: bool
 
 
-EAGER = Kernels(quantized, flat_gradients, row_gradients, compiled=False)
+EAGER = Kernels(quantized, quantized, flat_gradients, row_gradients, compiled=False)
 _active = EAGER
 
 
 def active(x: Tensor) -> Kernels:
-    """The kernels for a tensor.
-
-    Compiled ones keep more digits than bfloat16 between operations, and are not for it; nor for small tensors, which
-    they do not speed up, and whose dimensions of size 1 the compiler treats apart.
-    """
-    return _active if x.dtype == torch.float32 and x.numel() >= _SMALLEST else EAGER
+    """The kernels for a tensor. Compiled ones keep more digits than bfloat16 between operations, and are not for it."""
+    return _active if x.dtype == torch.float32 and x.numel() in _SIZES else EAGER
 
 
 @contextmanager
@@ -106,7 +110,7 @@ def compiled_kernels(wanted: bool = True, device: str = "cpu") -> Iterator[bool]
 
     Args:
         wanted: False changes nothing.
-        device: Where tensors are: `cpu` or `cuda`.
+        device: Where tensors are, such as `cpu`, `cuda` or `cuda:1`.
 
     Yields:
         Whether the kernels are compiled.
@@ -114,7 +118,7 @@ def compiled_kernels(wanted: bool = True, device: str = "cpu") -> Iterator[bool]
     global _active
     before = _active
     if wanted:
-        _active = _compiled(device)
+        _active = _compiled(torch.device(device))
     try:
         yield _active.compiled
     finally:
@@ -124,24 +128,25 @@ def compiled_kernels(wanted: bool = True, device: str = "cpu") -> Iterator[bool]
 _made: dict[str, Kernels] = {}
 
 
-def _compiled(device: str) -> Kernels:
-    """The compiled kernels of a device, made once per process; the separate operations where that fails."""
-    if device not in _made:
-        _made[device] = _make(device)
-    return _made[device]
+def _compiled(device: torch.device) -> Kernels:
+    """The compiled kernels of a device, loaded once per process; the separate operations where that fails."""
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    name = str(device)
+    if name not in _made:
+        _made[name] = _make(name)
+    return _made[name]
 
 
 def _make(device: str) -> Kernels:
+    folder = cache_dir("kernels", _key(device))
     try:
-        # In a process of its own, which can be stopped and may crash; the cache on disk brings the result.
-        command = [sys.executable, "-m", "spos_quant.quant.kernels", device]
+        with suppress(Exception):  # absent, or damaged: compiled anew
+            return _load(folder)
+        # In a process of its own, which can be stopped and may crash.
+        command = [sys.executable, "-m", "spos_quant.quant.kernels", device, str(folder)]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-        from torch._inductor import config
-
-        made = _compile()
-        with config.patch(compile_threads=1):  # all is in the cache: no pool of processes that would outlive the work
-            _run_once(made, device)
-        return made
+        return _load(folder)
     except subprocess.TimeoutExpired:
         why = f"it takes more than {COMPILE_SECONDS:.0f} s"
     except subprocess.CalledProcessError as error:
@@ -153,26 +158,69 @@ def _make(device: str) -> Kernels:
     return EAGER
 
 
-def _compile() -> Kernels:
+def _key(device: str) -> str:
+    """Names all that compiled code depends on: this file, torch, and the device's instructions."""
+    chip = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    parts = (Path(__file__).read_text("utf-8"), torch.__version__, sys.version, platform.machine(), chip, device)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _load(folder: Path) -> Kernels:
+    made: dict[str, Any] = {}
+    for name in _SHAPES:
+        with _inductor() as inductor:
+            made[name] = inductor.CompiledArtifact.load(path=str(folder / f"{name}.bin"), format="binary")
+    flat, rows = made.pop("flat"), made.pop("rows")  # which answer with a list of one
+    return Kernels(lambda *given: flat(*given)[0], lambda *given: rows(*given)[0], **made, compiled=True)
+
+
+_SHAPES = {
+    "flat": ("flat", "", "", ""),
+    "rows": ("rows", "scales", "", ""),
+    "flat_gradients": ("flat", "flat", "", "", "", ""),
+    "row_gradients": ("rows", "rows", "scales", "", "", ""),
+}
+"""Shapes of the arguments of every kernel."""
+
+
+def _compile(device: str, folder: Path) -> None:
+    """Compiles every kernel, for all sizes and without a check at each call."""
+    many, rows = torch.export.Dim("many", min=2), torch.export.Dim("rows", min=2)
+    sizes: dict[str, tuple[int, ...]] = {"flat": (4_093,), "rows": (61, 97), "scales": (61, 1), "": ()}
+    free: dict[str, dict[int, Any]] = {"flat": {0: many}, "rows": {0: rows, 1: many}, "scales": {0: rows}, "": {}}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shapes in _SHAPES.items():
+        examples = tuple(torch.ones(sizes[shape], device=device) for shape in shapes)
+        dims = (tuple(free[shape] for shape in shapes),)
+        program = torch.export.export(_Module(getattr(EAGER, name)), examples, dynamic_shapes=dims)
+        options = {"config_patches": {"cpp.dynamic_threads": True}}  # how many threads is the caller's to say
+        with _inductor() as inductor:
+            made = inductor.standalone_compile(
+                program.graph_module, list(examples), dynamic_shapes="from_graph", options=options
+            )
+            made.save(path=str(folder / f"{name}.bin"), format="binary")
+
+
+class _Module(nn.Module):
+    """A function as what torch exports."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
+
+
+@contextmanager
+def _inductor() -> Iterator[Any]:
+    """Torch's compiler, without a word and without a pool of processes that would outlive the work."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"cpp.dynamic_threads": True}  # the number of threads is the caller's, not the compiler's
-    functions = (quantized, flat_gradients, row_gradients)
-    forward, flat, rows = (cast(Any, torch.compile(f, dynamic=True, options=options)) for f in functions)
-    return Kernels(forward, flat, rows, compiled=True)
+    import torch._inductor as inductor
 
-
-def _run_once(kernels: Kernels, device: str) -> None:
-    """Every kernel on every shape that it is used with, which compiles it."""
-    for inference in (False, True):  # tensors of either mode have compiled code of their own
-        with torch.inference_mode(inference):
-            level = torch.tensor(1.0, device=device)
-            for shape, scale in (((4_096,), level), ((64, 96), torch.ones(64, 1, device=device))):
-                x = torch.ones(shape, device=device)
-                kernels.quantized(x, scale, -level, level)
-                if not inference:
-                    gradient = kernels.flat_gradients if len(shape) == 1 else kernels.row_gradients
-                    gradient(x, x, scale, -level, level, level)
+    with inductor.config.patch(compile_threads=1):
+        yield inductor
 
 
 if __name__ == "__main__":
-    _run_once(_compile(), sys.argv[1])
+    _compile(sys.argv[1], Path(sys.argv[2]))

@@ -1,12 +1,13 @@
 """Run directories: files that appear whole or not at all, checksums beside them, and one owner at a time."""
 
 from spos_quant.run_dir.checksums import check, drop, listed, read_artifact, store, store_json
-from spos_quant.run_dir.files import digest, json_text, read_json, write_bytes, write_json, write_text
+from spos_quant.run_dir.files import cache_dir, digest, json_text, read_json, write_bytes, write_json, write_text
 from spos_quant.run_dir.owner import NAME as LOCK
 from spos_quant.run_dir.owner import claim, locks
 
 __all__ = [
     "LOCK",
+    "cache_dir",
     "check",
     "claim",
     "digest",

@@ -39,6 +39,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         _remove(Path(draft))
 
 
+def cache_dir(*parts: str) -> Path:
+    """A folder under `$XDG_CACHE_HOME/spos_quant` (`~/.cache/spos_quant`), for what can be made again; not created."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG rules have a relative path ignored.
+    return (base if base.is_absolute() else Path.home() / ".cache").joinpath("spos_quant", *parts)
+
+
 def not_written(path: Path, error: OSError) -> RunError:
     """The error to raise where a file cannot be written."""
     return RunError(

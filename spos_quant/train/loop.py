@@ -114,22 +114,14 @@ def fit(
         KeyboardInterrupt: interrupted; the checkpoint is written.
     """
     if teacher is not None:
-        teacher.to(fabric.device).eval()
+        teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(_compiles(training, loop.total * loop.steps.batch_size), fabric.device.type):
+    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)):
         loop.run()
     if loop.average is not None:
         loop.average.put()
-    model.eval()
+    model.eval().to(memory_format=torch.contiguous_format)
     return list(loop.position.records)
-
-
-def _compiles(training: Training, images: int) -> bool:
-    """Whether a training computes with compiled kernels: as its settings say, or where it is long enough."""
-    if training.config.compile is not None:
-        return training.config.compile
-    _, height, width = training.data.preprocessing.input
-    return images * height * width >= WORTH_COMPILING
 
 
 class _Loop:
@@ -154,7 +146,9 @@ class _Loop:
         )
         self.total = self.config.steps(self.steps.per_epoch)
         self.optimizer = make_optimizer(model, self.config)
-        model.to(fabric.device)
+        self.memory_format = torch.channels_last if self.says(self.config.channels_last) else torch.contiguous_format
+        for module in (model, *([] if teacher is None else [teacher])):
+            module.to(fabric.device).to(memory_format=self.memory_format)
         self.average = WeightAverage(model, self.config.ema) if self.config.ema else None
         self.checkpoint = None if training.checkpoint is None else Checkpoint(training.checkpoint, training.identity)
         self.position = (
@@ -164,6 +158,11 @@ class _Loop:
         self.wrapped, self.wrapped_optimizer = fabric.setup(model, self.optimizer)
         self.saved = time.monotonic()
         self.skipped_in_a_row = 0
+
+    def says(self, setting: bool | None) -> bool:
+        """What a setting says, or whether the training is long enough to gain by it."""
+        _, height, width = self.training.data.preprocessing.input
+        return self.total * self.steps.batch_size * height * width >= WORTH_COMPILING if setting is None else setting
 
     def run(self) -> None:
         first = self.position.step
@@ -176,7 +175,8 @@ class _Loop:
             deferred() as interrupted,
         ):
             for step, (x, y) in zip(range(first, self.total), batches, strict=True):
-                self._step(step, x.to(self.fabric.device), y.to(self.fabric.device))
+                x = x.to(self.fabric.device, memory_format=self.memory_format)
+                self._step(step, x, y.to(self.fabric.device))
                 self.position.step = step + 1
                 log.log(self._told(), step)
                 tick(f"loss {self.meter.last:.3f}")

@@ -14,7 +14,6 @@ from spos_quant.backbones import build as build_module
 from spos_quant.backbones.build import (
     build,
     builtin_spaces,
-    cache_dir,
     load_space,
     load_spec,
     measure,
@@ -140,14 +139,6 @@ def test_an_unwritable_cache_costs_time_alone(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(outline_of(mine()).blocks) == 4
-
-
-def test_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "spos_quant"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_dir() == tmp_path / "home" / ".cache" / "spos_quant"
 
 
 def test_a_space_that_borrows_a_built_in_name_has_its_own_outline(cache: Path) -> None:

@@ -108,15 +108,6 @@ def test_no_network_says_how_to_do_it_by_hand(cache):
     assert list(cache.iterdir()) == []
 
 
-def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", "relative/folder"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cifar10.cache_folder() == tmp_path / ".cache" / "spos_quant" / "cifar10"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert str(cifar10.cache_folder()) == "/somewhere/spos_quant/cifar10"
-
-
 def test_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"no folder .*nowhere; fetch"):
         load(f"cifar10:{tmp_path / 'nowhere'}")

@@ -52,7 +52,8 @@ def gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 @pytest.fixture(scope="module")
 def compiled() -> Iterator[None]:
-    with compiled_kernels() as made:
+    with pytest.MonkeyPatch.context() as patch, compiled_kernels() as made:
+        patch.setattr(kernels, "_SIZES", range(1, 2**31))
         assert made, "the compiler failed; see stderr"
         yield
 
@@ -87,18 +88,40 @@ def test_compiled_is_equal_to_stock(compiled: None, kind: str, bits: int, signed
 
 
 @pytest.mark.slow
-def test_nothing_is_compiled_anew_for_other_sizes_levels_and_threads(compiled: None) -> None:
-    before = torch._dynamo.utils.counters["frames"]["total"]
-    threads = torch.get_num_threads()
+def test_compiled_kernels_take_every_kind_of_tensor(compiled: None) -> None:
+    """Any size, order of memory, number of threads and mode of autograd, without a compilation."""
+    threads, frames = torch.get_num_threads(), torch._dynamo.utils.counters["frames"]["total"]
+    scale, low, high = torch.tensor(0.3), torch.tensor(-4.0), torch.tensor(3.0)
     try:
-        for count in (1, 2):
+        for count, size in ((1, 4_096), (2, 5_001), (2, 70_000)):
             torch.set_num_threads(count)
-            check("conv", 3, False)
-            check("depthwise", 5, True)
-            check("audio", 8, False)
+            x = torch.randn(size + 1)[1:]
+            for tensor in (x, x.requires_grad_(), x.detach().clone().mul(2)):
+                with torch.inference_mode(not tensor.requires_grad):
+                    made = kernels.active(tensor).flat(tensor, scale, low, high)
+                assert torch.equal(made, kernels.quantized(tensor.detach(), scale, low, high))
+            rows, scales = x.detach()[:4_095].reshape(65, 63), torch.rand(65, 1) + 0.1
+            with torch.inference_mode():
+                made = kernels.active(x).rows(rows, scales, low, high)
+            assert torch.equal(made, kernels.quantized(rows, scales, low, high))
     finally:
         torch.set_num_threads(threads)
-    assert torch._dynamo.utils.counters["frames"]["total"] == before
+    assert torch._dynamo.utils.counters["frames"]["total"] == frames
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_once(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_made", {})
+    folder = kernels.cache_dir("kernels", kernels._key("cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels.subprocess, "run", None)  # another process finds them
+        with compiled_kernels() as made:
+            assert made
+    kernels._made.clear()
+    (folder / "flat.bin").write_bytes((folder / "flat.bin").read_bytes()[:1000])
+    with compiled_kernels() as made:  # a damaged file is compiled anew
+        assert made
+        check("conv", 4, False)
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["activations", "weights"])
@@ -153,12 +176,13 @@ def test_bfloat16_is_that_of_stock() -> None:
         (subprocess.CalledProcessError(1, "x", stderr=b"...\nNo C++ compiler\n"), "No C\\+\\+ compiler"),
     ],
 )
-def test_without_a_compiler_everything_runs(monkeypatch, capsys, error: Exception, said: str) -> None:
+def test_without_a_compiler_everything_runs(monkeypatch, capsys, tmp_path, error: Exception, said: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(kernels, "_made", {})
     monkeypatch.setattr(kernels, "_active", kernels.EAGER)  # whatever other tests of this file compiled
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kernels.subprocess, "run", fail)
     with compiled_kernels() as made:
         assert not made

@@ -12,7 +12,18 @@ import subprocess
 import pytest
 
 from spos_quant.errors import RunError
-from spos_quant.run_dir import check, drop, files, listed, read_artifact, read_json, store, store_json, write_bytes
+from spos_quant.run_dir import (
+    cache_dir,
+    check,
+    drop,
+    files,
+    listed,
+    read_artifact,
+    read_json,
+    store,
+    store_json,
+    write_bytes,
+)
 from spos_quant.run_dir.checksums import NAME, settle
 
 
@@ -154,3 +165,12 @@ def test_json_that_is_none(tmp_path):
         read_json(path)
     path.write_text(json.dumps({"a": 1}))
     assert read_json(path) == {"a": 1}
+
+
+def test_the_cache_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_dir("cifar10") == tmp_path / ".cache" / "spos_quant" / "cifar10"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert str(cache_dir()) == "/somewhere/spos_quant"
