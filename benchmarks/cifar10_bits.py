@@ -26,10 +26,9 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.table import CostTable
 
 SPACES = Path(__file__).parent / "spaces"
+BUDGETS = "w2a2,w3a3,w4a4,1.5 x w2a2,1.5 x w3a3"
 NETWORKS = {"resnet20": ("resnet20-bits", "resnet20-bits-width"), "mobilenetv2": ("mobilenetv2-cifar-bits",)}
 UNIFORM = ("w2a2", "w3a3", "w4a4")
-BETWEEN = ("w2a2", "w3a3")
-"""Uniform rows whose BitOps one and a half times are a budget too."""
 TINY = [
     *("train.iterations=2", "retrain.iterations=2", "search.population=2", "search.generations=1"),
     *("search.recalibration_images=32", "search.max_images=32", "train.batch_size=16", "retrain.batch_size=16"),
@@ -52,6 +51,7 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10", help="cifar10[:ROOT] or imagefolder:ROOT")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
     parser.add_argument("--bits", default="random:1,knapsack,best", help="what is tried within each budget")
+    parser.add_argument("--budgets", default=BUDGETS, help="of uniform rows, or times them [%(default)s]")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -62,7 +62,7 @@ def main() -> None:
     if given.tiny:
         given.data, given.set = "fake", [*TINY, *given.set]
     spaces = {name: write_space(given, name) for name in NETWORKS[given.network]}
-    jobs = list(plan(spaces, given.bits.split(","), budgets=1 if given.tiny else None))
+    jobs = list(plan(spaces, given.bits.split(","), given.budgets.split(",")[: 1 if given.tiny else None]))
     rows: dict[Job, list[dict[str, Any]]] = {}
     for seeds in range(1, given.seeds + 1):
         for job in jobs:
@@ -85,14 +85,16 @@ def write_space(given: argparse.Namespace, name: str) -> Path:
     return path
 
 
-def plan(spaces: dict[str, Path], within: list[str], budgets: int | None = None) -> Iterator[Job]:
+def plan(spaces: dict[str, Path], within: list[str], budgets: list[str]) -> Iterator[Job]:
     """Uniform rows first, then every budget with what is tried within it; with widths only what is searched."""
     names = list(spaces)
     yield from (Job(names[0], text) for text in ("float", *UNIFORM))
     table = CostTable(load_space(spaces[names[0]]))
-    between = [str(parse_budget(text, "bitops", table).limit * 3 // 2) for text in BETWEEN]
-    for budget in (*UNIFORM, *between)[:budgets]:
-        yield from (Job(names[0], text, budget) for text in within)
+    for text in budgets:
+        factor, times, uniform = text.rpartition(" x ")
+        limit = parse_budget(uniform, "bitops", table).limit
+        budget = str(int(float(factor) * limit)) if times else uniform
+        yield from (Job(names[0], item, budget) for item in within)
         yield from (Job(name, "best", budget) for name in names[1:])
 
 
@@ -131,7 +133,8 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
         print(f"{row['space']:22} {row['within'] or '-':>10} {row['bits']:10} {bitops:>15} {accuracy}")
     if given.tiny:
         return
-    command = {"data": given.data.partition(":")[0], "bits": given.bits, "seeds": given.seeds, "set": given.set}
+    told = {name: getattr(given, name) for name in ("bits", "budgets", "seeds", "set")}
+    command = {"data": given.data.partition(":")[0], **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"
     name = given.name or f"cifar10_bits-{given.network}"
     write_result(name, {"network": given.network, "command": command, "images": images, "rows": rows})

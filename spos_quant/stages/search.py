@@ -171,7 +171,7 @@ def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
     recalibration, validation = recalibration_batches(run), scoring_batches(run, "search-val")
     search, (_, height, width) = run.spec.search, run.spec.input
     pixels = (len(recalibration) + len(validation)) * height * width * search.population * search.generations
-    evaluate = SupernetEvaluator(supernet, recalibration, validation, compiled=pixels >= WORTH_COMPILING)
+    evaluate = SupernetEvaluator(supernet, recalibration, validation, many=pixels >= WORTH_COMPILING)
     return ThreadLimit(evaluate, search.threads)
 
 
