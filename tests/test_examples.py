@@ -29,6 +29,8 @@ assert run(["train", "stairs.yaml", "--out", "made", "--json", *settings]) == 0
 check_operator(operators["cross3"])
 check_space(load_space("stairs.yaml"), paths=2)
 """
+QUICK: dict[str, tuple[()]] = {"plain_pytorch": ()}
+"""Not marked slow, as the others are: they take as long as importing torch does, and CI runs all."""
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
@@ -41,7 +43,7 @@ def run(folder: Path, *command: str, path: tuple[Path, ...] = ()) -> subprocess.
     return done
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=QUICK.get(name, pytest.mark.slow)) for name in SCRIPTS])
 def test_script(name: str, tmp_path: Path) -> None:
     needed = NEEDS.get(name)
     if needed is not None and importlib.util.find_spec(needed) is None:

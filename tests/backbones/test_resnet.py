@@ -105,7 +105,11 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet20", "resnet50", "mobilenetv2", "mobilenetv3-large", "mobilenetv3-small"]
+    "name",
+    [
+        *("resnet18", "resnet20", "mobilenetv2", "mobilenetv3-small"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenetv3-large")),
+    ],
 )
 def test_float_weights_and_outputs_are_those_of_the_published_network(name: str, tmp_path: Path) -> None:
     theirs = randomize(reference(name))

@@ -126,7 +126,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, mode):
     done = subprocess.run(
         [sys.executable, script, str(tmp_path), str(Path(__file__).parent), mode],
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL

@@ -120,6 +120,7 @@ def test_same_seed_gives_the_same_files_twice(tiny_run, command, tmp_path):
         assert (again / name).read_bytes() == (tiny_run / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_supernet(tiny_run, command, tmp_path):
     other = tmp_path / "other"
     command("train", "digits-mixed", "--seed", "1", "--out", other, *TINY, json=True)

@@ -58,7 +58,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(state(a).values(), state(b).values(), strict=True))
 
 
-@pytest.mark.parametrize("make", [supernet, dropping])
+@pytest.mark.parametrize("make", [pytest.param(supernet, marks=pytest.mark.slow), dropping])
 @pytest.mark.parametrize("config", [{}, {"momentum": 0.0}, {"data_workers": 1}], ids=str)
 def test_a_killed_training_ends_with_the_same_weights_and_records(tmp_path, make, config):
     undisturbed = make()

@@ -1,0 +1,83 @@
+"""What the benchmarks share: a measurement beside its baseline, and the rows that a session leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from common import RESULTS, commit, write_result
+
+ROUNDS = 9
+_ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
+
+
+@pytest.fixture
+def tiny(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the setting that only shows that nothing is broken: `--benchmark-disable`."""
+    return bool(request.config.getoption("--benchmark-disable"))
+
+
+@pytest.fixture
+def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., float]:
+    """Times a subject with pytest-benchmark and its baseline in the round before, so that both see the same machine.
+
+    `against(subject, baseline, what, target)` gives the ratio of the medians, which is kept in `extra_info` and as a
+    row of the module's results.
+    """
+
+    def measure(
+        subject: Callable[[], Any], baseline: Callable[[], Any], what: str, target: float | None = None
+    ) -> float:
+        times: list[float] = []
+
+        def before() -> None:
+            start = time.perf_counter()
+            baseline()
+            times.append(time.perf_counter() - start)
+
+        subject()
+        benchmark.pedantic(subject, setup=before, rounds=ROUNDS, warmup_rounds=1)
+        if benchmark.stats is None:  # --benchmark-disable: everything ran once
+            return float("nan")
+        base = statistics.median(times[1:])
+        ratio = benchmark.stats.stats.median / base
+        spread = (benchmark.stats.stats.q3 - benchmark.stats.stats.q1) / base
+        figures = {"ratio": round(ratio, 3), "spread": round(spread, 3), "baseline": what, "target": target}
+        _keep(request, benchmark, figures)
+        return float(ratio)
+
+    return measure
+
+
+@pytest.fixture
+def seconds(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Times a subject alone; for what has no baseline but a bound that a person would notice."""
+
+    def measure(subject: Callable[[], Any], target: float | None = None) -> None:
+        benchmark.pedantic(subject, rounds=5, warmup_rounds=1)
+        if benchmark.stats is not None:
+            figures = {"seconds": round(benchmark.stats.stats.median, 4), "target": target}
+            _keep(request, benchmark, figures)
+
+    return measure
+
+
+def _keep(request: pytest.FixtureRequest, benchmark: Any, figures: dict[str, Any]) -> None:
+    benchmark.extra_info |= figures
+    rows = request.config.stash.setdefault(_ROWS, {})
+    row = {"name": benchmark.name, **figures, "commit": commit(), "load_average": round(os.getloadavg()[0], 1)}
+    rows.setdefault(request.module.__name__, []).append(row)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes `results/MODULE.json`; rows that this session did not measure stay as they were."""
+    for module, rows in session.config.stash.get(_ROWS, {}).items():
+        path = RESULTS / f"{module}.json"
+        before = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+        merged = {row["name"]: row for row in (*before, *rows)}
+        write_result(module, {"rows": list(merged.values())})

@@ -1,0 +1,64 @@
+"""The networks that benchmarks time, with the same numbers in every form."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import torch
+from brevitas.core.quant.int_base import IntQuant
+from torch import Tensor, nn
+
+from spos_quant.backbones.build import build, load_spec, space_of
+from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.static import is_quant_layer
+from spos_quant.supernet.supernet import Supernet
+
+CASES = {"resnet20": ("resnet20-mixed", 32, 128), "resnet18": ("resnet18-mixed", 64, 64)}
+"""Space, side of the images, images of a batch."""
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+TINY = 4
+"""Images of a batch in the setting that only shows that nothing is broken."""
+
+
+def supernet_of(case: str, bits: int = 4) -> Supernet:
+    """The supernet of a case along the path of uniform bits."""
+    supernet = copy.deepcopy(_built(case))
+    supernet.activate(supernet.space.uniform(bits, bits))
+    return supernet
+
+
+@cache
+def _built(case: str) -> Supernet:
+    space, side, _ = CASES[case]
+    return build(space_of(load_spec(space).model_copy(update={"input": (3, side, side)})))
+
+
+def network(case: str, kind: str, bits: int = 4) -> nn.Module:
+    """`supernet`, its `subnet`, the same with stock quantizers (`stock Brevitas`), or the `float` network."""
+    supernet = supernet_of(case, bits)
+    if kind == "supernet":
+        return supernet
+    subnet = supernet.subnet(supernet.space.uniform(bits, bits))
+    if kind == "stock Brevitas":
+        for module in subnet.modules():
+            if isinstance(module, FusedIntQuant):
+                module.__class__ = IntQuant
+    if kind == "float":
+        for parent in list(subnet.modules()):
+            for name, layer in parent.named_children():
+                if is_quant_layer(layer):
+                    setattr(parent, name, _float(layer))
+    return subnet
+
+
+def images(case: str, tiny: bool) -> Tensor:
+    """A batch of a case."""
+    _, side, count = CASES[case]
+    return torch.randn(TINY if tiny else count, 3, side, side)
+
+
+def _float(layer: nn.Module) -> nn.Module:
+    made = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)
+    made.weight = layer.weight
+    return made

@@ -1,0 +1,52 @@
+"""Judging a candidate against float passes: scoring, and recalibration of BatchNorm statistics.
+
+Claim: at most 1.05 passes of the contiguous float network, with the same numbers as the fake-quantized path.
+Floor: the float pass in evaluation mode, and with batch statistics. Stock Brevitas is measured beside it.
+
+    pytest benchmarks/test_evaluation.py --benchmark-only -n0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from networks import CASES, images, network, supernet_of
+from torch import Tensor, nn
+
+from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.switch import kept_weights
+from spos_quant.train.evaluation import recalibrate
+
+
+def score(model: nn.Module, x: Tensor) -> None:
+    model.eval()
+    model(x)
+
+
+WORK = {"score": score, "recalibrate": lambda model, x: recalibrate(model, [x])}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_candidate(against: Callable[..., float], tiny: bool, case: str, bits: int, work: str) -> None:
+    """The supernet as a search runs it: channels last, weights quantized once, kernels compiled."""
+    supernet, plain, x = (
+        supernet_of(case, bits).to(memory_format=torch.channels_last),
+        network(case, "float"),
+        images(case, tiny),
+    )
+    layers = [layer for layer, *_ in supernet.quantized_layers()]
+    with compiled_kernels(not tiny), kept_weights(layers):
+        against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", 1.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("case", CASES)
+def test_stock_brevitas(against: Callable[..., float], tiny: bool, case: str, work: str) -> None:
+    stock, plain, x = network(case, "stock Brevitas"), network(case, "float"), images(case, tiny)
+    against(lambda: WORK[work](stock, x), lambda: WORK[work](plain, x), "float pass")

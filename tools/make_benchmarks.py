@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Writes benchmarks/README.md from the benchmarks and benchmarks/results/*.json: claim, target, measured, command.
+
+python tools/make_benchmarks.py
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+PATH = BENCHMARKS / "README.md"
+HEAD = """# Benchmarks
+
+Every figure is a ratio against a baseline that ran in the rounds between, in the same process, or seconds where there is
+nothing to compare with; medians, with the distance of the quartiles in parentheses. Machines are shared: the load average
+says how busy this one was. A row keeps the commit that it was measured at.
+
+    pytest benchmarks --benchmark-only -n0                     # all of them; an hour on two cores
+    pytest benchmarks --benchmark-disable -n0                  # whether they run; minutes, no figures
+    pytest benchmarks --benchmark-only -n0 --benchmark-autosave --benchmark-compare    # this commit against the last
+
+What bits and searches are worth is in [docs/results.md](../docs/results.md), what survives kills and faults in
+[docs/reliability.md](../docs/reliability.md).
+"""
+SCRIPTS = {
+    "large_spaces": "the largest spaces: load, count, sample, complete",
+    "supernet_memory": "bytes of supernets against the number of widths",
+}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Writes the page."""
+    PATH.write_text(text(), "utf-8")
+
+
+def text() -> str:
+    """The page of the figures at hand."""
+    modules = sorted(BENCHMARKS.glob("test_*.py"))
+    return "\n".join([HEAD, *(section(path) for path in modules), scripts()])
+
+
+def section(path: Path) -> str:
+    """What a module claims, and what was measured."""
+    title, _, rest = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")
+    result = BENCHMARKS / "results" / f"{path.stem}.json"
+    if not result.exists():
+        return f"## {title}\n{rest}\n\nNot measured yet.\n"
+    found = json.loads(result.read_text("utf-8"))
+    where = found["environment"]
+    lines = [" | ".join(cells(row)) for row in found["rows"]]
+    head = "| what | measured | target | | commit | load |\n| --- | --- | --- | --- | --- | --- |\n"
+    rows = "".join(f"| {line} |\n" for line in lines)
+    return f"## {title}\n{rest}\n\n{head}{rows}\n{where['cpus']} CPU cores, torch {where['packages']['torch']}.\n"
+
+
+def cells(row: Row) -> list[str]:
+    """One measurement as cells of the table."""
+    name = row["name"].removeprefix("test_").replace("[", ": ").removesuffix("]").replace("_", " ")
+    target = row["target"]
+    if "ratio" in row:
+        value, measured = row["ratio"], f"{row['ratio']:.2f} x {row['baseline']} ({row['spread']:.2f})"
+    else:
+        value, measured = row["seconds"], f"{row['seconds']:.3g} s"
+    kept = "" if target is None else "kept" if value <= target else f"missed by {100 * (value / target - 1):.0f} %"
+    return [name, measured, "" if target is None else f"{target:g}", kept, row["commit"], f"{row['load_average']:.1f}"]
+
+
+def scripts() -> str:
+    """Scripts whose results are tables of their own."""
+    lines = [
+        f"- `python benchmarks/{name}.py`: {what}; `benchmarks/results/{name}.json`" for name, what in SCRIPTS.items()
+    ]
+    return "## Scripts\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
