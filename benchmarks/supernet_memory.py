@@ -1,6 +1,7 @@
-"""What a supernet's memory depends on: the largest width, not the number of widths, operators' weights alone beside it.
+"""What a supernet's memory depends on: the largest width, not the number of widths or bit-widths.
 
-Claim: one weight tensor of the largest size per layer, sliced; ten channel factors take the memory of the largest one.
+Claim: one weight tensor of the largest size per layer, sliced, then quantized: ten channel factors take the memory of
+the largest one, and eight choices of bits that of one.
 
     python benchmarks/supernet_memory.py         # two minutes; every row in a process of its own
 
@@ -19,25 +20,29 @@ from common import write_result
 
 TEN = [round(0.2 * i, 1) for i in range(1, 11)]
 ROWS = {
-    "shufflenetv2, width 1.0": ("shufflenetv2", [1.0]),
-    "shufflenetv2, width 2.0": ("shufflenetv2", [2.0]),
-    "shufflenetv2, widths 0.2 and 2.0": ("shufflenetv2", [0.2, 2.0]),
-    "shufflenetv2, ten widths 0.2 to 2.0": ("shufflenetv2", TEN),
-    "resnet18, width 1.0": ("resnet18", [1.0]),
-    "resnet18, width 2.0": ("resnet18", [2.0]),
-    "resnet18, ten widths 0.2 to 2.0": ("resnet18", TEN),
+    "shufflenetv2, width 1.0": ("shufflenetv2", {"width": [1.0]}),
+    "shufflenetv2, width 2.0": ("shufflenetv2", {"width": [2.0]}),
+    "shufflenetv2, widths 0.2 and 2.0": ("shufflenetv2", {"width": [0.2, 2.0]}),
+    "shufflenetv2, ten widths 0.2 to 2.0": ("shufflenetv2", {"width": TEN}),
+    "resnet18, width 1.0": ("resnet18", {"width": [1.0]}),
+    "resnet18, width 2.0": ("resnet18", {"width": [2.0]}),
+    "resnet18, ten widths 0.2 to 2.0": ("resnet18", {"width": TEN}),
+    "resnet18, 8 bits": ("resnet18", {"bits": [[8, 8]]}),
+    "resnet18, 2 and 8 bits": ("resnet18", {"bits": [[2, 2], [8, 8]]}),
+    "resnet18, 1 to 8 bits": ("resnet18", {"bits": [[b, b] for b in range(1, 9)]}),
 }
 
 
-def one(backbone: str, widths: list[float]) -> dict[str, float]:
+def one(backbone: str, axes: dict[str, list[object]]) -> dict[str, float]:
     """Measures one supernet in this process."""
     import torch
 
-    from spos_quant.backbones.build import build, space_of
+    from spos_quant.backbones.build import build, load_space, space_of
     from spos_quant.space.spec import parse_spec
 
-    raw = {"name": "x", "backbone": backbone, "input": [3, 64, 64], "classes": 1000, "axes": {"width": widths}}
+    raw = {"name": "x", "backbone": backbone, "input": [3, 64, 64], "classes": 1000, "axes": axes}
     space = space_of(parse_spec(raw, "x"))
+    build(load_space("digits-mixed"))  # whatever is imported is no memory of the supernet's
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     supernet = build(space)
     supernet.activate([len(axis.candidates) - 1 for axis in space.axes])
@@ -56,8 +61,8 @@ def one(backbone: str, widths: list[float]) -> dict[str, float]:
 
 def main() -> None:
     rows = []
-    for name, (backbone, widths) in ROWS.items():
-        command = [sys.executable, __file__, backbone, json.dumps(widths)]
+    for name, (backbone, axes) in ROWS.items():
+        command = [sys.executable, __file__, backbone, json.dumps(axes)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = {"supernet": name, **json.loads(done.stdout)}
         rows.append(row)
