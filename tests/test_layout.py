@@ -54,6 +54,8 @@ def test_the_page_of_the_papers_numbers_is_fresh():
 def test_the_page_of_results_is_fresh():
     results = tool("make_results")
     assert results.PATH.read_text("utf-8") == results.text(), "run python tools/make_results.py"
+    benchmarks = tool("make_benchmarks")
+    assert benchmarks.PATH.read_text("utf-8") == benchmarks.text(), "run python tools/make_benchmarks.py"
 
 
 def test_the_published_schema_is_fresh():
