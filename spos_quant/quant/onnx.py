@@ -33,7 +33,7 @@ def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
         torch.onnx.export(model.eval(), (example,), str(path), dynamo=False, opset_version=OPSET, **_names())
 
 
-def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str], set[str]]:
+def export_qcdq(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> tuple[set[str], set[str]]:
     """Writes a Brevitas model as ONNX in QCDQ form: INT8 initializers, quantize - clip - dequantize chains.
 
     Integer initializers need the TorchScript exporter (upstream issue 1543).
@@ -51,7 +51,7 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str]
         stand_in, odd_weights, binary_inputs = _with_stand_ins(model)
         with torch.no_grad():
             export_onnx_qcdq(
-                stand_in.eval(), args=example, export_path=str(path), opset_version=OPSET, dynamo=False, **_names()
+                stand_in.eval(), args=example, export_path=str(path), opset_version=opset, dynamo=False, **_names()
             )
     return odd_weights, binary_inputs
 

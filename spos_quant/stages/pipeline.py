@@ -66,7 +66,7 @@ def table_row(result: Result) -> dict[str, Any]:
     """One line of the table: what a model is, costs and answers, measured from the retrained model itself."""
     metrics = result.metrics()
     cost = measured(result)
-    files = exports(result)
+    file = next((item for item in exports(result) if item["format"] == natural_format(result)), None)
     name = "searched" if result.searched else "float" if result.key == FLOAT_KEY else result.key.removeprefix("bits-")
     return {
         "model": name,
@@ -76,6 +76,6 @@ def table_row(result: Result) -> dict[str, Any]:
         "weight_bytes": cost["weight_bytes"],
         "search_val_top1": metrics["search_val"]["top1"],
         "test_top1": metrics["test"]["top1"] if "test" in metrics else None,
-        "file_bytes": files[0]["bytes"] if files else None,
-        "agreement": files[0]["agreement"] if files else None,
+        "file_bytes": file["bytes"] if file else None,
+        "agreement": file["agreement"] if file else None,
     }
