@@ -42,7 +42,9 @@ class Format:
     """The metadata that was written into it."""
 
 
-exporters: Registry[Format] = Registry("export format", home=("spos_quant.export.api", "spos_quant.export.packed"))
+exporters: Registry[Format] = Registry(
+    "export format", home=("spos_quant.export.api", "spos_quant.export.packed", "spos_quant.export.qonnx")
+)
 
 
 def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:

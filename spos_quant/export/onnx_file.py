@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Mapping, Set
@@ -23,6 +24,7 @@ LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
 """Operators with a weight, and the kind of layer that they are."""
 DOMAIN, UNPACK = "spos_quant", "UnpackBits"
 """The function of `onnx-packed` that makes integers of bit planes."""
+QONNX_DOMAIN = "qonnx.custom_op.general"
 _ODD = {-3, -1, 1, 3}
 """Stored weights without a clip and a zero: -1 and 1 are 1 bit, all four are 2."""
 _NARROW = {onnx.TensorProto.INT4: 4, getattr(onnx.TensorProto, "INT2", -1): 2}
@@ -36,16 +38,21 @@ def finish(
     odd_weights: Set[str] = frozenset(),
     binary_inputs: Set[str] = frozenset(),
 ) -> None:
-    """Completes an exported file: initializers are constants, chains say the bits that are there, metadata inside."""
+    """Completes an exported file of quantize - dequantize chains, which then say the bits that are there."""
     model = onnx.load(path)
+    _narrow(model.graph, odd_weights, binary_inputs)
+    _shield_float_weights(model.graph)
+    complete(model, metadata, path)
+
+
+def complete(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
+    """Writes an exported graph whose initializers are constants and all used, with the metadata inside."""
     graph = model.graph
     constants = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 8)
-    _narrow(graph, odd_weights, binary_inputs)
-    _shield_float_weights(graph)
     used = {name for node in graph.node for name in node.input}
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
@@ -63,7 +70,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: no such file, no ONNX file, or none of ours.
     """
-    found = _metadata(_load(path))
+    found = _metadata(read_onnx(path))
     if not found:
         raise ExportError(
             f"{path} was not written by spos-quant: it says nothing of preprocessing and classes; "
@@ -79,7 +86,7 @@ def bytes_by_type(path: Path) -> dict[str, int]:
         ExportError: no ONNX file.
     """
     found: Counter[str] = Counter()
-    graph = _load(path).graph
+    graph = read_onnx(path).graph
     constants = [attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute]
     for tensor in (*graph.initializer, *constants):
         name = onnx.TensorProto.DataType.Name(tensor.data_type)
@@ -97,7 +104,8 @@ def _metadata(model: Any) -> dict[str, Any]:
     return {}
 
 
-def _load(path: Path) -> Any:
+def read_onnx(path: Path) -> Any:
+    """The model in a file. Raises `ExportError` where there is none, `RunError` where a run's was damaged."""
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise ExportError(f"{path} {what}; expected an ONNX file that `spos-quant export` wrote")
@@ -175,16 +183,18 @@ class Chains:
         found = self._constants.get(tensor)
         return None if found is None else numpy_helper.to_array(found)
 
-    def weight_dequantizer(self, tensor: str) -> Any:
-        """The node that a layer's weight comes out of, perhaps transposed."""
+    def weight_quantizer(self, tensor: str) -> Any:
+        """The node that a layer's weight comes out of, by way of a transposition or none."""
         node = self.producer(tensor)
         while node is not None and node.op_type == "Transpose":
             node = self.producer(node.input[0])
         return node
 
     def bits(self, tensor: str, *, weight: bool) -> int | None:
-        """Bits of a tensor that comes out of a dequantizer, read from its clip or type; None where it is float."""
-        node = self.weight_dequantizer(tensor) if weight else self.producer(tensor)
+        """Bits of a tensor that comes out of a quantizer, read from its nodes and types; None where it is float."""
+        node = self.weight_quantizer(tensor) if weight else self.producer(tensor)
+        if node is not None and node.domain == QONNX_DOMAIN:
+            return self._qonnx_bits(node, weight=weight)
         if node is None or node.op_type != "DequantizeLinear":
             return None
         before = self.producer(node.input[0])
@@ -201,19 +211,30 @@ class Chains:
             return int(np.abs(stored).max()).bit_length()
         return 8
 
+    def _qonnx_bits(self, node: Any, *, weight: bool) -> int:
+        """Bits of a QONNX quantizer: weights at odd levels only and not `narrow` have one bit less."""
+        if node.op_type == "BipolarQuant":
+            return 1
+        bits = int(self.constant(node.input[3]))
+        narrow = next(item.i for item in node.attribute if item.name == "narrow")
+        if weight and not narrow:
+            codes = np.round(self.constant(node.input[0]) / self.constant(node.input[1]))
+            return bits - int(np.all(codes % 2 == 1))
+        return bits
+
 
 def measure_onnx(path: Path) -> dict[str, Any]:
     """What an ONNX file costs for one image, read from its graph, with the keys of `spos-quant cost --json`.
 
-    Bits come from the clips and types of the quantize - dequantize chains, MACs from inferred shapes. Which of the
+    Bits come from quantizers and the types and clips between them, MACs from inferred shapes. Which of the
     layers without any quantizer were searchable, the graph cannot tell; the file's metadata says it.
 
     Raises:
         ExportError: no ONNX file, or shapes that cannot be inferred.
     """
-    model = _load(path)
+    model = read_onnx(path)
     try:
-        rows = _rows(onnx.shape_inference.infer_shapes(model), path)
+        rows = _rows(model, path)
     except ExportError:
         raise
     except Exception as error:  # noqa: BLE001 - onnx raises several private classes, a mangled graph any
@@ -224,10 +245,11 @@ def measure_onnx(path: Path) -> dict[str, Any]:
 
 
 def _rows(model: Any, path: Path) -> list[LayerRow]:
-    """The layers of a graph whose shapes were inferred."""
+    """The layers of a graph."""
+    graph = onnx.shape_inference.infer_shapes(_standard(model)).graph
     shapes = {
         item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
-        for item in (*model.graph.value_info, *model.graph.output, *model.graph.input)
+        for item in (*graph.value_info, *graph.output, *graph.input)
     }
     said = _metadata(model).get("searchable", [])
     searchable = {name for name in said if isinstance(name, str)} if isinstance(said, list) else set()
@@ -238,6 +260,15 @@ def _rows(model: Any, path: Path) -> list[LayerRow]:
         for node in model.graph.node
         if node.op_type in LAYERS
     ]
+
+
+def _standard(model: Any) -> Any:
+    """The model without quantizers of QONNX, whose shapes ONNX cannot infer: they change none."""
+    made = copy.deepcopy(model)
+    for node in made.graph.node:
+        if node.domain == QONNX_DOMAIN:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+    return made
 
 
 def _row(

@@ -80,7 +80,7 @@ def _weights(graph: Any) -> Iterator[_Weight]:
         bits = chains.bits(node.input[1], weight=True) if node.op_type in LAYERS else None
         if bits is None:
             continue
-        dequantizer = chains.weight_dequantizer(node.input[1])
+        dequantizer = chains.weight_quantizer(node.input[1])
         stored = dequantizer.input[0]
         clip = chains.producer(stored)
         if clip is not None:

@@ -11,7 +11,9 @@ from spos_quant.export import api
 from spos_quant.progress import tracked
 from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages.models import load_model, scoring_batches
+from spos_quant.stages.card import write_card
+from spos_quant.stages.loading import load_model
+from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
 from spos_quant.train.evaluation import score
@@ -27,6 +29,8 @@ def evaluate_result(result: Result, split: str, *, show: bool = False) -> dict[s
         batches = scoring_batches(result.run, split, all_images=True)
         shown = tracked(batches, f"evaluate {result.name} on {split}", batches.count, unit="batches", show=show)
         known = result.update_metrics(**{key: vars(score(load_model(result), shown))})
+        if result.exports_path.exists():
+            write_card(result)
     return {**known[key], "split": split, "key": result.key}
 
 
@@ -36,7 +40,7 @@ def measured(result: Result) -> dict[str, Any]:
 
 
 def export_result(result: Result, form: str, *, show: bool = False) -> dict[str, Any]:
-    """Writes the retrained model as a file; returns `path, format, bytes, max_abs_diff, agreement`."""
+    """Writes the retrained model as a file, and its card; returns `path, format, bytes, max_abs_diff, agreement`."""
     result.need_model()
     file = api.exporters[form].file
     run = result.run
@@ -56,6 +60,7 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
     )
     kept = [item for item in _listed(result) if item["format"] != form]
     store_json(result.exports_path, sorted([*kept, {**made, "path": path.name}], key=itemgetter("format")))
+    write_card(result)
     return {**made, "key": result.key}
 
 

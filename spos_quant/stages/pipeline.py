@@ -8,6 +8,7 @@ from typing import Any
 from spos_quant.cost.budget import Budget
 from spos_quant.cost.rows import config_rows, total
 from spos_quant.space.bit_config import read_bit_config
+from spos_quant.stages.card import write_card
 from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
@@ -36,6 +37,7 @@ def run_all(run: Run, request: Request, *, device: str, show: bool, workers: int
         form = natural_format(result)
         if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
             export_result(result, form, show=show)
+        write_card(result)
     report = write_report(run)
     return {
         "run": str(run.path),

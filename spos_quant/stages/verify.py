@@ -14,7 +14,8 @@ from spos_quant.export import api
 from spos_quant.export.runtime import Floats, compare
 from spos_quant.progress import tracked
 from spos_quant.stages.evaluate import exports
-from spos_quant.stages.models import load_model, scoring_batches
+from spos_quant.stages.loading import load_model
+from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.predict import said, split_answers
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
