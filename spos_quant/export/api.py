@@ -22,7 +22,7 @@ LEAST_AGREEMENT = 0.99
 """Below this share of equal labels a file is refused: rounding at a tie may flip a label, a wrong file flips many."""
 
 Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, Any]], None]
-"""`(model, example, path, metadata)`, writes the file or raises `ExportError`."""
+"""`(model, examples, path, metadata)`, writes the file or raises `ExportError`."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,13 @@ class Format:
     """Its bytes by the type of what is stored."""
     said: Callable[[Path], dict[str, Any]] = read_metadata
     """The metadata that was written into it."""
+    hint: str = ""
+    """What to do where its answers differ from the model's."""
 
 
 exporters: Registry[Format] = Registry(
-    "export format", home=("spos_quant.export.api", "spos_quant.export.packed", "spos_quant.export.qonnx")
+    "export format",
+    home=tuple(f"spos_quant.export.{name}" for name in ("api", "packed", "qonnx", "integer.formats")),
 )
 
 
@@ -52,14 +55,14 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[
     for name, layer in model.named_modules():
         if read_bits(layer) != (None, None):
             raise ExportError(f"layer {name!r} is quantized; `onnx` holds float models only: use onnx-qcdq")
-    export_float(model, example, path)
+    export_float(model, example[:1], path)
     finish(path, metadata)
 
 
 def write_onnx_qcdq(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Quantize - clip - dequantize chains on float operators: runs in any ONNX runtime."""
     need_quantized(model)
-    odd_weights, binary_inputs = export_qcdq(model, example, path)
+    odd_weights, binary_inputs = export_qcdq(model, example[:1], path)
     finish(path, metadata, odd_weights, binary_inputs)
 
 
@@ -86,7 +89,8 @@ def export_onnx(
 
     Args:
         model: A plain float or Brevitas model on any device; its mode is left as it was.
-        example: A batch `[n, C, H, W]`.
+        example: A batch `[n, C, H, W]`. `onnx-int8` and `integers` choose the steps of tensors that no layer quantizes,
+            such as residual sums, by these images: some hundred training images are best.
         path: The file to write; it appears only when the check has passed.
         format: `onnx` for float models, `onnx-qcdq` for quantized ones.
         metadata: Plain values that travel in the file.
@@ -144,15 +148,15 @@ def export_checked(
     try:
         model.eval().cpu()
         _check_answer(model, example[:1].cpu())
-        form.write(model, example[:1].cpu(), draft, {**metadata, "format": format, "searchable": searchable})
+        form.write(model, example.cpu(), draft, {**metadata, "format": format, "searchable": searchable})
         runtime = form.open(draft)
         batches = [(example, None)] if check is None else check
         with torch.no_grad():
             parity = compare((model(x.cpu()).numpy(), runtime(x.cpu().numpy())) for x, _ in batches)
         if parity.agreement < LEAST_AGREEMENT:
             raise ExportError(
-                f"{path}: onnxruntime gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
-                f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept"
+                f"{path}: the file gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
+                f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept{form.hint}"
             )
         keep(path, draft.read_bytes())
     finally:

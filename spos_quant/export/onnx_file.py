@@ -22,6 +22,11 @@ from spos_quant.space.outline import LayerShape
 METADATA_KEY = "spos_quant"
 LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
 """Operators with a weight, and the kind of layer that they are."""
+_INTEGER_LAYERS = {"QLinearConv": "Conv2d", "QGemm": "Linear"}
+_INTEGER_MOVES = ("MaxPool", "Concat", "Slice", "Pad", "Reshape", "Transpose", "Flatten", "Identity")
+"""Operators that `onnx-int8` moves codes by."""
+OWN_NORM = "BatchNormalization"
+"""The scope of a convolution of `onnx-int8` that is a BatchNorm behind no layer."""
 DOMAIN, UNPACK = "spos_quant", "UnpackBits"
 """The function of `onnx-packed` that makes integers of bit planes."""
 QONNX_DOMAIN = "qonnx.custom_op.general"
@@ -166,6 +171,7 @@ class Chains:
 
     def __init__(self, graph: Any) -> None:
         self._made = {output: node for node in graph.node for output in node.output}
+        self.of_integers = any(node.op_type in _INTEGER_LAYERS for node in graph.node)
         self._constants = {item.name: item for item in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant":
@@ -199,8 +205,7 @@ class Chains:
             return None
         before = self.producer(node.input[0])
         if before is not None and before.op_type == "Clip":
-            levels = int(self.constant(before.input[2])) - int(self.constant(before.input[1])) + 1
-            return max(1, int(np.ceil(np.log2(levels))))
+            return self._clipped(before)
         if before is not None and before.op_type == UNPACK:
             return int(self._constants[before.input[0]].dims[0])
         found = self._constants.get(node.input[0])
@@ -210,6 +215,29 @@ class Chains:
         if weight and stored is not None and set(np.unique(stored).tolist()) <= _ODD:
             return int(np.abs(stored).max()).bit_length()
         return 8
+
+    def integer_bits(self, layer: Any) -> tuple[int, int]:
+        """Bits of weight and input of a layer on codes, read from their types and the clips on them."""
+        x = self._made.get(layer.input[0])
+        while x is not None and x.op_type in _INTEGER_MOVES:
+            x = self._made.get(x.input[0])
+        return self._weight_bits(layer.input[3]), 8 if x is None or x.op_type != "Clip" else self._clipped(x)
+
+    def _weight_bits(self, tensor: str) -> int:
+        made = self._made.get(tensor)
+        if made is not None and made.op_type == "QLinearMul":  # by the factor that makes the steps of biases finer
+            tensor = made.input[0]
+            made = self._made.get(tensor)
+        if made is not None and made.op_type == "Clip":
+            return self._clipped(made)
+        stored = self.constant(tensor)
+        odd = stored.dtype == np.int8 and set(np.unique(stored).tolist()) <= _ODD
+        return int(np.abs(stored).max()).bit_length() if odd else 8
+
+    def _clipped(self, clip: Any) -> int:
+        """Bits of what comes out of a clip of integers."""
+        levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
+        return max(1, int(np.ceil(np.log2(levels))))
 
     def _qonnx_bits(self, node: Any, *, weight: bool) -> int:
         """Bits of a QONNX quantizer: weights at odd levels only and not `narrow` have one bit less."""
@@ -258,7 +286,7 @@ def _rows(model: Any, path: Path) -> list[LayerRow]:
     return [
         _row(node, chains, shapes, weight_shapes, searchable, path)
         for node in model.graph.node
-        if node.op_type in LAYERS
+        if node.op_type in LAYERS or (node.op_type in _INTEGER_LAYERS and f"/{OWN_NORM}/" not in node.name)
     ]
 
 
@@ -280,18 +308,24 @@ def _row(
     path: Path,
 ) -> LayerRow:
     name = layer_name(node.name)
-    weight_shape = _weight_shape(node.input[1], chains, constants)
+    integer = node.op_type in _INTEGER_LAYERS
+    weight_shape = _weight_shape(node.input[3 if integer else 1], chains, constants)
     out = shapes.get(node.output[0])
     if weight_shape is None or not out:
         raise ExportError(f"{path}: shapes of node {node.name!r} cannot be inferred")
-    linear = node.op_type != "Conv"
+    kind = (_INTEGER_LAYERS if integer else LAYERS)[node.op_type]
+    linear = kind == "Linear"
     weights = int(np.prod(weight_shape))
     channels = int(out[1]) if not linear else int(out[-1])
     positions = int(np.prod(out[1:-1] if linear else out[2:]))
     biases = channels if len(node.input) > 2 else 0
-    bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
+    bits: tuple[int | None, int | None] = (None, None)
+    if integer:
+        bits = chains.integer_bits(node)
+    elif not chains.of_integers:  # where others work on codes, a float layer stands at an edge
+        bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
     shape = LayerShape(weights * positions, weights, biases, channels)
-    return LayerRow(name, LAYERS[node.op_type], shape, *bits, bits != (None, None) or name in searchable)
+    return LayerRow(name, kind, shape, *bits, bits != (None, None) or name in searchable)
 
 
 def _weight_shape(tensor: str, chains: Chains, constants: Mapping[str, Any]) -> Any:

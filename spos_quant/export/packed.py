@@ -31,7 +31,7 @@ Codes = npt.NDArray[np.int8]
 def write_packed(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Writes the QCDQ graph and packs its weights."""
     need_quantized(model)
-    odd_weights, binary_inputs = export_qcdq(model, example, path, opset=OPSET)
+    odd_weights, binary_inputs = export_qcdq(model, example[:1], path, opset=OPSET)
     finish(path, metadata, odd_weights, binary_inputs)
     packed = _packed(onnx.load(path))
     onnx.checker.check_model(packed, full_check=True)

@@ -22,7 +22,7 @@ def write_qonnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping
     need_quantized(model)
     with quiet():  # Brevitas warns of what it does not find when its exporters are imported
         from spos_quant.quant.qonnx import export_qonnx
-    odd_weights = export_qonnx(model, example, path)
+    odd_weights = export_qonnx(model, example[:1], path)
     made = onnx.load(path)
     for node in made.graph.node:
         layer, _, _ = node.name.partition("_quant/")

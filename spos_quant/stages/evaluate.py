@@ -12,8 +12,9 @@ from spos_quant.progress import tracked
 from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.card import write_card
+from spos_quant.stages.fold import shipped_model
 from spos_quant.stages.loading import load_model
-from spos_quant.stages.models import scoring_batches
+from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
 from spos_quant.train.evaluation import score
@@ -54,9 +55,9 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
     path = result.path / file
     batches = scoring_batches(run, "search-val", all_images=True)
     check = tracked(batches, f"check {path.name} of {result.key}", batches.count, unit="batches", show=show)
-    example = next(iter(batches))[0][:1]
+    example, _ = next(iter(calibration_batches(run)))
     made = api.export_checked(
-        load_model(result), example, path, format=form, metadata=metadata, check=check, keep=store
+        shipped_model(result, form), example, path, format=form, metadata=metadata, check=check, keep=store
     )
     kept = [item for item in _listed(result) if item["format"] != form]
     store_json(result.exports_path, sorted([*kept, {**made, "path": path.name}], key=itemgetter("format")))

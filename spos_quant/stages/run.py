@@ -216,6 +216,11 @@ class Result:
         return self.path / f"{_MODEL}.safetensors"
 
     @property
+    def folded_path(self) -> Path:
+        """The integers that its retraining ended in; absent without `retrain.fold`."""
+        return self.path / f"{_MODEL}-folded.safetensors"
+
+    @property
     def metrics_path(self) -> Path:
         """What is known of the retrained model."""
         return self.path / "metrics.json"

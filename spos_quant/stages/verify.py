@@ -11,9 +11,11 @@ from torch import nn
 
 from spos_quant.errors import RunError
 from spos_quant.export import api
+from spos_quant.export.integer.formats import FORMATS
 from spos_quant.export.runtime import Floats, compare
 from spos_quant.progress import tracked
 from spos_quant.stages.evaluate import exports
+from spos_quant.stages.fold import shipped_model
 from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.predict import said, split_answers
@@ -43,7 +45,10 @@ def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
     logits = _logits(model, result)
     budget = result.search().get("budget")
     shown = tracked(items, f"verify {result.key}", len(items), unit="files", show=show)
-    files = [_verify_file(Path(item["path"]), item["format"], result, logits, budget) for item in shown]
+    files = [
+        _verify_file(Path(item["path"]), item["format"], result, _shipped(result, item["format"], logits), budget)
+        for item in shown
+    ]
     return {
         "key": result.key,
         "budget": budget,
@@ -64,6 +69,12 @@ def _logits(model: nn.Module, result: Result) -> Floats:
     batches = scoring_batches(result.run, "test", all_images=True)
     answers: Floats = np.concatenate([model(x).numpy() for x, _ in batches])
     return answers
+
+
+def _shipped(result: Result, form: str, logits: Floats) -> Floats:
+    """What a file is to answer: as the model, or as the integers that its training ended in."""
+    folded = form in FORMATS and result.folded_path.exists()
+    return _logits(shipped_model(result, form), result) if folded else logits
 
 
 def _top1(logits: Floats, result: Result) -> float:

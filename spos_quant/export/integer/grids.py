@@ -1,14 +1,13 @@
 """Which grid each tensor between the layers has.
 
 Tensors that only move values (pooling by maximum, concatenation, slices) share a grid with what they read. A tensor that
-nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor, such as
-the operands and the sum of a residual addition, has 8 bits with a step that is a power of two, chosen by the least squared
-error on calibration images: sums and products of such numbers are exact in float32, and equal in every runtime.
+nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor has 8 bits
+with the step of least squared error on calibration images. Operands and results of sums and products, such as residual
+additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +23,8 @@ from spos_quant.export.runtime import in_batches
 _SAMPLE = 4096
 """Values of a tensor and batch that a step is judged on."""
 _BATCH = 16
-_SIGNED = ("add", "multiply", "avgpool")
-"""Kinds that need steps of powers of two where their result goes: sums are then exact."""
+_SUMS = ("add", "multiply", "avgpool")
+"""Kinds that need steps of powers of two on both sides: their sums are then exact."""
 _NEVER_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softplus")
 
 
@@ -42,6 +41,11 @@ class Group:
     """What else reads them."""
     grid: Grid | None = None
 
+    @property
+    def sums(self) -> bool:
+        """Whether a sum or a product makes or reads one of them."""
+        return any(step.kind in _SUMS for step in (*self.made, *self.read))
+
 
 def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | None]:
     """The grid of every tensor; None where it is real.
@@ -57,8 +61,7 @@ def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | No
     for group in groups:
         if steps.input in group.tensors or _is_real(group, steps):
             continue
-        kinds = {step.kind for step in group.made}
-        if len(set(group.quantizers)) == 1 and not group.read and not kinds & set(_SIGNED):
+        if len(set(group.quantizers)) == 1 and not group.read and not group.sums:
             group.grid = group.quantizers[0]
         else:
             loose.append(group)
@@ -66,7 +69,7 @@ def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | No
     for group in loose:
         values = np.concatenate([samples[step.output] for step in group.made])
         signed = not all(tensor in positive for tensor in group.tensors)
-        group.grid = _grid_of_two(values, signed)
+        group.grid = _best_grid(values, signed, powers=group.sums)
     return {tensor: group.grid for group in groups for tensor in group.tensors}
 
 
@@ -151,22 +154,20 @@ def _sample(values: Array) -> Array:
     return flat[:: max(1, len(flat) // _SAMPLE)]
 
 
-def _grid_of_two(values: Array, signed: bool) -> Grid:
-    """The grid of 8 bits whose step is a power of two with the least squared error on values."""
+def _best_grid(values: Array, signed: bool, *, powers: bool) -> Grid:
+    """The grid of 8 bits with the least squared error on values; its step a power of two where asked for."""
     if not np.isfinite(values).all():
         raise ExportError("an activation is not finite on the calibration images; retrain the model")
-    zero = 128 if signed else 0
-    top = 127 if signed else 255
+    zero, top = (128, 127) if signed else (0, 255)
     peak = float(np.abs(values).max(initial=0))
     if peak == 0:
         return Grid(2.0**-7, zero)
-    widest = int(np.ceil(np.log2(peak / top)))
-    return min((Grid(2.0**power, zero) for power in _powers(widest)), key=lambda grid: _error(values, grid))
-
-
-def _powers(widest: int) -> Iterator[int]:
-    """Exponents from the one that cuts off nothing downwards."""
-    yield from range(widest, widest - 3, -1)
+    if powers:  # from the one that cuts off nothing downwards
+        widest = int(np.ceil(np.log2(peak / top)))
+        steps = [2.0 ** (widest - i) for i in range(3)]
+    else:
+        steps = [float(np.float32(peak * share / top)) for share in np.linspace(0.3, 1.0, 15)]
+    return min((Grid(step, zero) for step in steps), key=lambda grid: _error(values, grid))
 
 
 def _error(values: Array, grid: Grid) -> float:

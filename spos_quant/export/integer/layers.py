@@ -120,7 +120,8 @@ def wide_layer(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
             "bits: leave it out of keep_float"
         )
     need = rows.sum(1) * inputs.high + np.abs(shift) / inputs.scale
-    scale = np.maximum(need / room, rows.max(1) / _WIDE_WEIGHT)
+    # A tenth of the room is left to a training that moves the bias.
+    scale = np.maximum(need / (0.9 * room), rows.max(1) / _WIDE_WEIGHT)
     scale = np.nextafter(np.where(scale > 0, scale, 1.0).astype(np.float32), np.float32(np.inf))
     units = scale.astype(np.float64)
     weight = np.rint(real / units.reshape(-1, *[1] * (real.ndim - 1))).astype(np.int16)

@@ -53,20 +53,15 @@ def write_onnx_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]
         shapes[tensor] = values.shape[1:]
 
     logits = reference.run(graph, np.zeros((1, *graph.shape), np.float32), note)
-    writer = _Writer(graph)
+    writer = _Writer(graph, shapes)
     writer.write()
-    infos = [
-        helper.make_tensor_value_info(writer.names[name], writer.type_of(name), ["n", *shape])
-        for name, shape in shapes.items()
-        if name != graph.output
-    ]
     made = helper.make_graph(
         writer.nodes,
         "integers",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *graph.shape])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", *logits.shape[1:]])],
         writer.constants,
-        value_info=infos,
+        value_info=writer.infos,
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model = helper.make_model(made, opset_imports=opsets, ir_version=8, producer_name="spos-quant")
@@ -79,8 +74,10 @@ def write_onnx_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]
 class _Writer:
     """Collects nodes and initializers; every tensor of the graph gets a readable name."""
 
-    def __init__(self, graph: IntegerGraph) -> None:
-        self.graph, self.grids = graph, graph.grids()
+    def __init__(self, graph: IntegerGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.graph, self.grids, self.shapes = graph, graph.grids(), shapes
+        self.infos: list[Any] = []
+        """Shapes, which ONNX cannot infer behind operators that are not its own."""
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.names = {graph.input: "input"}
@@ -94,10 +91,9 @@ class _Writer:
         last = self.real(self.graph.output)
         self.node("Identity", [last], "/logits", output="logits")
 
-    def type_of(self, tensor: str) -> int:
-        """The element type of a tensor in the file."""
-        grid = self.grids[tensor]
-        return int(TensorProto.FLOAT if grid is None or grid.low < 0 else TensorProto.UINT8)
+    def note(self, name: str, kind: int, shape: Sequence[Any]) -> None:
+        """Writes down the shape of what a node makes."""
+        self.infos.append(helper.make_tensor_value_info(name, kind, shape))
 
     # ---- parts
 
@@ -146,6 +142,8 @@ class _Writer:
     def finish(self, op: Op, made: str) -> None:
         """Keeps a new tensor to its levels and gives it its name: first what the activation limits, then the bits."""
         scope = self.names[op.output]
+        kind = TensorProto.FLOAT if op.grid is None else TensorProto.UINT8
+        self.note(made, int(kind), ["n", *self.shapes[op.output]])
         ends: list[tuple[int, int]] = []
         if op.grid is None:
             if op.limits is not None:
@@ -211,14 +209,16 @@ class _Writer:
         if op.layer and op.weight_bits != 8 and int(np.abs(op.weight).max(initial=0)) <= most:
             name = self.clip(name, (-most, most), f"{scope}/weight", np.int8)
         if op.factor != 1:
-            name = self._times(name, op.factor, f"{scope}/weight")
+            name = self._times(name, op.factor, op.weight.shape, f"{scope}/weight")
         return [name, scale, self.const(np.zeros(len(op.scale), np.int8), f"{scope}/weight_zero")]
 
-    def _times(self, name: str, factor: int, scope: str) -> str:
+    def _times(self, name: str, factor: int, shape: Sequence[int], scope: str) -> str:
         """Constant codes times a whole number; onnxruntime computes it once."""
         unit = [self.const(np.float32(1), f"{scope}/one"), self.const(np.int8(0), f"{scope}/none")]
         by = self.const(np.int8(factor), f"{scope}/factor")
-        return self.node("QLinearMul", [name, *unit, by, *unit, *unit], scope, domain=CONTRIB)
+        made = self.node("QLinearMul", [name, *unit, by, *unit, *unit], scope, domain=CONTRIB)
+        self.note(made, int(TensorProto.INT8), shape)
+        return made
 
     def _wide(self, op: Layer, grid: Grid, scope: str) -> None:
         assert op.window is not None or op.grid is not None
