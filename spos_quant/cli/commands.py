@@ -170,6 +170,12 @@ def retrain(
     if as_json:
         return show.emit(done)
     show.say(f"{done['model']}: {show.percent(done['search_val']['top1'])} on search-val")
+    if done["fold"]:
+        before, after = done["fold"]["before"], done["fold"]["after"]
+        show.say(
+            f"in integers: {show.percent(before['top1'])}, labels as the model on {show.percent(before['agreement'])}; "
+            f"after training in them {show.percent(after['top1'])} and {show.percent(after['agreement'])}"
+        )
 
 
 @app.command()

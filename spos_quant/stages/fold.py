@@ -39,6 +39,11 @@ def folds(result: Result) -> bool:
     return wanted and not read_bit_config(result.bits_path).is_float
 
 
+def is_folded(result: Result) -> bool:
+    """Whether a retraining has ended in integers as its recipe says."""
+    return result.folded_path.exists() and result.metrics().get("fold", {}).get("share") == result.recipe.fold
+
+
 def graph_of(result: Result, model: nn.Module) -> IntegerGraph:
     """The integer graph of a model of a result. Raises `ExportError` where it has none."""
     images, _ = next(iter(calibration_batches(result.run)))
@@ -64,7 +69,7 @@ def fold_here(result: Result, *, device: str, show: bool) -> None:
         f"fold {result.name}",
         show,
         checkpoint=result.checkpoint_path,
-        identity=f"fold {digest(result.model_path)}",
+        identity=f"fold {recipe.fold} {digest(result.model_path)}",
         loggers=run.spec.log,
         logs=run.logs(f"fold-{result.name}"),
     )
@@ -73,14 +78,20 @@ def fold_here(result: Result, *, device: str, show: bool) -> None:
         net.cpu()
         _store(net.graph(), result.folded_path)
         after = _compared(result, model, net)
-        result.update_metrics(fold={"split": _SPLIT, "steps": settings.iterations, "before": before, "after": after})
+        told = {"share": recipe.fold, "steps": settings.iterations, "split": _SPLIT, "before": before, "after": after}
+        result.update_metrics(fold=told)
         drop(result.checkpoint_path)
     fabric.barrier()
 
 
+def ships_folded(result: Result, form: str) -> bool:
+    """Whether a format holds the integers that the retraining of a result ended in."""
+    return form in FORMATS and folds(result) and is_folded(result)
+
+
 def shipped_model(result: Result, form: str) -> nn.Module:
-    """The model that a format holds: the trained integers where it holds integers and there are some."""
-    if form in FORMATS and result.folded_path.exists():
+    """The model that a format holds: in formats of integers those that were trained, if any were."""
+    if ships_folded(result, form):
         return IntegerNet(read_integers(result.folded_path)).eval()
     return load_model(result)
 

@@ -29,8 +29,8 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "log": None,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
-"""Keys that may change between commands: results do not depend on them, evaluations and rankings remember theirs."""
+_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold")
+"""Keys that may change between commands: models do not depend on them, and what does remembers its own."""
 _ENVIRONMENT = "environment.json"
 
 

@@ -15,7 +15,7 @@ from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_confi
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.stages.evaluate import evaluate_result
-from spos_quant.stages.fold import fold_here, folds, graph_of
+from spos_quant.stages.fold import fold_here, folds, graph_of, is_folded
 from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
@@ -65,7 +65,7 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
     """Retrains a result unless it is; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
-    skipped = result.model_path.exists() and (result.folded_path.exists() or not folds(result))
+    skipped = result.model_path.exists() and (is_folded(result) or not folds(result))
     if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
     return {
@@ -81,7 +81,7 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     """Quantization-aware training in this process, one rank of several or the only one."""
     if not result.model_path.exists():
         _train_here(result, device=device, show=show)
-    if folds(result) and not result.folded_path.exists():
+    if folds(result) and not is_folded(result):
         fold_here(result, device=device, show=show)
 
 

@@ -11,11 +11,10 @@ from torch import nn
 
 from spos_quant.errors import RunError
 from spos_quant.export import api
-from spos_quant.export.integer.formats import FORMATS
 from spos_quant.export.runtime import Floats, compare
 from spos_quant.progress import tracked
 from spos_quant.stages.evaluate import exports
-from spos_quant.stages.fold import shipped_model
+from spos_quant.stages.fold import shipped_model, ships_folded
 from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.predict import said, split_answers
@@ -73,8 +72,7 @@ def _logits(model: nn.Module, result: Result) -> Floats:
 
 def _shipped(result: Result, form: str, logits: Floats) -> Floats:
     """What a file is to answer: as the model, or as the integers that its training ended in."""
-    folded = form in FORMATS and result.folded_path.exists()
-    return _logits(shipped_model(result, form), result) if folded else logits
+    return _logits(shipped_model(result, form), result) if ships_folded(result, form) else logits
 
 
 def _top1(logits: Floats, result: Result) -> float:

@@ -1,7 +1,7 @@
 """The `integers` file: the integer graph as one safetensors file, for C, FPGA and NumPy users.
 
-Tensors are the integers themselves; the header holds the graph as JSON under the key `graph`, and what every file of ours
-says of itself under `spos_quant`. docs/export.md describes both.
+Tensors are the integers themselves; the header holds the graph as JSON under the key `graph`, and what every file of
+ours says of itself under `spos_quant`. docs/export.md describes both.
 """
 
 from __future__ import annotations
@@ -113,7 +113,11 @@ def measure_integers(path: Path) -> dict[str, Any]:
 
     _guarded(path, graph, np.zeros((1, *graph.shape), np.float32), note)
     grids = graph.grids()
-    rows = [_row(op, shapes, grids) for op in graph.ops if isinstance(op, FloatLayer) or (isinstance(op, Layer) and op.layer)]
+    rows = [
+        _row(op, shapes, grids)
+        for op in graph.ops
+        if isinstance(op, FloatLayer) or (isinstance(op, Layer) and op.layer)
+    ]
     return summary(rows, space=None, architecture=None, full_precision=not any(row.counted for row in rows))
 
 
@@ -123,7 +127,9 @@ def _guarded(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Ar
     try:
         return reference.run(graph, x, note)
     except (ValueError, IndexError, TypeError, AssertionError, MemoryError) as error:
-        raise ExportError(f"{path} cannot be run ({type(error).__name__}: {str(error)[:200]}); export it anew") from None
+        raise ExportError(
+            f"{path} cannot be run ({type(error).__name__}: {str(error)[:200]}); export it anew"
+        ) from None
 
 
 def _row(op: Layer | FloatLayer, shapes: Mapping[str, tuple[int, ...]], grids: Mapping[str, Grid | None]) -> LayerRow:
@@ -191,7 +197,7 @@ def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
         elif field.name == "grid" and value is not None:
             value = Grid(float(value["scale"]), *(int(value[key]) for key in ("zero", "low", "high")))
         elif field.name == "window" and value is not None:
-            value = Window(**{key: tuple(map(int, v)) if isinstance(v, list) else bool(v) for key, v in value.items()})
+            value = _window(value)
         elif field.name == "limits" and value is not None:
             low, high = value
             value = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
@@ -203,13 +209,23 @@ def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
     return kind(**given)
 
 
+def _window(said: Mapping[str, Any]) -> Window:
+    top, left, bottom, right = map(int, said["padding"])
+    pairs = [(int(said[key][0]), int(said[key][1])) for key in ("kernel", "stride", "dilation")]
+    return Window(
+        kernel=pairs[0], stride=pairs[1], dilation=pairs[2], padding=(top, left, bottom, right), ceil=bool(said["ceil"])
+    )
+
+
 def _check(graph: IntegerGraph) -> None:
     """Raises `ValueError` where the graph reads what nobody made, or its arrays are not what they must be."""
     known = {graph.input}
     for op in graph.ops:
         if not set(op.inputs) <= known or not all(isinstance(name, str) for name in (*op.inputs, op.output)):
             raise ValueError(f"{op.name} reads what nobody made")
-        if isinstance(op, Layer) and (op.weight.dtype.kind != "i" or op.bias.dtype != np.int32 or op.scale.dtype != np.float32):
+        if isinstance(op, Layer) and (
+            op.weight.dtype.kind != "i" or op.bias.dtype != np.int32 or op.scale.dtype != np.float32
+        ):
             raise ValueError(f"{op.name} holds other types than integers and float32 scales")
         known.add(op.output)
     if graph.output not in known:

@@ -75,8 +75,8 @@ def _check(graph: IntegerGraph, answers: Answers, examples: Tensor, who: str) ->
 
 
 _HINT = (
-    "; integers round what the model does not: end its training in them with --set retrain.fold=0.1, give it more bits, or "
-    "use onnx-qcdq"
+    "; integers round what the model does not: end its training in them with --set retrain.fold=0.1, give it more "
+    "bits, or use onnx-qcdq"
 )
 exporters.register("onnx-int8")(Format(write_int8, "model-int8.onnx", hint=_HINT))
 exporters.register("integers")(

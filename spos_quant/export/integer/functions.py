@@ -32,5 +32,5 @@ def value_of(function: str, parameters: tuple[float, ...], x: Array) -> Array:
 def table_of(function: str, parameters: tuple[float, ...], source: Grid, target: Grid) -> Array:
     """`[256]` uint8: the code of a function's value for every code of its argument."""
     values = value_of(function, parameters, source.real(np.arange(256)))
-    codes = np.rint(values / target.scale) + target.zero
+    codes: Array = np.rint(values / target.scale) + target.zero
     return np.clip(codes, target.low, target.high).astype(np.uint8)

@@ -1,9 +1,9 @@
 """Which grid each tensor between the layers has.
 
-Tensors that only move values (pooling by maximum, concatenation, slices) share a grid with what they read. A tensor that
-nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor has 8 bits
-with the step of least squared error on calibration images. Operands and results of sums and products, such as residual
-additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
+Tensors that only move values (pooling by maximum, concatenation, slices) share a grid with what they read. A tensor
+that nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor
+has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such as
+residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
 """
 
 from __future__ import annotations
@@ -74,6 +74,24 @@ def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | No
 
 
 def _groups(steps: Steps) -> list[Group]:
+    root = _roots(steps)
+    groups: dict[str, Group] = {}
+    for tensor in (steps.input, *(step.output for step in steps.steps)):
+        groups.setdefault(root[tensor], Group([])).tensors.append(tensor)
+    for step in steps.steps:
+        if step.kind in MOVES:
+            continue
+        groups[root[step.output]].made.append(step)
+        if step.kind == "quantize":
+            groups[root[step.inputs[0]]].quantizers.append(step.facts["grid"])
+        else:
+            for tensor in step.inputs:
+                groups[root[tensor]].read.append(step)
+    return list(groups.values())
+
+
+def _roots(steps: Steps) -> dict[str, str]:
+    """One tensor of its group for every tensor."""
     parent = {tensor: tensor for tensor in (steps.input, *(step.output for step in steps.steps))}
 
     def root(tensor: str) -> str:
@@ -85,18 +103,7 @@ def _groups(steps: Steps) -> list[Group]:
         if step.kind in MOVES:
             for tensor in step.inputs:
                 parent[root(tensor)] = root(step.output)
-    groups: dict[str, Group] = {}
-    for tensor in parent:
-        groups.setdefault(root(tensor), Group([])).tensors.append(tensor)
-    for step in steps.steps:
-        if step.kind == "quantize":
-            groups[root(step.inputs[0])].quantizers.append(step.facts["grid"])
-        elif step.kind not in MOVES:
-            for tensor in step.inputs:
-                groups[root(tensor)].read.append(step)
-        if step.kind not in MOVES:
-            groups[root(step.output)].made.append(step)
-    return list(groups.values())
+    return {tensor: root(tensor) for tensor in parent}
 
 
 def _is_real(group: Group, steps: Steps) -> bool:
@@ -107,7 +114,9 @@ def _is_real(group: Group, steps: Steps) -> bool:
         # What only the last layer reads, and a mean makes, is not rounded once more.
         only_mean = all(step.kind == "mean" for step in group.made)
         return only_mean and not group.quantizers and all(step.facts.get("role") == "last" for step in group.read)
-    of_linear = all(step.kind == "mean" or (step.kind == "layer" and step.facts["window"] is None) for step in group.made)
+    of_linear = all(
+        step.kind == "mean" or (step.kind == "layer" and step.facts["window"] is None) for step in group.made
+    )
     return of_linear and not group.read and not group.quantizers
 
 

@@ -59,7 +59,9 @@ def own_batch_norm(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
     """A BatchNorm that no layer stands in front of: a convolution of each channel with one weight."""
     shape = step.facts["shape"]
     if len(shape) != 4:
-        raise ExportError(f"module {step.name!r}: a factor per channel of anything but pictures has no integer form here")
+        raise ExportError(
+            f"module {step.name!r}: a factor per channel of anything but pictures has no integer form here"
+        )
     channels = shape[1]
     factor, shift = (np.broadcast_to(step.facts[key], channels).astype(np.float64) for key in ("factor", "shift"))
     weight = (SAFE_WEIGHT * np.sign(factor)).astype(np.int16).reshape(-1, 1, 1, 1)
@@ -88,8 +90,8 @@ def _with_bias(
         moving = dead & (swing * unit > step / 2)
         if moving.any():
             raise ExportError(
-                f"layer {name!r}: channel {int(np.argmax(moving))} has a bias of {shift[np.argmax(moving)]:.3g}, which is "
-                "too many steps of its weights for 32 bits; train it further, or use --format onnx-qcdq"
+                f"layer {name!r}: channel {int(np.argmax(moving))} has a bias of {shift[np.argmax(moving)]:.3g}, which "
+                "is too many steps of its weights for 32 bits; train it further, or use --format onnx-qcdq"
             )
         weight = weight.copy()
         weight[dead] = 0
@@ -116,8 +118,8 @@ def wide_layer(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
     room = _EXACT_SUM - inputs.high * (0.5 * rows.shape[1] + 1)
     if room < _EXACT_SUM / 2:
         raise ExportError(
-            f"layer {step.name!r} sums {rows.shape[1]} products, too many to keep it float in front of integers; give it "
-            "bits: leave it out of keep_float"
+            f"layer {step.name!r} sums {rows.shape[1]} products, too many to keep it float in front of integers; give "
+            "it bits: leave it out of keep_float"
         )
     need = rows.sum(1) * inputs.high + np.abs(shift) / inputs.scale
     # A tenth of the room is left to a training that moves the bias.

@@ -32,8 +32,9 @@ from spos_quant.export.integer.graph import (
 )
 from spos_quant.export.integer.grids import assign_grids
 from spos_quant.export.integer.layers import integer_layer, own_batch_norm, wide_grid, wide_layer
+from spos_quant.export.integer.operators import read_steps
 from spos_quant.export.integer.simplify import simplify
-from spos_quant.export.integer.steps import MOVES, Step, Steps, read_steps
+from spos_quant.export.integer.steps import MOVES, Step, Steps
 
 _PLAIN: dict[str, type[Op]] = {
     "add": Add, "multiply": Multiply, "maxpool": MaxPool, "avgpool": AveragePool, "mean": Mean, "concat": Concat,
@@ -98,8 +99,8 @@ def _half(step: Step, quantized_input: bool) -> str:
 def _check_behind(step: Step) -> None:
     if step.kind not in (*MOVES, "mean", "avgpool", "add"):
         raise ExportError(
-            f"module {step.name!r}: {step.kind} behind the last layer, which is float, has no integer form; leave it out "
-            "of the model, or use --format onnx-qcdq"
+            f"module {step.name!r}: {step.kind} behind the last layer, which is float, has no integer form; leave it "
+            "out of the model, or use --format onnx-qcdq"
         )
 
 
@@ -129,9 +130,7 @@ class _Lowering:
             made = make(step)
             if made is not None:
                 self.ops.append(made)
-        return IntegerGraph(
-            self.steps.input, self.steps.shape, self._real_name(self.steps.output), tuple(self.ops)
-        )
+        return IntegerGraph(self.steps.input, self.steps.shape, self._real_name(self.steps.output), tuple(self.ops))
 
     def _real_name(self, tensor: str) -> str:
         return self.same.get(tensor, tensor)

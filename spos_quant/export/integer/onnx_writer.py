@@ -1,8 +1,9 @@
 """The integer graph as ONNX: QLinearConv, QLinearAdd and their like, which onnxruntime runs on 8-bit kernels.
 
-Activations are uint8 whatever their bits; a Clip behind each operation keeps them to their levels, which stops no fusion.
-Weights are stored as the codes of the model, with a Clip that says their bits; onnxruntime multiplies them by the layer's
-factor once, when it loads the file. Every node has initializers of its own: shared ones keep onnxruntime from fusing.
+Activations are uint8 whatever their bits; a Clip behind each operation keeps them to their levels, which stops no
+fusion. Weights are stored as the codes of the model, with a Clip that says their bits; onnxruntime multiplies them by
+the layer's factor once, when it loads the file. Every node has initializers of its own: shared ones keep onnxruntime
+from fusing.
 """
 
 from __future__ import annotations

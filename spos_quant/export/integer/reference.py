@@ -56,7 +56,7 @@ def run(graph: IntegerGraph, images: Array, seen: Callable[[str, Array], None] |
 def real(tensor: Tensor) -> Array:
     """The numbers of a tensor, float32."""
     values, grid = tensor
-    return values.astype(np.float32) if grid is None else grid.real(values)
+    return np.asarray(values.astype(np.float32) if grid is None else grid.real(values))
 
 
 def rounded(op: Op, steps: Array) -> Array:
@@ -64,7 +64,7 @@ def rounded(op: Op, steps: Array) -> Array:
     if op.grid is None:
         return steps if op.limits is None else np.clip(steps, *op.limits).astype(np.float32)
     low, high = op.grid.codes(op.limits)
-    codes = np.clip(np.rint(steps) + np.float32(op.grid.zero), low, high)
+    codes: Array = np.clip(np.rint(steps) + np.float32(op.grid.zero), low, high)
     return codes.astype(np.uint8 if op.grid.low >= 0 else np.int16)
 
 
@@ -73,7 +73,7 @@ def _divided(op: Op, values: Array) -> Array:
 
 
 @singledispatch
-def _step(op: Op, *inputs: Tensor) -> Array:
+def _step(op: Op, *_inputs: Tensor) -> Array:
     raise TypeError(f"no such step: {type(op).__name__}")
 
 
@@ -89,7 +89,7 @@ def _(op: Layer, x: Tensor) -> Array:
     weight = op.weight.astype(np.int64) * op.factor
     total = sums(codes.astype(np.int64) - grid.zero, weight, op.window, op.groups)
     bias = op.bias.reshape(-1, *[1] * (total.ndim - 2))
-    return rescaled(op, grid, (total + bias).astype(np.float32))
+    return np.asarray(rescaled(op, grid, (total + bias).astype(np.float32)))
 
 
 def rescaled(op: Layer, grid: Grid, total: Any) -> Any:

@@ -252,7 +252,7 @@ class _PlainPart(nn.Module):
         return [_real(x, grid) for x, grid in zip(inputs, self.grids, strict=True)]
 
     @singledispatchmethod
-    def made(self, op: Op, *inputs: Tensor) -> Tensor:
+    def made(self, op: Op, *_inputs: Tensor) -> Tensor:
         raise TypeError(f"no such step: {type(op).__name__}")
 
     @made.register
