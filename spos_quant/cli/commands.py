@@ -208,7 +208,10 @@ def evaluate(
 def export(
     run_dir: o.RunArg,
     form: Annotated[
-        str | None, typer.Option("--format", help="onnx, onnx-qcdq, onnx-packed, qonnx, ... [by what the model is].")
+        str | None,
+        typer.Option(
+            "--format", help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [by what the model is]."
+        ),
     ] = None,
     result_key: o.ResultKey = None,
     as_json: o.Json = False,

@@ -231,7 +231,8 @@ class Chains:
         if made is not None and made.op_type == "Clip":
             return self._clipped(made)
         stored = self.constant(tensor)
-        odd = stored.dtype == np.int8 and set(np.unique(stored).tolist()) <= _ODD
+        alive = stored[(stored != 0).reshape(len(stored), -1).any(1)]  # BatchNorm may have made a channel a constant
+        odd = stored.dtype == np.int8 and alive.size and set(np.unique(alive).tolist()) <= _ODD
         return int(np.abs(stored).max()).bit_length() if odd else 8
 
     def _clipped(self, clip: Any) -> int:

@@ -1,4 +1,4 @@
-"""`onnx-int8` and `integers` over families and bits: exact against the NumPy reference, near the model, and what costs."""
+"""`onnx-int8` and `integers` over families and bits: exact against the NumPy reference, near the model, measured."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_eight_bits_are_near_the_model(family, keep_float):
 
 @pytest.mark.parametrize("family", ["resnet", *FAMILIES])
 def test_all_layers_run_on_integer_kernels(family, tmp_path):
-    """In the graph that onnxruntime makes of the file: every quantized layer, and no BatchNorm or float layer inside."""
+    """In the graph that onnxruntime makes of the file: every quantized layer, no BatchNorm, no float layer inside."""
     made = graph(family, 4, 4)
     write_onnx_int8(made, tmp_path / "m.onnx", {})
     answers(tmp_path / "m.onnx", images(2), "ORT_ENABLE_EXTENDED", tmp_path / "optimized.onnx")

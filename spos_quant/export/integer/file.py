@@ -149,8 +149,7 @@ def _weight_bits(op: Layer) -> int:
     """The bits that the file says, unless its integers do not fit them."""
     assert op.weight_bits is not None
     most = int(np.abs(op.weight.astype(int)).max(initial=0))
-    odd = bool(op.weight.size) and set(np.unique(op.weight).tolist()) <= {-3, -1, 1, 3}
-    needed = most.bit_length() if odd else most.bit_length() + 1
+    needed = most.bit_length() if op.odd else most.bit_length() + 1
     return max(op.weight_bits, needed)
 
 
@@ -180,7 +179,7 @@ def _to_json(op: Op, tensors: dict[str, Array]) -> dict[str, Any]:
         elif isinstance(value, Grid | Window):
             value = {part.name: getattr(value, part.name) for part in fields(value)}
         elif field.name in ("limits", "parameters") and value is not None:
-            value = [number if np.isfinite(number) else None for number in value]
+            value = [number if np.isfinite(number) else str(number) for number in value]  # JSON has no infinity
         said[field.name] = value
     if op.grid is not None:
         said["low"], said["high"] = op.grid.codes(op.limits)
@@ -199,10 +198,10 @@ def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
         elif field.name == "window" and value is not None:
             value = _window(value)
         elif field.name == "limits" and value is not None:
-            low, high = value
-            value = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+            low, high = map(float, value)
+            value = (low, high)
         elif field.name == "parameters":
-            value = tuple(np.inf if number is None else float(number) for number in value)
+            value = tuple(map(float, value))
         elif isinstance(value, list):
             value = tuple(value)
         given[field.name] = value

@@ -108,6 +108,16 @@ class Layer(Op):
     layer: bool = True
 
     @property
+    def alive(self) -> Array:
+        """`[out]` bool: channels whose output depends on the input; BatchNorm may have made one a constant."""
+        return np.asarray((self.weight != 0).reshape(len(self.weight), -1).any(1))
+
+    @property
+    def odd(self) -> bool:
+        """Whether its levels are the odd ones, without a zero (1 bit, and 2 bits of mid-rise quantizers)."""
+        return self.weight_bits in (1, 2) and bool((self.weight[self.alive] % 2 == 1).all())
+
+    @property
     def wide(self) -> bool:
         """Whether input and weights have more than 8 bits; the sums then stay below 2^24, exact in float32."""
         return self.weight_bits is None

@@ -61,7 +61,9 @@ def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | No
     for group in groups:
         if steps.input in group.tensors or _is_real(group, steps):
             continue
-        if len(set(group.quantizers)) == 1 and not group.read and not group.sums:
+        if {step.kind for step in group.made} == {"quantize"}:
+            group.grid = _common_grid(group.made)
+        elif len(set(group.quantizers)) == 1 and not group.read and not group.sums:
             group.grid = group.quantizers[0]
         else:
             loose.append(group)
@@ -71,6 +73,15 @@ def assign_grids(steps: Steps, model: Any, images: Array) -> dict[str, Grid | No
         signed = not all(tensor in positive for tensor in group.tensors)
         group.grid = _best_grid(values, signed, powers=group.sums)
     return {tensor: group.grid for group in groups for tensor in group.tensors}
+
+
+def _common_grid(made: list[Step]) -> Grid:
+    """The grid of tensors that quantizers make, and that are moved together."""
+    grids: set[Grid] = {step.facts["grid"] for step in made}
+    if len(grids) > 1:
+        names = ", ".join(repr(step.name) for step in made[:3])
+        raise ExportError(f"modules {names} quantize with different steps what is then concatenated; use one quantizer")
+    return grids.pop()
 
 
 def _groups(steps: Steps) -> list[Group]:

@@ -149,6 +149,22 @@ class _Lowering:
         given = {key: value for key, value in step.facts.items() if key not in ("limits", "behind")}
         return _PLAIN[step.kind](**self._common(step), **given)
 
+    def _add(self, step: Step) -> Op:
+        self._need_powers(step)
+        return self._plain(step)
+
+    _multiply = _avgpool = _add
+
+    def _need_powers(self, step: Step) -> None:
+        """Raises `ExportError` where a quantizer of the model made an operand: its step is no power of two."""
+        for tensor in step.inputs:
+            grid = self.grids[tensor]
+            if grid is not None and np.frexp(grid.scale)[0] != 0.5:
+                raise ExportError(
+                    f"module {step.name!r} computes with a tensor that a quantizer of the model rounded; in integers, "
+                    "quantizers belong to the layers that read a tensor"
+                )
+
     def _quantize(self, step: Step) -> Op | None:
         wanted: Grid = step.facts["grid"]
         self.grids[step.output] = wanted

@@ -126,14 +126,15 @@ class _IntegerPart(nn.Module):
         assert grid is not None
         self.op, self.grid = op, grid
         self.rank = op.weight.ndim
-        self.odd = op.weight_bits in (1, 2) and bool((op.weight % 2 == 1).all())
         unit = np.float32(grid.scale) * op.scale
         self._put("step", op.scale * np.float32(op.factor))
         self._put("bias_step", unit)
+        self._put("alive", op.alive.astype(np.float32))
         if op.grid is not None:
             self._put("by", divisors(op, grid) if op.wide else unit / np.float32(op.grid.scale))
         self.step: Tensor
         self.bias_step: Tensor
+        self.alive: Tensor
         self.by: Tensor
         # The sums of a wide layer are exact because its weights are what they are.
         fixed = op.wide or not op.layer
@@ -154,11 +155,13 @@ class _IntegerPart(nn.Module):
             return steps.round()
         bits = self.op.weight_bits
         assert bits is not None
-        if self.odd:
+        if self.op.odd:
             most = 2**bits - 1
-            return _replaced(steps, (2 * torch.round((steps - 1) / 2) + 1).clamp(-most, most))
+            return self._column(self.alive) * _replaced(
+                steps, (2 * torch.round((steps - 1) / 2) + 1).clamp(-most, most)
+            )
         most = max(2 ** (bits - 1) - 1, int(np.abs(self.op.weight.astype(int)).max(initial=0)))
-        return _replaced(steps, torch.round(steps).clamp(-most, most))
+        return self._column(self.alive) * _replaced(steps, torch.round(steps).clamp(-most, most))
 
     def whole_bias(self) -> Tensor:
         """The bias in its own steps, such that no sum overflows."""
