@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spos_quant.searchers.api import search as search
     from spos_quant.searchers.sensitivity import sensitivity as sensitivity
     from spos_quant.stages.bench import bench as bench
-    from spos_quant.stages.models import load as load
+    from spos_quant.stages.loading import load as load
     from spos_quant.supernet.measure import measure as measure
 
 _WHERE = {
@@ -27,7 +27,7 @@ _WHERE = {
     "bench": "spos_quant.stages.bench",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
-    "load": "spos_quant.stages.models",
+    "load": "spos_quant.stages.loading",
     "load_space": "spos_quant.backbones.build",
     "measure": "spos_quant.supernet.measure",
     "quantize": "spos_quant.convert.api",

@@ -115,6 +115,8 @@ class RetrainConfig(TrainConfig):
     """Registered quantizers of the retrained model, such as `lsq+pact`; the search space's own where null."""
     progressive: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training over which the bits go down from 8 to the model's own; 0 trains these from the start."""
+    fold: float = Field(default=0.0, ge=0, le=1)
+    """Steps in the integers of `onnx-int8` and `integers` after the training, as a share of its own; 0 is off."""
 
 
 class SearchConfig(Strict):

@@ -23,6 +23,8 @@ from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import SpaceSpec, parse_spec, read_spec
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from spos_quant.supernet.network import Backbone
     from spos_quant.supernet.supernet import Supernet
 
@@ -156,3 +158,10 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     if space.spec.weights is not None:
         load_float_weights(supernet, Path(space.spec.weights))
     return supernet
+
+
+def build_plain(space: SearchSpace) -> Module:
+    """The plain model of a search space with one candidate per axis, whose weights are still to be loaded."""
+    from spos_quant.supernet.attach import plain_model
+
+    return plain_model(space, _backbone(space.spec))

@@ -170,6 +170,12 @@ def retrain(
     if as_json:
         return show.emit(done)
     show.say(f"{done['model']}: {show.percent(done['search_val']['top1'])} on search-val")
+    if done["fold"]:
+        before, after = done["fold"]["before"], done["fold"]["after"]
+        show.say(
+            f"in integers: {show.percent(before['top1'])}, labels as the model on {show.percent(before['agreement'])}; "
+            f"after training in them {show.percent(after['top1'])} and {show.percent(after['agreement'])}"
+        )
 
 
 @app.command()
@@ -201,7 +207,12 @@ def evaluate(
 @app.command()
 def export(
     run_dir: o.RunArg,
-    form: Annotated[str | None, typer.Option("--format", help="onnx or onnx-qcdq [by what the model is].")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [by what the model is]."
+        ),
+    ] = None,
     result_key: o.ResultKey = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
@@ -233,28 +244,13 @@ def verify(
 
     picked = open_existing(run_dir).pick(result_key)
     picked.need_model()
-    from spos_quant.stages.evaluate import verify_result
+    from spos_quant.stages.verify import verify_result
 
     result = verify_result(picked, show=True)
     if as_json:
         show.emit(result)
     else:
-        yes = {True: "yes", False: "NO", None: "-"}
-        rows = [
-            ("retrained model", show.percent(result["model"]["top1"]), "-", "-", _exact(result["model"]["bitops"]), "-")
-        ]
-        rows += [
-            (
-                file["path"],
-                show.percent(file["top1"]),
-                show.percent(file["agreement"]),
-                f"{file['bytes']:,}",
-                _exact(file["bitops"]),
-                yes[file["budget_kept"]],
-            )
-            for file in result["files"]
-        ]
-        show.table(("measured", "test top-1", "agreement", "bytes", "BitOps", "budget kept"), rows)
+        show.verified(result)
     if not result["ok"]:
         show.remark("a file differs from the model or breaks the budget")
         raise typer.Exit(1)

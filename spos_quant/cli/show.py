@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from spos_quant.cost.budget import human
 from spos_quant.progress import remark
 
-__all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table"]
+__all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table", "verified"]
 
 
 def emit(value: Any) -> None:
@@ -130,3 +130,29 @@ def bench(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _spread(mean: float, deviation: float | None) -> str:
     return percent(mean) if deviation is None else f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+
+
+def verified(result: Mapping[str, Any]) -> None:
+    """The retrained model, and every exported file as it was measured from outside."""
+    model = result["model"]
+    rows = [("retrained model", percent(model["top1"]), "-", "-", "-", _exact(model["bitops"]), "-")]
+    rows += [
+        (
+            file["path"],
+            percent(file["top1"]),
+            percent(file["agreement"]),
+            f"{file['max_abs_diff']:.2g}",
+            f"{file['bytes']:,}",
+            _exact(file["bitops"]),
+            {True: "yes", False: "NO", None: "-"}[file["budget_kept"]],
+        )
+        for file in result["files"]
+    ]
+    table(("measured", "test top-1", "agreement", "logits differ", "bytes", "BitOps", "budget kept"), rows)
+    for file in result["files"]:
+        parts = ", ".join(f"{name} {n:,}" for name, n in file["bytes_by_type"].items())
+        say(f"bytes of {file['format']}: {parts}")
+
+
+def _exact(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"

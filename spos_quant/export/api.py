@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.errors import ExportError
-from spos_quant.export.onnx_file import finish
-from spos_quant.export.runtime import OnnxModel, compare
+from spos_quant.export.onnx_file import bytes_by_type, finish, measure_onnx, read_metadata
+from spos_quant.export.runtime import Answers, OnnxModel, compare
 from spos_quant.quant.onnx import export_float, export_qcdq
 from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.registry import Registry
@@ -21,28 +22,58 @@ LEAST_AGREEMENT = 0.99
 """Below this share of equal labels a file is refused: rounding at a tie may flip a label, a wrong file flips many."""
 
 Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, Any]], None]
-"""`(model, example, path, metadata)`, writes the file or raises `ExportError`."""
-
-exporters: Registry[Writer] = Registry("export format", home=("spos_quant.export.api",))
+"""`(model, examples, path, metadata)`, writes the file or raises `ExportError`."""
 
 
-@exporters.register("onnx")
+@dataclass(frozen=True)
+class Format:
+    """How a model is written as a file, and how that file is asked and measured without the model."""
+
+    write: Writer
+    file: str
+    """What the file is called in the folder of a result."""
+    open: Callable[[Path], Answers] = OnnxModel
+    """Gives the file's answers; raises `ExportError`."""
+    measure: Callable[[Path], dict[str, Any]] = measure_onnx
+    """What the file costs, read from its own contents, with the keys of `spos-quant cost --json`."""
+    sizes: Callable[[Path], dict[str, int]] = bytes_by_type
+    """Its bytes by the type of what is stored."""
+    said: Callable[[Path], dict[str, Any]] = read_metadata
+    """The metadata that was written into it."""
+    hint: str = ""
+    """What to do where its answers differ from the model's."""
+
+
+exporters: Registry[Format] = Registry(
+    "export format",
+    home=tuple(f"spos_quant.export.{name}" for name in ("api", "packed", "qonnx", "integer.formats")),
+)
+
+
 def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Float operators, for full-precision models."""
     for name, layer in model.named_modules():
         if read_bits(layer) != (None, None):
             raise ExportError(f"layer {name!r} is quantized; `onnx` holds float models only: use onnx-qcdq")
-    export_float(model, example, path)
+    export_float(model, example[:1], path)
     finish(path, metadata)
 
 
-@exporters.register("onnx-qcdq")
 def write_onnx_qcdq(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Quantize - clip - dequantize chains on float operators: runs in any ONNX runtime."""
+    need_quantized(model)
+    odd_weights, binary_inputs = export_qcdq(model, example[:1], path)
+    finish(path, metadata, odd_weights, binary_inputs)
+
+
+def need_quantized(model: nn.Module) -> None:
+    """Raises `ExportError` where a model has no layer that could be quantized."""
     if not any(is_quant_layer(layer) for layer in model.modules()):
         raise ExportError("the model has no quantized layer; use --format onnx")
-    odd_weights, binary_inputs = export_qcdq(model, example, path)
-    finish(path, metadata, odd_weights, binary_inputs)
+
+
+exporters.register("onnx")(Format(write_onnx, "model.onnx"))
+exporters.register("onnx-qcdq")(Format(write_onnx_qcdq, "model-qcdq.onnx"))
 
 
 def export_onnx(
@@ -58,7 +89,8 @@ def export_onnx(
 
     Args:
         model: A plain float or Brevitas model on any device; its mode is left as it was.
-        example: A batch `[n, C, H, W]`.
+        example: A batch `[n, C, H, W]`. `onnx-int8` and `integers` choose the steps of tensors that no layer quantizes,
+            such as residual sums, by these images: some hundred training images are best.
         path: The file to write; it appears only when the check has passed.
         format: `onnx` for float models, `onnx-qcdq` for quantized ones.
         metadata: Plain values that travel in the file.
@@ -102,7 +134,7 @@ def export_checked(
     keep: Callable[[Path, bytes], None],
 ) -> dict[str, Any]:
     """`export_onnx`, with the function that puts the finished file in its place."""
-    writer = exporters[format]
+    form = exporters[format]
     if not isinstance(example, Tensor):
         raise ExportError(f"expected one tensor as example, got {type(example).__name__}: files take one input")
     try:
@@ -116,15 +148,15 @@ def export_checked(
     try:
         model.eval().cpu()
         _check_answer(model, example[:1].cpu())
-        writer(model, example[:1].cpu(), draft, {**metadata, "format": format, "searchable": searchable})
-        runtime = OnnxModel(draft)
+        form.write(model, example.cpu(), draft, {**metadata, "format": format, "searchable": searchable})
+        runtime = form.open(draft)
         batches = [(example, None)] if check is None else check
         with torch.no_grad():
             parity = compare((model(x.cpu()).numpy(), runtime(x.cpu().numpy())) for x, _ in batches)
         if parity.agreement < LEAST_AGREEMENT:
             raise ExportError(
-                f"{path}: onnxruntime gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
-                f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept"
+                f"{path}: the file gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
+                f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept{form.hint}"
             )
         keep(path, draft.read_bytes())
     finally:

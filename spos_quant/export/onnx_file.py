@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import Counter
 from collections.abc import Mapping, Set
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +20,19 @@ from spos_quant.run_dir import check
 from spos_quant.space.outline import LayerShape
 
 METADATA_KEY = "spos_quant"
-_KINDS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
+LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
+"""Operators with a weight, and the kind of layer that they are."""
+_INTEGER_LAYERS = {"QLinearConv": "Conv2d", "QGemm": "Linear"}
+_INTEGER_MOVES = ("MaxPool", "Concat", "Slice", "Pad", "Reshape", "Transpose", "Flatten", "Identity")
+"""Operators that `onnx-int8` moves codes by."""
+OWN_NORM = "BatchNormalization"
+"""The scope of a convolution of `onnx-int8` that is a BatchNorm behind no layer."""
+DOMAIN, UNPACK = "spos_quant", "UnpackBits"
+"""The function of `onnx-packed` that makes integers of bit planes."""
+QONNX_DOMAIN = "qonnx.custom_op.general"
 _ODD = {-3, -1, 1, 3}
 """Stored weights without a clip and a zero: -1 and 1 are 1 bit, all four are 2."""
+_NARROW = {onnx.TensorProto.INT4: 4, getattr(onnx.TensorProto, "INT2", -1): 2}
 _NO_CHANGE = ("Identity", "Flatten", "Reshape")
 """Operators that leave every value as it is."""
 
@@ -31,16 +43,21 @@ def finish(
     odd_weights: Set[str] = frozenset(),
     binary_inputs: Set[str] = frozenset(),
 ) -> None:
-    """Completes an exported file: initializers are constants, chains say the bits that are there, metadata inside."""
+    """Completes an exported file of quantize - dequantize chains, which then say the bits that are there."""
     model = onnx.load(path)
+    _narrow(model.graph, odd_weights, binary_inputs)
+    _shield_float_weights(model.graph)
+    complete(model, metadata, path)
+
+
+def complete(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
+    """Writes an exported graph whose initializers are constants and all used, with the metadata inside."""
     graph = model.graph
     constants = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, 8)
-    _narrow(graph, odd_weights, binary_inputs)
-    _shield_float_weights(graph)
     used = {name for node in graph.node for name in node.input}
     kept = [item for item in graph.initializer if item.name in used]
     del graph.initializer[:]
@@ -58,13 +75,28 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: no such file, no ONNX file, or none of ours.
     """
-    found = _metadata(_load(path))
+    found = _metadata(read_onnx(path))
     if not found:
         raise ExportError(
             f"{path} was not written by spos-quant: it says nothing of preprocessing and classes; "
             "export it with `spos-quant export`"
         )
     return found
+
+
+def bytes_by_type(path: Path) -> dict[str, int]:
+    """Bytes of a file by the type of what is stored: `INT4`, `FLOAT`, ..., and `graph` for all the rest.
+
+    Raises:
+        ExportError: no ONNX file.
+    """
+    found: Counter[str] = Counter()
+    graph = read_onnx(path).graph
+    constants = [attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute]
+    for tensor in (*graph.initializer, *constants):
+        name = onnx.TensorProto.DataType.Name(tensor.data_type)
+        found[name] += len(tensor.raw_data) or tensor.ByteSize()
+    return {**dict(sorted(found.items())), "graph": path.stat().st_size - found.total()}
 
 
 def _metadata(model: Any) -> dict[str, Any]:
@@ -77,7 +109,8 @@ def _metadata(model: Any) -> dict[str, Any]:
     return {}
 
 
-def _load(path: Path) -> Any:
+def read_onnx(path: Path) -> Any:
+    """The model in a file. Raises `ExportError` where there is none, `RunError` where a run's was damaged."""
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise ExportError(f"{path} {what}; expected an ONNX file that `spos-quant export` wrote")
@@ -124,8 +157,8 @@ def _shield_float_weights(graph: Any) -> None:
     Its optimizer does so where a dequantizer feeds such a layer (onnxruntime pull request 22969); the maximum of one
     tensor is that tensor, and nothing it looks for.
     """
-    chains = _Chains(graph)
-    for node in [node for node in graph.node if node.op_type in _KINDS]:
+    chains = Chains(graph)
+    for node in [node for node in graph.node if node.op_type in LAYERS]:
         if chains.bits(node.input[1], weight=True) is None and chains.bits(node.input[0], weight=False) is not None:
             shielded = f"{node.name}/shielded"
             place = list(graph.node).index(node)
@@ -133,100 +166,175 @@ def _shield_float_weights(graph: Any) -> None:
             node.input[0] = shielded
 
 
-class _Chains:
+class Chains:
     """Who makes which tensor of a graph."""
 
     def __init__(self, graph: Any) -> None:
         self._made = {output: node for node in graph.node for output in node.output}
+        self.of_integers = any(node.op_type in _INTEGER_LAYERS for node in graph.node)
         self._constants = {item.name: item for item in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant":
                 self._constants[node.output[0]] = node.attribute[0].t
 
     def producer(self, tensor: str) -> Any:
+        """The node that makes the values of a tensor; None where they are an input or stored."""
         node = self._made.get(tensor)
         while node is not None and (node.op_type in _NO_CHANGE or (node.op_type == "Max" and len(node.input) == 1)):
             node = self._made.get(node.input[0])
         return node
 
     def constant(self, tensor: str) -> Any:
+        """The stored values of a tensor; None where it is made."""
         found = self._constants.get(tensor)
         return None if found is None else numpy_helper.to_array(found)
 
-    def bits(self, tensor: str, *, weight: bool) -> int | None:
-        """Bits of a tensor that comes out of a dequantizer, read from its clip; None where it is float."""
+    def weight_quantizer(self, tensor: str) -> Any:
+        """The node that a layer's weight comes out of, by way of a transposition or none."""
         node = self.producer(tensor)
-        while weight and node is not None and node.op_type == "Transpose":
+        while node is not None and node.op_type == "Transpose":
             node = self.producer(node.input[0])
+        return node
+
+    def bits(self, tensor: str, *, weight: bool) -> int | None:
+        """Bits of a tensor that comes out of a quantizer, read from its nodes and types; None where it is float."""
+        node = self.weight_quantizer(tensor) if weight else self.producer(tensor)
+        if node is not None and node.domain == QONNX_DOMAIN:
+            return self._qonnx_bits(node, weight=weight)
         if node is None or node.op_type != "DequantizeLinear":
             return None
-        clip = self.producer(node.input[0])
-        if clip is not None and clip.op_type == "Clip":
-            levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
-            return max(1, int(np.ceil(np.log2(levels))))
+        before = self.producer(node.input[0])
+        if before is not None and before.op_type == "Clip":
+            return self._clipped(before)
+        if before is not None and before.op_type == UNPACK:
+            return int(self._constants[before.input[0]].dims[0])
+        found = self._constants.get(node.input[0])
+        if found is not None and found.data_type in _NARROW:
+            return _NARROW[found.data_type]
         stored = self.constant(node.input[0])
         if weight and stored is not None and set(np.unique(stored).tolist()) <= _ODD:
             return int(np.abs(stored).max()).bit_length()
         return 8
 
+    def integer_bits(self, layer: Any) -> tuple[int, int]:
+        """Bits of weight and input of a layer on codes, read from their types and the clips on them."""
+        x = self._made.get(layer.input[0])
+        while x is not None and x.op_type in _INTEGER_MOVES:
+            x = self._made.get(x.input[0])
+        return self._weight_bits(layer.input[3]), 8 if x is None or x.op_type != "Clip" else self._clipped(x)
+
+    def _weight_bits(self, tensor: str) -> int:
+        made = self._made.get(tensor)
+        if made is not None and made.op_type == "QLinearMul":  # by the factor that makes the steps of biases finer
+            tensor = made.input[0]
+            made = self._made.get(tensor)
+        if made is not None and made.op_type == "Clip":
+            return self._clipped(made)
+        stored = self.constant(tensor)
+        alive = stored[(stored != 0).reshape(len(stored), -1).any(1)]  # BatchNorm may have made a channel a constant
+        odd = stored.dtype == np.int8 and alive.size and set(np.unique(alive).tolist()) <= _ODD
+        return int(np.abs(stored).max()).bit_length() if odd else 8
+
+    def _clipped(self, clip: Any) -> int:
+        """Bits of what comes out of a clip of integers."""
+        levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
+        return max(1, int(np.ceil(np.log2(levels))))
+
+    def _qonnx_bits(self, node: Any, *, weight: bool) -> int:
+        """Bits of a QONNX quantizer: weights at odd levels only and not `narrow` have one bit less."""
+        if node.op_type == "BipolarQuant":
+            return 1
+        bits = int(self.constant(node.input[3]))
+        narrow = next(item.i for item in node.attribute if item.name == "narrow")
+        if weight and not narrow:
+            codes = np.round(self.constant(node.input[0]) / self.constant(node.input[1]))
+            return bits - int(np.all(codes % 2 == 1))
+        return bits
+
 
 def measure_onnx(path: Path) -> dict[str, Any]:
     """What an ONNX file costs for one image, read from its graph, with the keys of `spos-quant cost --json`.
 
-    Bits come from the clips and types of the quantize - dequantize chains, MACs from inferred shapes. Which of the
+    Bits come from quantizers and the types and clips between them, MACs from inferred shapes. Which of the
     layers without any quantizer were searchable, the graph cannot tell; the file's metadata says it.
 
     Raises:
         ExportError: no ONNX file, or shapes that cannot be inferred.
     """
-    model = _load(path)
+    model = read_onnx(path)
     try:
-        model = onnx.shape_inference.infer_shapes(model)
-    except Exception as error:  # noqa: BLE001 - onnx raises several private classes
-        raise ExportError(f"{path}: shapes cannot be inferred ({str(error)[:200]})") from None
-    shapes = {
-        item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
-        for item in (*model.graph.value_info, *model.graph.output, *model.graph.input)
-    }
-    said = _metadata(model).get("searchable", [])
-    searchable = {name for name in said if isinstance(name, str)} if isinstance(said, list) else set()
-    chains = _Chains(model.graph)
-    weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
-    rows = []
-    for node in model.graph.node:
-        if node.op_type in _KINDS:
-            rows.append(_row(node, chains, shapes, weight_shapes, searchable, path))
+        rows = _rows(model, path)
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - onnx raises several private classes, a mangled graph any
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ExportError(f"{path}: its graph cannot be measured ({what}); export it anew") from None
     nothing_counts = not any(row.counted for row in rows)
     return summary(rows, space=None, architecture=None, full_precision=nothing_counts)
 
 
+def _rows(model: Any, path: Path) -> list[LayerRow]:
+    """The layers of a graph."""
+    graph = onnx.shape_inference.infer_shapes(_standard(model)).graph
+    shapes = {
+        item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
+        for item in (*graph.value_info, *graph.output, *graph.input)
+    }
+    said = _metadata(model).get("searchable", [])
+    searchable = {name for name in said if isinstance(name, str)} if isinstance(said, list) else set()
+    chains = Chains(model.graph)
+    weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
+    return [
+        _row(node, chains, shapes, weight_shapes, searchable, path)
+        for node in model.graph.node
+        if node.op_type in LAYERS or (node.op_type in _INTEGER_LAYERS and f"/{OWN_NORM}/" not in node.name)
+    ]
+
+
+def _standard(model: Any) -> Any:
+    """The model without quantizers of QONNX, whose shapes ONNX cannot infer: they change none."""
+    made = copy.deepcopy(model)
+    for node in made.graph.node:
+        if node.domain == QONNX_DOMAIN:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+    return made
+
+
 def _row(
     node: Any,
-    chains: _Chains,
+    chains: Chains,
     shapes: Mapping[str, Any],
     constants: Mapping[str, Any],
     searchable: set[str],
     path: Path,
 ) -> LayerRow:
     name = layer_name(node.name)
-    weight_shape = _weight_shape(node.input[1], chains, constants)
+    integer = node.op_type in _INTEGER_LAYERS
+    weight_shape = _weight_shape(node.input[3 if integer else 1], chains, constants)
     out = shapes.get(node.output[0])
     if weight_shape is None or not out:
         raise ExportError(f"{path}: shapes of node {node.name!r} cannot be inferred")
-    linear = node.op_type != "Conv"
+    kind = (_INTEGER_LAYERS if integer else LAYERS)[node.op_type]
+    linear = kind == "Linear"
     weights = int(np.prod(weight_shape))
     channels = int(out[1]) if not linear else int(out[-1])
     positions = int(np.prod(out[1:-1] if linear else out[2:]))
     biases = channels if len(node.input) > 2 else 0
-    bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
+    bits: tuple[int | None, int | None] = (None, None)
+    if integer:
+        bits = chains.integer_bits(node)
+    elif not chains.of_integers:  # where others work on codes, a float layer stands at an edge
+        bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
     shape = LayerShape(weights * positions, weights, biases, channels)
-    return LayerRow(name, _KINDS[node.op_type], shape, *bits, bits != (None, None) or name in searchable)
+    return LayerRow(name, kind, shape, *bits, bits != (None, None) or name in searchable)
 
 
-def _weight_shape(tensor: str, chains: _Chains, constants: Mapping[str, Any]) -> Any:
+def _weight_shape(tensor: str, chains: Chains, constants: Mapping[str, Any]) -> Any:
     while tensor not in constants:
         node = chains.producer(tensor)
         if node is None:
             return None
+        if node.op_type == UNPACK:
+            return chains.constant(node.input[3]).tolist()
         tensor = node.input[0]
     return constants[tensor]

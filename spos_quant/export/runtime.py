@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from spos_quant.errors import ExportError
 from spos_quant.run_dir import check
 
 Floats = npt.NDArray[np.float32]
+Answers = Callable[[Floats], Floats]
+"""Preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
 
 
 class OnnxModel:

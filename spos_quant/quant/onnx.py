@@ -29,11 +29,11 @@ OPSET = 17
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
     """Writes a model as ONNX with float operators and a free batch size."""
-    with _quiet(), torch.no_grad():
-        torch.onnx.export(model.eval(), (example,), str(path), dynamo=False, opset_version=OPSET, **_names())
+    with quiet(), torch.no_grad():
+        torch.onnx.export(model.eval(), (example,), str(path), dynamo=False, opset_version=OPSET, **free_batch())
 
 
-def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str], set[str]]:
+def export_qcdq(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> tuple[set[str], set[str]]:
     """Writes a Brevitas model as ONNX in QCDQ form: INT8 initializers, quantize - clip - dequantize chains.
 
     Integer initializers need the TorchScript exporter (upstream issue 1543).
@@ -45,18 +45,19 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path) -> tuple[set[str]
     Raises:
         ExportError: a signed 1-bit activation, which has no QCDQ form.
     """
-    with _quiet():
+    with quiet():
         from brevitas.export import export_onnx_qcdq
 
-        stand_in, odd_weights, binary_inputs = _with_stand_ins(model)
+        stand_in, odd_weights, binary_inputs = with_stand_ins(model)
         with torch.no_grad():
             export_onnx_qcdq(
-                stand_in.eval(), args=example, export_path=str(path), opset_version=OPSET, dynamo=False, **_names()
+                stand_in.eval(), args=example, export_path=str(path), opset_version=opset, dynamo=False, **free_batch()
             )
     return odd_weights, binary_inputs
 
 
-def _names() -> dict[str, Any]:
+def free_batch() -> dict[str, Any]:
+    """Arguments of torch's exporter for one input and one output of any batch size."""
     free = {0: "n"}
     return {
         "input_names": ["input"],
@@ -65,8 +66,16 @@ def _names() -> dict[str, Any]:
     }
 
 
-def _with_stand_ins(model: nn.Module) -> tuple[nn.Module, set[str], set[str]]:
-    """A copy that computes the same through quantizers that Brevitas can export, and the layers concerned."""
+def with_stand_ins(model: nn.Module, *, binary: bool = False) -> tuple[nn.Module, set[str], set[str]]:
+    """A copy that computes the same through quantizers that Brevitas can export, and the layers concerned.
+
+    Args:
+        model: Is not changed.
+        binary: Whether the exporter can write 1 bit itself.
+
+    Returns:
+        The copy, the names of the layers whose weights have a stand-in, and of those whose inputs have one.
+    """
     made = copy.deepcopy(model)
     weights, inputs = set(), set()
     replaced: dict[int, Any] = {}
@@ -74,10 +83,10 @@ def _with_stand_ins(model: nn.Module) -> tuple[nn.Module, set[str], set[str]]:
         if not isinstance(layer, QuantLayer):
             continue
         weight_bits, act_bits = read_bits(layer)
-        if weight_bits is not None and _has_no_zero(layer, weight_bits):
+        if weight_bits is not None and _has_no_zero(layer, weight_bits) and not (binary and weight_bits == 1):
             weights.add(name)
             _put_stand_in(layer, weight_bits)
-        if act_bits == 1:
+        if act_bits == 1 and not binary:
             inputs.add(name)
             layer.input_quant = _two_bit_input(name, layer, replaced)
     return made, weights, inputs
@@ -128,7 +137,7 @@ def _arguments(layer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the exporters' deprecation notes, graphs and tracebacks of optional steps off the user's screen.
 
     Raises:

@@ -10,10 +10,10 @@ from torch import nn
 from spos_quant.backbones.build import build, space_of
 from spos_quant.errors import ConfigError
 from spos_quant.quant.switch import InputQuantizer
-from spos_quant.space.bit_config import BitConfig, read_bit_config
+from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.locked import locked_spec
-from spos_quant.stages.plan import open_existing
-from spos_quant.stages.run import Result, Run
+from spos_quant.stages.loading import load_model
+from spos_quant.stages.run import Run
 from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import inherit, load_weights, named_tensors, read_weights
@@ -115,25 +115,3 @@ def float_teacher(run: Run, share: float) -> nn.Module | None:
 def teacher_files(run: Run, share: float) -> list[Path]:
     """The files that `float_teacher` reads, as far as the run's settings do not name them."""
     return [run.result(FLOAT_KEY).model_path] if share and run.spec.weights is None else []
-
-
-def load_model(result: Result) -> nn.Module:
-    """The retrained plain model of a result, in evaluation mode."""
-    result.need_model()
-    config = read_bit_config(result.bits_path)
-    model = build(space_of(locked_spec(result.run.space, config))).subnet(())
-    load_weights(model, read_weights(result.model_path), str(result.model_path))
-    return model.eval()
-
-
-def load(run: str | Path, result: str | None = None) -> nn.Module:
-    """The retrained Brevitas model of a run directory, in evaluation mode.
-
-    Args:
-        run: A run directory.
-        result: Which result, where the run has several.
-
-    Raises:
-        RunError: no such run or result, or one that is not retrained yet.
-    """
-    return load_model(open_existing(str(run)).pick(result))

@@ -8,6 +8,7 @@ from typing import Any
 from spos_quant.cost.budget import Budget
 from spos_quant.cost.rows import config_rows, total
 from spos_quant.space.bit_config import read_bit_config
+from spos_quant.stages.card import write_card
 from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
@@ -36,6 +37,7 @@ def run_all(run: Run, request: Request, *, device: str, show: bool, workers: int
         form = natural_format(result)
         if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
             export_result(result, form, show=show)
+        write_card(result)
     report = write_report(run)
     return {
         "run": str(run.path),
@@ -66,7 +68,7 @@ def table_row(result: Result) -> dict[str, Any]:
     """One line of the table: what a model is, costs and answers, measured from the retrained model itself."""
     metrics = result.metrics()
     cost = measured(result)
-    files = exports(result)
+    file = next((item for item in exports(result) if item["format"] == natural_format(result)), None)
     name = "searched" if result.searched else "float" if result.key == FLOAT_KEY else result.key.removeprefix("bits-")
     return {
         "model": name,
@@ -76,6 +78,6 @@ def table_row(result: Result) -> dict[str, Any]:
         "weight_bytes": cost["weight_bytes"],
         "search_val_top1": metrics["search_val"]["top1"],
         "test_top1": metrics["test"]["top1"] if "test" in metrics else None,
-        "file_bytes": files[0]["bytes"] if files else None,
-        "agreement": files[0]["agreement"] if files else None,
+        "file_bytes": file["bytes"] if file else None,
+        "agreement": file["agreement"] if file else None,
     }

@@ -16,10 +16,9 @@ from pydantic import BaseModel
 from spos_quant.backbones.build import build, load_spec
 from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign
 from spos_quant.errors import ConfigError, RunError
-from spos_quant.reading import read_yaml
-from spos_quant.run_dir import LOCK, check, claim, listed, store, store_json
+from spos_quant.run_dir import LOCK, claim, listed, store, store_json
 from spos_quant.space.spec import SpaceSpec, parse_spec
-from spos_quant.stages.run import CONFIG, FORMAT, Run, environment
+from spos_quant.stages.run import CONFIG, Run, environment, read_run
 from spos_quant.train.paths import make_sampler
 
 SECTIONS: dict[str, type[BaseModel] | None] = {
@@ -30,8 +29,8 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "log": None,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
-"""Keys that may change between commands: results do not depend on them, evaluations and rankings remember theirs."""
+_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold")
+"""Keys that may change between commands: models do not depend on them, and what does remembers its own."""
 _ENVIRONMENT = "environment.json"
 
 
@@ -121,8 +120,6 @@ def _check_out(out: Path) -> None:
 
 def plan_existing(target: str, options: Options | None = None) -> Plan:
     """The run in a directory, to be gone on with. Raises `RunError` where there is none."""
-    if not Path(target).is_dir():
-        raise RunError(f"run directory {target} does not exist; make one with: spos-quant train SPACE --out {target}")
     return _existing(Path(target), None, options or Options())
 
 
@@ -162,22 +159,9 @@ def _check_quantizers(spec: SpaceSpec) -> None:
 
 
 def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
-    if not (path / "config.yaml").exists():
-        raise RunError(f"{path} is no run directory (no config.yaml); give a search space, or the directory of a run")
-    check(path / CONFIG)
     found = _text(path / CONFIG)
-    raw = read_yaml(path / CONFIG)
-    if (
-        type(raw.get("format")) is not int
-        or raw["format"] != FORMAT
-        or not {"data", "seed", "space", "set"} <= raw.keys()
-    ):
-        raise RunError(f"{path}/{CONFIG} is of format {raw.get('format')!r}; this version reads format {FORMAT}")
-    seed, source, assigned = raw["seed"], raw["data"], raw["set"]
-    if type(seed) is not int or not 0 <= seed < 2**31 or not isinstance(source, str) or not isinstance(assigned, dict):
-        raise RunError(f"{path}/{CONFIG} is damaged (data, seed or set); restore it, or start anew with another --out")
-    spec = parse_spec(raw["space"], f"{path}/{CONFIG}")
-    run = Run(path, spec, source, seed)
+    run, assigned = read_run(path)
+    spec = run.spec
     given = _assigned(options)
     wanted = _apply(spec if written is None else _apply(written, assigned), given)
     changes = _differences(run, wanted, options)
@@ -196,7 +180,7 @@ def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
 def _text(path: Path) -> str | None:
     try:
         return path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None

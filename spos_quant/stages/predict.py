@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spos_quant.data import Preprocessing, batch, load_data, preprocess_files
+from spos_quant.data import DataSet, Preprocessing, batch, load_data, preprocess_files
+from spos_quant.data.arrays import Labels
 from spos_quant.errors import DataError, ExportError
 from spos_quant.export.onnx_file import read_metadata
-from spos_quant.export.runtime import Floats, OnnxModel, in_batches, softmax_loss
+from spos_quant.export.runtime import Answers, Floats, OnnxModel, in_batches, softmax_loss
 
 _BATCH = 256
+Speaks = tuple[Preprocessing, Sequence[str]]
+"""What a file says of itself: how pictures are prepared, and what the classes are called."""
 
 
 def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, Any]:
     """`top1, loss, n, split` of a file on a data set, preprocessed as the file says."""
-    preprocessing, classes = _said(path)
+    speaks = said(path, read_metadata(path))
+    preprocessing, classes = speaks
     data = load_data(source, input=preprocessing.input, classes=len(classes), seed=seed)
-    if tuple(data.classes) != tuple(classes):
-        raise DataError(f"{source} has the classes {_few(data.classes)}, the model was trained on {_few(classes)}")
-    part = data.split(split)
-    model = OnnxModel(path)
-    right, loss = 0, 0.0
-    for chosen in in_batches(len(part), _BATCH):
-        x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, seed, 0)
-        logits = _answers(model, x, path, classes)
+    right, loss, n = 0, 0.0, 0
+    for logits, y in split_answers(OnnxModel(path), path, speaks, data, split):
         right += int((logits.argmax(1) == y).sum())
         loss += softmax_loss(logits, y)
-    n = len(part)
+        n += len(y)
     return {"top1": right / n, "loss": loss / n, "n": n, "split": split}
+
+
+def split_answers(
+    model: Answers, path: Path, speaks: Speaks, data: DataSet, split: str
+) -> Iterator[tuple[Floats, Labels]]:
+    """Logits `[n, classes]` and labels of a split, batch by batch, preprocessed as the file says.
+
+    Raises:
+        DataError: the data has other classes than the file.
+        ExportError: answers that are none.
+    """
+    preprocessing, classes = speaks
+    if tuple(data.classes) != tuple(classes):
+        raise DataError(f"{data.name} has the classes {_few(data.classes)}, the model was trained on {_few(classes)}")
+    part = data.split(split)
+    for chosen in in_batches(len(part), _BATCH):
+        x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, 0, 0)
+        yield _answers(model, x, path, classes), y
 
 
 def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
     """`predictions`: per image `image, class, probability`, the most likely class first in `top`."""
-    preprocessing, classes = _said(path)
+    preprocessing, classes = said(path, read_metadata(path))
     model = OnnxModel(path)
     predictions = []
     for chosen in in_batches(len(images), _BATCH):
@@ -57,8 +73,8 @@ def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
     return {"predictions": predictions}
 
 
-def _said(path: Path) -> tuple[Preprocessing, list[str]]:
-    metadata = read_metadata(path)
+def said(path: Path, metadata: Mapping[str, Any]) -> Speaks:
+    """Preprocessing and class names that a file's metadata gives. Raises `ExportError` where they are none."""
     classes = metadata.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ExportError(f"{path} names no classes; export it with `spos-quant export`")
@@ -68,7 +84,7 @@ def _said(path: Path) -> tuple[Preprocessing, list[str]]:
         raise ExportError(f"{path}: {error}; export it with `spos-quant export`") from None
 
 
-def _answers(model: OnnxModel, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
+def _answers(model: Answers, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
     """One number per image and class, whatever the file says of itself."""
     logits = model(x)
     if logits.shape != (len(x), len(classes)) or not np.isfinite(logits).all():

@@ -15,6 +15,7 @@ from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_confi
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.stages.evaluate import evaluate_result
+from spos_quant.stages.fold import fold_here, folds, graph_of, is_folded
 from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
 from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
@@ -63,20 +64,28 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 
 
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
-    """Retrains a result unless it is; returns `key`, `model`, `search_val` and `skipped`."""
-    skipped = result.model_path.exists()
+    """Retrains a result unless it is; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
+    skipped = result.model_path.exists() and (is_folded(result) or not folds(result))
     if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
     return {
         "key": result.key,
         "model": str(result.model_path),
         "search_val": evaluate_result(result, "search-val", show=show),
+        "fold": result.metrics().get("fold"),
         "skipped": skipped,
     }
 
 
 def retrain_here(result: Result, *, device: str, show: bool) -> None:
     """Quantization-aware training in this process, one rank of several or the only one."""
+    if not result.model_path.exists():
+        _train_here(result, device=device, show=show)
+    if folds(result) and not is_folded(result):
+        fold_here(result, device=device, show=show)
+
+
+def _train_here(result: Result, *, device: str, show: bool) -> None:
     run = result.run
     settings = result.recipe
     config = read_bit_config(result.bits_path)
@@ -90,6 +99,8 @@ def retrain_here(result: Result, *, device: str, show: bool) -> None:
     )
     paths = _descent(run, network.space, config, settings) if settings.progressive else None
     own = (0,) * len(network.space.axes)
+    if folds(result):
+        graph_of(result, network.subnet(own))  # what has no integer form is an error before the training
     model = network if paths else network.subnet(own)
     training = Training(
         run.data,

@@ -18,9 +18,10 @@ from spos_quant.config import RetrainConfig
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import RunError, near
 from spos_quant.loggers import LogTarget
-from spos_quant.run_dir import drop, json_text, read_artifact, store, store_json
+from spos_quant.reading import read_yaml
+from spos_quant.run_dir import check, drop, json_text, read_artifact, store, store_json
 from spos_quant.space.search_space import SearchSpace
-from spos_quant.space.spec import SpaceSpec
+from spos_quant.space.spec import SpaceSpec, parse_spec
 
 if TYPE_CHECKING:
     from spos_quant.data import DataSet
@@ -30,6 +31,8 @@ CONFIG = "config.yaml"
 RESULTS, RANKING = "results", "ranking"
 """Folders of a run: what it is for, and networks that are trained only to hold the supernet's ranking against."""
 _SEED = "seed-"
+_MODEL = "model"
+"""How the names begin of everything that is made of a retrained model."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,12 @@ class Result:
     @property
     def model_path(self) -> Path:
         """Weights of the retrained model."""
-        return self.path / "model.safetensors"
+        return self.path / f"{_MODEL}.safetensors"
+
+    @property
+    def folded_path(self) -> Path:
+        """The integers that its retraining ended in; absent without `retrain.fold`."""
+        return self.path / f"{_MODEL}-folded.safetensors"
 
     @property
     def metrics_path(self) -> Path:
@@ -231,6 +239,11 @@ class Result:
     def exports_path(self) -> Path:
         """What was exported of it."""
         return self.path / "exports.json"
+
+    @property
+    def card_path(self) -> Path:
+        """What people should know of the model, beside its files."""
+        return self.path / f"{_MODEL}-card.md"
 
     @property
     def checkpoint_path(self) -> Path:
@@ -262,8 +275,8 @@ class Result:
         text = json_text(config)
         if self.bits_path.exists() and self.bits_path.read_text("utf-8", "replace") != text:
             for each in self._seeds():
-                drop(each.checkpoint_path, each.model_path, each.metrics_path, each.exports_path)
-                drop(*each.path.glob("*.onnx"))
+                drop(each.checkpoint_path, each.metrics_path, each.exports_path)
+                drop(*each.path.glob(f"{_MODEL}*"))  # weights, card, and every format
         store(self.bits_path, text.encode("utf-8"))
 
     def _seeds(self) -> list[Result]:
@@ -283,6 +296,28 @@ class Result:
             raise RunError(
                 f"{self.path} is not retrained yet; do it with: spos-quant retrain {self.run.path} --result {self.key}"
             )
+
+
+def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
+    """The run in a directory, and the settings that were given with `--set`.
+
+    Raises:
+        RunError: no such directory, none of a run, or one that is damaged or of another version.
+        SpaceError: settings that are none.
+    """
+    if not path.is_dir():
+        raise RunError(f"run directory {path} does not exist; make one with: spos-quant train SPACE --out {path}")
+    if not (path / CONFIG).exists():
+        raise RunError(f"{path} is no run directory (no {CONFIG}); give a search space, or the directory of a run")
+    check(path / CONFIG)
+    raw = read_yaml(path / CONFIG)
+    known = type(raw.get("format")) is int and raw["format"] == FORMAT
+    if not known or not {"data", "seed", "space", "set"} <= raw.keys():
+        raise RunError(f"{path}/{CONFIG} is of format {raw.get('format')!r}; this version reads format {FORMAT}")
+    seed, source, assigned = raw["seed"], raw["data"], raw["set"]
+    if type(seed) is not int or not 0 <= seed < 2**31 or not isinstance(source, str) or not isinstance(assigned, dict):
+        raise RunError(f"{path}/{CONFIG} is damaged (data, seed or set); restore it, or start anew with another --out")
+    return Run(path, parse_spec(raw["space"], f"{path}/{CONFIG}"), source, seed), assigned
 
 
 def environment() -> dict[str, Any]:

@@ -13,11 +13,12 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.rows import architecture_rows, summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
-from spos_quant.errors import ConfigError, ModelError
+from spos_quant.errors import ConfigError
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, parameters_stay
 from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
+from spos_quant.supernet.attach import attach
 from spos_quant.supernet.network import named_blocks, norms_behind, places
 
 
@@ -30,9 +31,6 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _in(name: str, names: Container[str] | None) -> bool:
     return names is None or name in names
-
-
-_STALE = "the network is not the one that the outline of its search space describes; make the outline anew"
 
 
 class Supernet(nn.Module):
@@ -54,38 +52,11 @@ class Supernet(nn.Module):
         self.space = space
         self.body = body
         self.table = CostTable(space)
-        self._layers = self._attach()
+        self._layers = attach(space, body)
         self._norms = self._split_norms() if space.spec.batch_norm == "per-bits" else []
         self._blocks = list(named_blocks(body).values())
         self.architecture: Architecture = ()
         self.activate((0,) * len(space.axes))
-
-    def _attach(self) -> list[tuple[SwitchLayer, Read, Read]]:
-        """Gives every quantized layer its quantizers; returns them with what they read."""
-        found = {(p.name, p.op): p.layer for p in places(self.body)}
-        spec = self.space.spec
-        common = {place.name for place in self.space.layers if place.quantized and place.op is None}
-        inputs: dict[tuple[str, str | None], InputQuantizer] = {}
-        attached = []
-        for place in self.space.layers:
-            block = None if place.block is None else self.space.blocks[place.block]
-            op = None if place.op is None or block is None else block.op.values[place.op]
-            layer = found.pop((place.name, op), None)
-            if layer is None or layer.weight.numel() != max(shape.weights for shape in place.shapes):
-                raise ModelError(f"{_STALE}: layer {place.name!r} differs")
-            if not place.quantized:
-                continue
-            bits = [b for b in place.act.values if b is not None]
-            # A tensor that a layer common to all operators reads has one quantizer, else each operator has its own.
-            key = (place.reads, None if place.reads in common else op)
-            if bits and key not in inputs:
-                made = InputQuantizer(bits, signed=layer.signed, quantizer=spec.quantizer)
-                inputs[key] = made.to(layer.weight.dtype)
-            layer.quantize(place.weight.values, spec.quantizer, inputs.get(key))
-            attached.append((layer, place.weight, place.act))
-        if found:
-            raise ModelError(f"{_STALE}: layer {next(iter(found))[0]!r} is not in it")
-        return attached
 
     def _split_norms(self) -> list[tuple[SwitchBatchNorm2d, Read]]:
         """Gives BatchNorm layers behind quantized ones affine parameters per weight bits; returns what they read."""

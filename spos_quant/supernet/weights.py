@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from spos_quant.errors import ModelError, RunError, near
 from spos_quant.run_dir import check, store
 from spos_quant.supernet.network import named_blocks, per_bits, plain_name
-from spos_quant.supernet.supernet import Supernet
+
+if TYPE_CHECKING:
+    from spos_quant.supernet.supernet import Supernet
 
 _SAID = "spos_quant"
 """The key of our values in a file's header."""

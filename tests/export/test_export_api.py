@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import brevitas.nn as qnn
 import numpy as np
@@ -203,7 +204,7 @@ def test_unknown_formats_make_nothing(tmp_path):
     with pytest.raises(ConfigError, match="unknown export format 'onnx-qdcq'; did you mean 'onnx-qcdq'"):
         sq.export_onnx(float_subnet(), images(), tmp_path / "new" / "a.onnx", format="onnx-qdcq")
     assert list(tmp_path.iterdir()) == []
-    assert list(exporters) == ["onnx", "onnx-qcdq"]
+    assert {"onnx", "onnx-qcdq", "onnx-packed"} <= set(exporters)
 
 
 @pytest.mark.parametrize("kept", [None, b"an earlier file"])
@@ -216,7 +217,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, kept):
         def __call__(self, x):
             return np.roll(super().__call__(x), 1, axis=1)
 
-    monkeypatch.setattr(api, "OnnxModel", Wrong)
+    monkeypatch.setitem(exporters._plugins, "onnx", replace(exporters["onnx"], open=Wrong))
     model = float_subnet().train()
     with pytest.raises(ExportError, match=r"gives other labels than the model on \d+\.\d% of 16 images .*not kept"):
         sq.export_onnx(model, images(), path, format="onnx")
@@ -233,7 +234,7 @@ def test_one_label_in_a_hundred_may_flip_at_a_tie(tmp_path, monkeypatch, wrong, 
             found[:wrong] = np.roll(found[:wrong], 1, axis=1)
             return found
 
-    monkeypatch.setattr(api, "OnnxModel", Nearly)
+    monkeypatch.setitem(exporters._plugins, "onnx", replace(exporters["onnx"], open=Nearly))
     model, x = float_subnet(), images(100)
     if refused:
         with pytest.raises(ExportError, match=r"on 2\.0% of 100 images"):
@@ -247,7 +248,7 @@ def test_a_writer_that_fails_leaves_no_file_and_the_model_as_it_was(tmp_path, mo
         path.write_bytes(b"half a file")
         raise ExportError("no")
 
-    monkeypatch.setitem(exporters._plugins, "onnx", failing)
+    monkeypatch.setitem(exporters._plugins, "onnx", api.Format(failing, "model.onnx"))
     model = float_subnet().train()
     with pytest.raises(ExportError, match="no"):
         sq.export_onnx(model, images(), tmp_path / "a.onnx", format="onnx")

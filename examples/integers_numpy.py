@@ -1,0 +1,79 @@
+"""A network from its file of integers in plain NumPy: neither torch nor spos_quant computes anything here.
+
+`run` is all that a program in C or an FPGA has to do; the operations are those of a ResNet, the others are in
+`spos_quant/export/integer/reference.py`, which this is held against.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+import spos_quant as sq
+from spos_quant.export.integer.file import IntegerModel
+
+
+def sums(x, weight, window, groups):
+    """Sums of products: a matrix product of the columns that a kernel sees, group by group."""
+    if window is None:
+        return x @ weight.T
+    padded = np.pad(x, ((0, 0), (0, 0), window["padding"][::2], window["padding"][1::2]))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, window["kernel"], (2, 3))
+    seen = seen[:, :, :: window["stride"][0], :: window["stride"][1]]
+    parts = zip(np.split(seen, groups, 1), np.split(weight, groups), strict=True)
+    return np.concatenate([np.einsum("nchwij,ocij->nohw", part, kernel) for part, kernel in parts], 1)
+
+
+def column(values, x):  # one value per channel, to meet [n, C, ...]
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def codes(op, x):
+    """Half to even, then saturation at the codes that occur: a ReLU is no more than that."""
+    return np.clip(np.rint(x) + op["grid"]["zero"], op["low"], op["high"]).astype(np.int64)
+
+
+def run(graph, tensors, images):
+    values, grids = {graph["input"]: images}, {graph["input"]: None}
+
+    def real(name):
+        grid = grids[name]
+        return values[name] if grid is None else np.float32(values[name] - grid["zero"]) * np.float32(grid["scale"])
+
+    for op in graph["ops"]:
+        names, grid = op["inputs"], op["grid"]
+        own = {key: tensors[item["tensor"]] for key, item in op.items() if isinstance(item, dict) and "tensor" in item}
+        step = None if grid is None else np.float32(grid["scale"])
+        if op["op"] == "Quantize":
+            made = codes(op, real(names[0]) / step)
+        elif op["op"] == "Layer":
+            x = values[names[0]] - grids[names[0]]["zero"]
+            total = sums(x, own["weight"].astype(np.int64) * op["factor"], op["window"], op["groups"])
+            total = np.float32(total + column(own["bias"], total))
+            unit = column(np.float32(grids[names[0]]["scale"]) * own["scale"], total)
+            wide = op["weight_bits"] is None  # a first layer that was kept float divides, as ONNX does
+            made = total * unit if step is None else codes(op, total / (step / unit) if wide else total * (unit / step))
+        elif op["op"] == "FloatLayer":
+            total = sums(real(names[0]), own["weight"], op["window"], op["groups"])
+            made = total + column(own["bias"], total)
+        elif op["op"] == "Add":
+            made = codes(op, (real(names[0]) + real(names[1])) / step)
+        elif op["op"] == "Mean":
+            made = real(names[0]).mean((2, 3), keepdims=op["keeps"])  # real: the last layer is float here
+        else:
+            raise NotImplementedError(op["op"])
+        values[op["output"]], grids[op["output"]] = made, grid
+    return real(graph["output"])
+
+
+if __name__ == "__main__":
+    space = sq.load_space("digits-mixed")
+    images = torch.rand(64, 1, 8, 8)
+    sq.export_onnx(sq.build(space).subnet(space.uniform(8, 8)), images, "model.safetensors", format="integers")
+    with safe_open("model.safetensors", framework="np") as file:
+        graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}
+    logits = run(graph, tensors, images.numpy())
+    assert np.allclose(logits, IntegerModel(Path("model.safetensors"))(images.numpy()), atol=1e-5)
+    print(len(graph["ops"]), "operations, labels of the first images:", logits.argmax(1)[:8])

@@ -1,0 +1,231 @@
+"""The `integers` file: the integer graph as one safetensors file, for C, FPGA and NumPy users.
+
+Tensors are the integers themselves; the header holds the graph as JSON under the key `graph`, and what every file of
+ours says of itself under `spos_quant`. docs/export.md describes both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from spos_quant.cost.rows import LayerRow, summary
+from spos_quant.errors import ExportError
+from spos_quant.export.integer import reference
+from spos_quant.export.integer.graph import OPS, Array, FloatLayer, Grid, IntegerGraph, Layer, Op, Window
+from spos_quant.export.onnx_file import METADATA_KEY
+from spos_quant.export.runtime import Floats
+from spos_quant.run_dir import check
+from spos_quant.space.outline import LayerShape
+
+FORMAT = "spos-quant/integers/1"
+_GRAPH = "graph"
+_KINDS = {kind.__name__: kind for kind in OPS}
+
+
+def write_integers(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes a graph as one file that loads without running code."""
+    tensors: dict[str, Array] = {}
+    ops = [_to_json(op, tensors) for op in graph.ops]
+    said = {"format": FORMAT, "input": graph.input, "shape": graph.shape, "output": graph.output, "ops": ops}
+    header = {_GRAPH: json.dumps(said), METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=header)
+
+
+def read_integers(path: Path) -> IntegerGraph:
+    """The graph of a file.
+
+    Raises:
+        ExportError: no such file, no file of integers, or one that is damaged.
+        RunError: a run's file that was damaged.
+    """
+    header, tensors = _read(path)
+    try:
+        said = json.loads(header[_GRAPH])
+        if said["format"] != FORMAT:
+            raise ExportError(f"{path} is of format {said['format']!r}; this version reads {FORMAT}")
+        ops = tuple(_from_json(item, tensors) for item in said["ops"])
+        graph = IntegerGraph(str(said["input"]), tuple(map(int, said["shape"])), str(said["output"]), ops)
+        _check(graph)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ExportError(f"{path} is damaged, or no file of integers ({type(error).__name__}: {error})") from None
+    return graph
+
+
+def read_said(path: Path) -> dict[str, Any]:
+    """What a file says of itself: preprocessing, class names, bit configuration. Raises as `read_integers` does."""
+    header, _ = _read(path)
+    try:
+        found = json.loads(header[METADATA_KEY])
+    except (KeyError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ExportError(f"{path} was not written by spos-quant; export it with `spos-quant export --format integers`")
+    return found
+
+
+def sizes(path: Path) -> dict[str, int]:
+    """Bytes of a file by the type of what is stored, and `graph` for all the rest."""
+    _, tensors = _read(path)
+    found: dict[str, int] = {}
+    for array in tensors.values():
+        name = str(array.dtype).upper()
+        found[name] = found.get(name, 0) + array.nbytes
+    return {**dict(sorted(found.items())), "graph": path.stat().st_size - sum(found.values())}
+
+
+class IntegerModel:
+    """A file of integers, run by the NumPy reference.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.graph = path, read_integers(path)
+
+    def __call__(self, x: Floats) -> Floats:
+        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`. Raises `ExportError` where it cannot be run."""
+        return _guarded(self.path, self.graph, x, None)
+
+
+def measure_integers(path: Path) -> dict[str, Any]:
+    """What a file costs for one image, with the keys of `spos-quant cost --json`: integers and shapes, not its claims.
+
+    Raises:
+        ExportError: it cannot be read or run.
+    """
+    graph = read_integers(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(tensor: str, values: Array) -> None:
+        shapes[tensor] = values.shape
+
+    _guarded(path, graph, np.zeros((1, *graph.shape), np.float32), note)
+    grids = graph.grids()
+    rows = [
+        _row(op, shapes, grids)
+        for op in graph.ops
+        if isinstance(op, FloatLayer) or (isinstance(op, Layer) and op.layer)
+    ]
+    return summary(rows, space=None, architecture=None, full_precision=not any(row.counted for row in rows))
+
+
+def _guarded(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Array], None] | None) -> Floats:
+    if x.shape[1:] != graph.shape:
+        raise ExportError(f"{path} takes images of shape {list(graph.shape)}, got {list(x.shape[1:])}")
+    try:
+        return reference.run(graph, x, note)
+    except (ValueError, IndexError, TypeError, AssertionError, MemoryError) as error:
+        raise ExportError(
+            f"{path} cannot be run ({type(error).__name__}: {str(error)[:200]}); export it anew"
+        ) from None
+
+
+def _row(op: Layer | FloatLayer, shapes: Mapping[str, tuple[int, ...]], grids: Mapping[str, Grid | None]) -> LayerRow:
+    out = shapes[op.output]
+    positions = int(np.prod(out[2:]))
+    biases = len(op.bias) if op.bias.any() else 0
+    shape = LayerShape(op.weight.size * positions, op.weight.size, biases, len(op.weight))
+    kind = "Linear" if op.window is None else "Conv2d"
+    if isinstance(op, FloatLayer) or op.wide:
+        return LayerRow(op.name, kind, shape, None, None, False)
+    grid = grids[op.inputs[0]]
+    assert grid is not None
+    return LayerRow(op.name, kind, shape, _weight_bits(op), (grid.high - grid.low).bit_length(), True)
+
+
+def _weight_bits(op: Layer) -> int:
+    """The bits that the file says, unless its integers do not fit them."""
+    assert op.weight_bits is not None
+    most = int(np.abs(op.weight.astype(int)).max(initial=0))
+    needed = most.bit_length() if op.odd else most.bit_length() + 1
+    return max(op.weight_bits, needed)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise ExportError(f"{path} {what}; expected a file that `spos-quant export --format integers` wrote")
+    check(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ExportError(f"{path} is damaged, or no file of integers: {str(error)[:200]}") from None
+
+
+# ---- operations as JSON
+
+
+def _to_json(op: Op, tensors: dict[str, Array]) -> dict[str, Any]:
+    said: dict[str, Any] = {"op": type(op).__name__}
+    for field in fields(op):
+        value = getattr(op, field.name)
+        if isinstance(value, np.ndarray):
+            key = f"{op.name}.{field.name}" if f"{op.name}.{field.name}" not in tensors else f"{op.output}.{field.name}"
+            tensors[key] = value
+            value = {"tensor": key}
+        elif isinstance(value, Grid | Window):
+            value = {part.name: getattr(value, part.name) for part in fields(value)}
+        elif field.name in ("limits", "parameters") and value is not None:
+            value = [number if np.isfinite(number) else str(number) for number in value]  # JSON has no infinity
+        said[field.name] = value
+    if op.grid is not None:
+        said["low"], said["high"] = op.grid.codes(op.limits)
+    return said
+
+
+def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
+    kind = _KINDS[said["op"]]
+    given: dict[str, Any] = {}
+    for field in fields(kind):
+        value = said[field.name]
+        if isinstance(value, Mapping) and "tensor" in value:
+            value = tensors[value["tensor"]]
+        elif field.name == "grid" and value is not None:
+            value = Grid(float(value["scale"]), *(int(value[key]) for key in ("zero", "low", "high")))
+        elif field.name == "window" and value is not None:
+            value = _window(value)
+        elif field.name == "limits" and value is not None:
+            low, high = map(float, value)
+            value = (low, high)
+        elif field.name == "parameters":
+            value = tuple(map(float, value))
+        elif isinstance(value, list):
+            value = tuple(value)
+        given[field.name] = value
+    return kind(**given)
+
+
+def _window(said: Mapping[str, Any]) -> Window:
+    top, left, bottom, right = map(int, said["padding"])
+    pairs = [(int(said[key][0]), int(said[key][1])) for key in ("kernel", "stride", "dilation")]
+    return Window(
+        kernel=pairs[0], stride=pairs[1], dilation=pairs[2], padding=(top, left, bottom, right), ceil=bool(said["ceil"])
+    )
+
+
+def _check(graph: IntegerGraph) -> None:
+    """Raises `ValueError` where the graph reads what nobody made, or its arrays are not what they must be."""
+    known = {graph.input}
+    for op in graph.ops:
+        if not set(op.inputs) <= known or not all(isinstance(name, str) for name in (*op.inputs, op.output)):
+            raise ValueError(f"{op.name} reads what nobody made")
+        if isinstance(op, Layer) and (
+            op.weight.dtype.kind != "i" or op.bias.dtype != np.int32 or op.scale.dtype != np.float32
+        ):
+            raise ValueError(f"{op.name} holds other types than integers and float32 scales")
+        known.add(op.output)
+    if graph.output not in known:
+        raise ValueError("nobody makes the output")

@@ -1,0 +1,333 @@
+"""The integer graph as ONNX: QLinearConv, QLinearAdd and their like, which onnxruntime runs on 8-bit kernels.
+
+Activations are uint8 whatever their bits; a Clip behind each operation keeps them to their levels, which stops no
+fusion. Weights are stored as the codes of the model, with a Clip that says their bits; onnxruntime multiplies them by
+the layer's factor once, when it loads the file. Every node has initializers of its own: shared ones keep onnxruntime
+from fusing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from spos_quant.export.integer import reference
+from spos_quant.export.integer.graph import (
+    Add,
+    Array,
+    AveragePool,
+    Concat,
+    FloatLayer,
+    Grid,
+    IntegerGraph,
+    Layer,
+    MaxPool,
+    Mean,
+    Multiply,
+    Op,
+    Pad,
+    Quantize,
+    Reshape,
+    Slice,
+    Table,
+    Transpose,
+    Window,
+)
+from spos_quant.export.integer.layers import largest_weight
+from spos_quant.export.onnx_file import METADATA_KEY
+
+OPSET, CONTRIB = 17, "com.microsoft"
+
+
+def write_onnx_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes the graph as one ONNX file with a free batch size."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(tensor: str, values: Array) -> None:
+        shapes[tensor] = values.shape[1:]
+
+    logits = reference.run(graph, np.zeros((1, *graph.shape), np.float32), note)
+    writer = _Writer(graph, shapes)
+    writer.write()
+    made = helper.make_graph(
+        writer.nodes,
+        "integers",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *graph.shape])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", *logits.shape[1:]])],
+        writer.constants,
+        value_info=writer.infos,
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+    model = helper.make_model(made, opset_imports=opsets, ir_version=8, producer_name="spos-quant")
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(metadata, sort_keys=True)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+class _Writer:
+    """Collects nodes and initializers; every tensor of the graph gets a readable name."""
+
+    def __init__(self, graph: IntegerGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.graph, self.grids, self.shapes = graph, graph.grids(), shapes
+        self.infos: list[Any] = []
+        """Shapes, which ONNX cannot infer behind operators that are not its own."""
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.names = {graph.input: "input"}
+        self.used: set[str] = {"input", "logits"}
+        self.reals: dict[str, str] = {}
+
+    def write(self) -> None:
+        for op in self.graph.ops:
+            self.names[op.output] = self.fresh(f"/{op.name}/{type(op).__name__}")
+            self.put(op)
+        last = self.real(self.graph.output)
+        self.node("Identity", [last], "/logits", output="logits")
+
+    def note(self, name: str, kind: int, shape: Sequence[Any]) -> None:
+        """Writes down the shape of what a node makes."""
+        self.infos.append(helper.make_tensor_value_info(name, kind, shape))
+
+    # ---- parts
+
+    def fresh(self, wish: str) -> str:
+        name, count = wish, 1
+        while name in self.used:
+            name, count = f"{wish}_{count}", count + 1
+        self.used.add(name)
+        return name
+
+    def const(self, value: Any, wish: str) -> str:
+        name = self.fresh(wish)
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(
+        self, kind: str, inputs: Sequence[str], scope: str, *, output: str | None = None, domain: str = "", **given: Any
+    ) -> str:
+        """Adds a node; its name is the module's scope and its kind, unless the scope says another kind."""
+        made = output or self.fresh(f"{scope}/{kind}_output")
+        name = self.fresh(f"{scope}/{kind}")
+        self.nodes.append(helper.make_node(kind, list(inputs), [made], name=name, domain=domain, **given))
+        return made
+
+    def grid(self, tensor: str, scope: str) -> list[str]:
+        """Scale and zero point of a tensor of codes."""
+        grid = self.grids[tensor]
+        assert grid is not None
+        return self.scale_zero(grid, scope)
+
+    def scale_zero(self, grid: Grid, scope: str) -> list[str]:
+        return [self.const(np.float32(grid.scale), f"{scope}/scale"), self.const(np.uint8(grid.zero), f"{scope}/zero")]
+
+    def codes(self, tensor: str) -> str:
+        return self.names[tensor]
+
+    def real(self, tensor: str) -> str:
+        """A tensor as real numbers."""
+        if self.grids[tensor] is None:
+            return self.names[tensor]
+        if tensor not in self.reals:
+            name = self.names[tensor]
+            self.reals[tensor] = self.node("DequantizeLinear", [name, *self.grid(tensor, name)], name)
+        return self.reals[tensor]
+
+    def finish(self, op: Op, made: str) -> None:
+        """Keeps a new tensor to its levels and gives it its name: first what the activation limits, then the bits."""
+        scope = self.names[op.output]
+        kind = TensorProto.FLOAT if op.grid is None else TensorProto.UINT8
+        self.note(made, int(kind), ["n", *self.shapes[op.output]])
+        ends: list[tuple[int, int]] = []
+        if op.grid is None:
+            if op.limits is not None:
+                made = self.clip(made, op.limits, scope, np.float32)
+        else:
+            levels, limited = (op.grid.low, op.grid.high), op.grid.codes(op.limits)
+            if limited != levels:
+                ends.append(limited)
+            if levels != (0, 255) or (ends and limited[1] - limited[0] < 128):  # so that the file says the bits
+                ends.append(levels)
+        for low, high in ends:
+            made = self.clip(made, (low, high), scope, np.uint8)
+        self.names[op.output] = made
+
+    def clip(self, tensor: str, ends: tuple[float, float], scope: str, kind: Any) -> str:
+        given = [self.const(kind(end), f"{scope}/{word}") for end, word in zip(ends, ("low", "high"), strict=True)]
+        return self.node("Clip", [tensor, *given], scope)
+
+    # ---- operations
+
+    @singledispatchmethod
+    def put(self, op: Op) -> None:
+        raise TypeError(f"no such step: {type(op).__name__}")
+
+    @put.register
+    def _(self, op: Quantize) -> None:
+        scope, grid = self.names[op.output], op.grid
+        assert grid is not None
+        x = self.real(op.inputs[0])
+        if grid.low >= 0:
+            return self.finish(op, self.node("QuantizeLinear", [x, *self.scale_zero(grid, scope)], scope))
+        steps = self.node("Div", [x, self.const(np.float32(grid.scale), f"{scope}/scale")], scope)
+        rounded = self.node("Round", [steps], scope)
+        self.names[op.output] = self.clip(rounded, (grid.low, grid.high), scope, np.float32)
+
+    @put.register
+    def _(self, op: Layer) -> None:
+        scope = f"/{op.name}"
+        grid = self.grids[op.inputs[0]]
+        assert grid is not None
+        if op.wide:
+            return self._wide(op, grid, scope)
+        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], f"{scope}/input")]
+        weight = self._weight(op, grid, scope)
+        bias = self.const(op.bias, f"{scope}/bias")
+        end = [] if op.grid is None else self.scale_zero(op.grid, f"{scope}/output")
+        if op.window is None:
+            return self.finish(op, self.node("QGemm", [*x, *weight, bias, *end], scope, domain=CONTRIB, transB=1))
+        given = _attributes(op.window)
+        if not op.layer:
+            scope += "/BatchNormalization/QLinearConv"
+        self.finish(op, self.node("QLinearConv", [*x, *weight, *end, bias], scope, group=op.groups, **given))
+
+    def _weight(self, op: Layer, grid: Grid, scope: str) -> list[str]:
+        """Weight, scales and zero points."""
+        scale = self.const(op.scale, f"{scope}/weight_scale")
+        if int(np.abs(op.weight.astype(int)).max(initial=0)) * op.factor > largest_weight(grid):
+            # The 16-bit sums of processors without VNNI would overflow; unsigned weights are summed in 32 bits.
+            stored = self.const((op.weight.astype(np.int16) + 128).astype(np.uint8), f"{scope}/weight")
+            return [stored, scale, self.const(np.full(len(op.scale), 128, np.uint8), f"{scope}/weight_zero")]
+        name = self.const(op.weight, f"{scope}/weight")
+        most = 2 ** ((op.weight_bits or 8) - 1) - 1
+        if op.layer and op.weight_bits != 8 and int(np.abs(op.weight).max(initial=0)) <= most:
+            name = self.clip(name, (-most, most), f"{scope}/weight", np.int8)
+        if op.factor != 1:
+            name = self._times(name, op.factor, op.weight.shape, f"{scope}/weight")
+        return [name, scale, self.const(np.zeros(len(op.scale), np.int8), f"{scope}/weight_zero")]
+
+    def _times(self, name: str, factor: int, shape: Sequence[int], scope: str) -> str:
+        """Constant codes times a whole number; onnxruntime computes it once."""
+        unit = [self.const(np.float32(1), f"{scope}/one"), self.const(np.int8(0), f"{scope}/none")]
+        by = self.const(np.int8(factor), f"{scope}/factor")
+        made = self.node("QLinearMul", [name, *unit, by, *unit, *unit], scope, domain=CONTRIB)
+        self.note(made, int(TensorProto.INT8), shape)
+        return made
+
+    def _wide(self, op: Layer, grid: Grid, scope: str) -> None:
+        assert op.window is not None or op.grid is not None
+        assert op.grid is not None
+        weight = self.const(op.weight.astype(np.float32), f"{scope}/weight")
+        bias = self.const(op.bias.astype(np.float32), f"{scope}/bias")
+        inputs = [self.codes(op.inputs[0]), weight, bias]
+        if op.window is None:
+            sums = self.node("Gemm", inputs, scope, transB=1)
+        else:
+            sums = self.node("Conv", inputs, scope, group=op.groups, **_attributes(op.window))
+        divisor = self.const(reference.divisors(op, grid), f"{scope}/output/scale")
+        zero = self.const(np.full(len(op.scale), op.grid.zero, np.uint8), f"{scope}/output/zero")
+        self.finish(op, self.node("QuantizeLinear", [sums, divisor, zero], scope, axis=1))
+
+    @put.register
+    def _(self, op: FloatLayer) -> None:
+        scope = f"/{op.name}"
+        inputs = [
+            self.real(op.inputs[0]),
+            self.const(op.weight, f"{scope}/weight"),
+            self.const(op.bias, f"{scope}/bias"),
+        ]
+        if op.window is None:
+            return self.finish(op, self.node("Gemm", inputs, scope, transB=1))
+        self.finish(op, self.node("Conv", inputs, scope, group=op.groups, **_attributes(op.window)))
+
+    @put.register(Add)
+    @put.register(Multiply)
+    def _(self, op: Op) -> None:
+        scope, kind = self.names[op.output], "Add" if isinstance(op, Add) else "Mul"
+        if op.grid is None:
+            return self.finish(op, self.node(kind, [self.real(name) for name in op.inputs], scope))
+        inputs = [part for name in op.inputs for part in (self.codes(name), *self.grid(name, scope))]
+        self.finish(op, self.node(f"QLinear{kind}", [*inputs, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB))
+
+    @put.register
+    def _(self, op: MaxPool) -> None:
+        self.names[op.output] = self.node(
+            "MaxPool", [self.codes(op.inputs[0])], self.names[op.output], **_attributes(op.window, pool=True)
+        )
+
+    @put.register
+    def _(self, op: AveragePool) -> None:
+        scope = self.names[op.output]
+        given = {**_attributes(op.window, pool=True), "count_include_pad": int(op.counts_padding)}
+        given.pop("dilations")
+        if op.grid is None:
+            return self.finish(op, self.node("AveragePool", [self.real(op.inputs[0])], scope, **given))
+        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], scope)]
+        made = self.node("QLinearAveragePool", [*x, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB, **given)
+        self.finish(op, made)
+
+    @put.register
+    def _(self, op: Mean) -> None:
+        scope = self.names[op.output]
+        if op.grid is None:
+            made = self.node("ReduceMean", [self.real(op.inputs[0])], scope, axes=[2, 3], keepdims=int(op.keeps))
+            return self.finish(op, made)
+        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], scope)]
+        made = self.node("QLinearGlobalAveragePool", [*x, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB)
+        if not op.keeps:
+            made = self.node("Flatten", [made], scope)
+        self.finish(op, made)
+
+    @put.register
+    def _(self, op: Table) -> None:
+        scope = self.names[op.output]
+        index = self.node("Cast", [self.codes(op.inputs[0])], scope, to=TensorProto.INT32)
+        made = self.node("Gather", [self.const(op.table, f"{scope}/table"), index], scope)
+        self.finish(op, made)
+
+    @put.register
+    def _(self, op: Concat) -> None:
+        inputs = [self.codes(name) for name in op.inputs]
+        self.names[op.output] = self.node("Concat", inputs, self.names[op.output], axis=op.axis)
+
+    @put.register
+    def _(self, op: Slice) -> None:
+        scope = self.names[op.output]
+        words = (("start", op.start), ("stop", op.stop), ("axis", op.axis), ("step", op.step))
+        given = [self.const(np.array([value], np.int64), f"{scope}/{word}") for word, value in words]
+        self.names[op.output] = self.node("Slice", [self.codes(op.inputs[0]), *given], scope)
+
+    @put.register
+    def _(self, op: Pad) -> None:
+        scope, grid = self.names[op.output], self.grids[op.inputs[0]]
+        widths = self.const(np.array([*op.before, *op.after], np.int64), f"{scope}/widths")
+        value = self.const(np.float32(0) if grid is None else np.uint8(grid.zero), f"{scope}/zero")
+        self.names[op.output] = self.node("Pad", [self.codes(op.inputs[0]), widths, value], scope)
+
+    @put.register
+    def _(self, op: Reshape) -> None:
+        scope = self.names[op.output]
+        shape = self.const(np.array([0, *op.shape], np.int64), f"{scope}/shape")
+        self.names[op.output] = self.node("Reshape", [self.codes(op.inputs[0]), shape], scope)
+
+    @put.register
+    def _(self, op: Transpose) -> None:
+        made = self.node("Transpose", [self.codes(op.inputs[0])], self.names[op.output], perm=list(op.order))
+        self.names[op.output] = made
+
+
+def _attributes(window: Window, *, pool: bool = False) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.stride),
+        "pads": list(window.padding),
+        "dilations": list(window.dilation),
+    }
+    return {**given, "ceil_mode": int(window.ceil)} if pool else given

@@ -1,0 +1,329 @@
+"""The integer graph as a module of torch: what ships, trained.
+
+Forward it computes with whole numbers as the reference does; backward it takes rounding for the identity and saturation
+for a clip [Bengio2013]. Steps are fixed; weights, biases and a float last layer are learned.
+
+References:
+    [Bengio2013] Estimating or propagating gradients through stochastic neurons, arXiv 1308.3432.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatchmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spos_quant.export.integer.functions import value_of
+from spos_quant.export.integer.graph import (
+    Add,
+    Array,
+    AveragePool,
+    Concat,
+    FloatLayer,
+    Grid,
+    IntegerGraph,
+    Layer,
+    MaxPool,
+    Mean,
+    Multiply,
+    Op,
+    Pad,
+    Quantize,
+    Reshape,
+    Slice,
+    Table,
+    Transpose,
+    Window,
+    unlike,
+)
+from spos_quant.export.integer.reference import divisors
+
+_LARGEST_SUM = 2**31 - 1
+_EXACT_SUM = 2**24 - 1
+
+
+class IntegerNet(nn.Module):
+    """The network of an integer graph.
+
+    A tensor of codes is held as whole numbers of steps from the real zero, `code - zero`.
+
+    Args:
+        graph: The network.
+    """
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        super().__init__()
+        self._graph, self._grids = graph, graph.grids()
+        self.parts = nn.ModuleList(_part(op, self._grids) for op in graph.ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        tensors: dict[str, Tensor] = {self._graph.input: x}
+        for op, part in zip(self._graph.ops, self.parts, strict=True):
+            tensors[op.output] = part(*(tensors[name] for name in op.inputs))
+        last = tensors[self._graph.output]
+        grid = self._grids[self._graph.output]
+        return last if grid is None else last * grid.scale
+
+    @torch.no_grad()
+    def graph(self) -> IntegerGraph:
+        """The network as it is now, in integers."""
+        ops = tuple(part.op_now() for part in self.parts)  # type: ignore[operator]
+        return IntegerGraph(self._graph.input, self._graph.shape, self._graph.output, ops)
+
+
+def _part(op: Op, grids: dict[str, Grid | None]) -> nn.Module:
+    inputs = [grids[name] for name in op.inputs]
+    if isinstance(op, Layer):
+        return _IntegerPart(op, inputs[0])
+    if isinstance(op, FloatLayer):
+        return _FloatPart(op, inputs[0])
+    return _TablePart(op, inputs[0]) if isinstance(op, Table) else _PlainPart(op, inputs)
+
+
+class _Replace(torch.autograd.Function):
+    """Another tensor in the place of one, to which the gradient goes."""
+
+    @staticmethod
+    def forward(_ctx: object, _x: Tensor, other: Tensor) -> Tensor:
+        return other.clone()
+
+    @staticmethod
+    def backward(_ctx: object, *upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream[0], None
+
+
+def _replaced(x: Tensor, other: Tensor) -> Tensor:
+    made: Tensor = _Replace.apply(x, other.detach())
+    return made
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Half to even; the gradient passes."""
+    return _replaced(x, torch.round(x))
+
+
+def _saturated(op: Op, steps: Tensor) -> Tensor:
+    """Whole steps of a new tensor, or limited real numbers."""
+    if op.grid is None:
+        return steps if op.limits is None else steps.clamp(*op.limits)
+    low, high = op.grid.codes(op.limits)
+    return _rounded(steps).clamp(low - op.grid.zero, high - op.grid.zero)
+
+
+def _real(x: Tensor, grid: Grid | None) -> Tensor:
+    return x if grid is None else x * grid.scale
+
+
+class _IntegerPart(nn.Module):
+    """A layer in integers with a float weight and bias behind them."""
+
+    def __init__(self, op: Layer, grid: Grid | None) -> None:
+        super().__init__()
+        assert grid is not None
+        self.op, self.grid = op, grid
+        self.rank = op.weight.ndim
+        unit = np.float32(grid.scale) * op.scale
+        self._put("step", op.scale * np.float32(op.factor))
+        self._put("bias_step", unit)
+        self._put("alive", op.alive.astype(np.float32))
+        if op.grid is not None:
+            self._put("by", divisors(op, grid) if op.wide else unit / np.float32(op.grid.scale))
+        self.step: Tensor
+        self.bias_step: Tensor
+        self.alive: Tensor
+        self.by: Tensor
+        # The sums of a wide layer are exact because its weights are what they are.
+        fixed = op.wide or not op.layer
+        weight = torch.from_numpy(op.weight.astype(np.float32)) * self._column(self.step)
+        self.weight = nn.Parameter(weight, requires_grad=not fixed)
+        self.bias = nn.Parameter(torch.from_numpy(op.bias.astype(np.float32)) * self.bias_step)
+
+    def _put(self, name: str, values: Array) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def _column(self, channels: Tensor) -> Tensor:
+        return channels.reshape(-1, *[1] * (self.rank - 1))
+
+    def codes(self) -> Tensor:
+        """The integers of the weight, on the levels of its bits."""
+        steps = self.weight / self._column(self.step)
+        if self.op.wide or not self.op.layer:
+            return steps.round()
+        bits = self.op.weight_bits
+        assert bits is not None
+        if self.op.odd:
+            most = 2**bits - 1
+            return self._column(self.alive) * _replaced(
+                steps, (2 * torch.round((steps - 1) / 2) + 1).clamp(-most, most)
+            )
+        most = max(2 ** (bits - 1) - 1, int(np.abs(self.op.weight.astype(int)).max(initial=0)))
+        return self._column(self.alive) * _replaced(steps, torch.round(steps).clamp(-most, most))
+
+    def whole_bias(self) -> Tensor:
+        """The bias in its own steps, such that no sum overflows."""
+        weight = self.codes().detach().abs().flatten(1).sum(1).double() * self.op.factor
+        reach = max(self.grid.high - self.grid.zero, self.grid.zero - self.grid.low)
+        room = (_EXACT_SUM if self.op.wide else _LARGEST_SUM) - weight * reach
+        return _rounded(self.bias.double() / self.bias_step.double()).clamp(-room, room)
+
+    def forward(self, x: Tensor) -> Tensor:
+        op = self.op
+        sums = _products(x, self.codes() * op.factor, op.window, op.groups)
+        shape = (-1, *[1] * (sums.dim() - 2))
+        sums = (sums.double() + self.whole_bias().reshape(shape)).float()
+        if op.grid is None:
+            return _saturated(op, sums * self.bias_step.reshape(shape))
+        by = self.by.reshape(shape)
+        return _saturated(op, sums / by if op.wide else sums * by)
+
+    def op_now(self) -> Layer:
+        """The layer with the integers that it has now."""
+        weight = self.codes().cpu().numpy().astype(self.op.weight.dtype)
+        bias = self.whole_bias().cpu().numpy().astype(np.int32)
+        made = unlike(self.op, weight=weight, bias=bias)
+        assert isinstance(made, Layer)
+        return made
+
+
+class _FloatPart(nn.Module):
+    """A last layer in float."""
+
+    def __init__(self, op: FloatLayer, grid: Grid | None) -> None:
+        super().__init__()
+        self.op, self.grid = op, grid
+        self.weight, self.bias = (nn.Parameter(torch.from_numpy(array.copy())) for array in (op.weight, op.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = _products(_real(x, self.grid), self.weight, self.op.window, self.op.groups)
+        return _saturated(self.op, total + self.bias.reshape(-1, *[1] * (total.dim() - 2)))
+
+    def op_now(self) -> FloatLayer:
+        """The layer with the weights that it has now."""
+        made = unlike(self.op, weight=self.weight.cpu().numpy().copy(), bias=self.bias.cpu().numpy().copy())
+        assert isinstance(made, FloatLayer)
+        return made
+
+
+class _TablePart(nn.Module):
+    """A table, with the slope of its function."""
+
+    def __init__(self, op: Table, grid: Grid | None) -> None:
+        super().__init__()
+        assert grid is not None
+        assert op.grid is not None
+        self.op, self.grid = op, grid
+        x, h = grid.real(np.arange(256)).astype(np.float64), grid.scale / 2
+        rise = value_of(op.function, op.parameters, x + h) - value_of(op.function, op.parameters, x - h)
+        steps = torch.from_numpy(op.table.astype(np.float32)) - op.grid.zero
+        self.register_buffer("steps", steps, persistent=False)
+        self.register_buffer("slope", torch.from_numpy((rise / op.grid.scale).astype(np.float32)), persistent=False)
+        self.steps: Tensor
+        self.slope: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = (x.detach() + self.grid.zero).long()
+        return self.steps[codes] + (x - x.detach()) * self.slope[codes]
+
+    def op_now(self) -> Op:
+        """The table."""
+        return self.op
+
+
+class _PlainPart(nn.Module):
+    """An operation without anything to learn."""
+
+    def __init__(self, op: Op, grids: list[Grid | None]) -> None:
+        super().__init__()
+        self.op, self.grids = op, grids
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        made: Tensor = self.made(self.op, *inputs)
+        return made
+
+    def op_now(self) -> Op:
+        """The operation."""
+        return self.op
+
+    def _divided(self, op: Op, values: Tensor) -> Tensor:
+        return _saturated(op, values if op.grid is None else values / op.grid.scale)
+
+    def _reals(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        return [_real(x, grid) for x, grid in zip(inputs, self.grids, strict=True)]
+
+    @singledispatchmethod
+    def made(self, op: Op, *_inputs: Tensor) -> Tensor:
+        raise TypeError(f"no such step: {type(op).__name__}")
+
+    @made.register
+    def _(self, op: Quantize, *inputs: Tensor) -> Tensor:
+        return self._divided(op, self._reals(inputs)[0])
+
+    @made.register
+    def _(self, op: Add, *inputs: Tensor) -> Tensor:
+        a, b = self._reals(inputs)
+        return self._divided(op, a + b)
+
+    @made.register
+    def _(self, op: Multiply, *inputs: Tensor) -> Tensor:
+        a, b = self._reals(inputs)
+        return self._divided(op, a * b)
+
+    @made.register
+    def _(self, op: MaxPool, *inputs: Tensor) -> Tensor:
+        grid, window = self.grids[0], op.window
+        x = _padded(inputs[0], window, float("-inf") if grid is None else float(grid.low - grid.zero))
+        return F.max_pool2d(x, window.kernel, window.stride, 0, window.dilation, window.ceil)
+
+    @made.register
+    def _(self, op: AveragePool, *inputs: Tensor) -> Tensor:
+        x, window = self._reals(inputs)[0], op.window
+        ones = _padded(torch.ones_like(x[:1, :1]), window, float(op.counts_padding))
+        pairs = [F.avg_pool2d(values, window.kernel, window.stride) for values in (_padded(x, window, 0.0), ones)]
+        return self._divided(op, pairs[0] / pairs[1])
+
+    @made.register
+    def _(self, op: Mean, *inputs: Tensor) -> Tensor:
+        grid = self.grids[0]
+        if grid is None or op.grid is None:
+            return self._divided(op, _real(inputs[0], grid).mean((2, 3), keepdim=op.keeps))
+        total = inputs[0].sum((2, 3), keepdim=op.keeps)
+        pixels = np.float32(inputs[0].shape[2] * inputs[0].shape[3])
+        return _saturated(op, total * float(np.float32(grid.scale) / (np.float32(op.grid.scale) * pixels)))
+
+    @made.register
+    def _(self, op: Concat, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, op.axis)
+
+    @made.register
+    def _(self, op: Slice, *inputs: Tensor) -> Tensor:
+        part = [slice(None)] * inputs[0].dim()
+        part[op.axis] = slice(op.start, op.stop, op.step)
+        return inputs[0][tuple(part)]
+
+    @made.register
+    def _(self, op: Pad, *inputs: Tensor) -> Tensor:
+        widths = [width for pair in zip(op.before[::-1], op.after[::-1], strict=True) for width in pair]
+        return F.pad(inputs[0], widths)
+
+    @made.register
+    def _(self, op: Reshape, *inputs: Tensor) -> Tensor:
+        return inputs[0].reshape(len(inputs[0]), *op.shape)
+
+    @made.register
+    def _(self, op: Transpose, *inputs: Tensor) -> Tensor:
+        return inputs[0].permute(op.order)
+
+
+def _padded(x: Tensor, window: Window, value: float) -> Tensor:
+    top, left, bottom, right = window.padding
+    return F.pad(x, (left, right, top, bottom), value=value) if any(window.padding) else x
+
+
+def _products(x: Tensor, weight: Tensor, window: Window | None, groups: int) -> Tensor:
+    if window is None:
+        return F.linear(x, weight)
+    return F.conv2d(_padded(x, window, 0.0), weight, None, window.stride, 0, window.dilation, groups)
