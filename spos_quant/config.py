@@ -148,6 +148,15 @@ class SearchConfig(Strict):
     """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
 
 
+class RayConfig(Strict):
+    """What an evaluator takes of a Ray cluster (`--ray`); no result depends on it."""
+
+    cpus: float | None = Field(default=None, gt=0, le=1024)
+    """CPUs of one evaluator; null: as many as `search.threads`."""
+    gpus: float | None = Field(default=None, ge=0, le=1024)
+    """GPUs of one evaluator, or a share of one such as 0.5; null: one where the cluster has any."""
+
+
 def validate(model: type[M], raw: object, where: str) -> M:
     """`raw`, usually read from YAML or JSON, as a validated `model`.
 

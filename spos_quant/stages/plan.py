@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from spos_quant.backbones.build import build, load_spec
-from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign
+from spos_quant.config import RayConfig, RetrainConfig, SearchConfig, SupernetTrainConfig, assign
 from spos_quant.errors import ConfigError, RunError
 from spos_quant.reading import read_yaml
 from spos_quant.run_dir import LOCK, check, claim, listed, store, store_json
@@ -28,9 +28,10 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "search": SearchConfig,
     "rank": RetrainConfig,
     "log": None,
+    "ray": RayConfig,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
+_FREE = ("search.*", "rank", "rank.*", "log", "ray.*", "*.data_workers", "*.checkpoint_*", "*.nonfinite")
 """Keys that may change between commands: results do not depend on them, evaluations and rankings remember theirs."""
 _ENVIRONMENT = "environment.json"
 
