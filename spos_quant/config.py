@@ -60,7 +60,11 @@ class TrainConfig(Strict):
     compile: bool | None = None
     """Whether fake quantization runs as compiled loops; null: where the training is long enough to gain by it."""
     devices: int = Field(default=1, ge=1, le=1024)
-    """Number of devices, in Lightning Fabric's sense."""
+    """Devices of each machine, in Lightning Fabric's sense: a rank each, whose gradients are averaged."""
+    num_nodes: int = Field(default=1, ge=1, le=1024)
+    """Machines, in Lightning Fabric's sense; with several, torchrun is started on each."""
+    strategy: str = Field(default="auto", pattern=r"^(auto|ddp|ddp_find_unused_parameters_true)$")
+    """Lightning Fabric's name; `auto` with several ranks: the last, since a path leaves most of a supernet unused."""
     data_workers: int = Field(default=0, ge=0, le=1024)
     """Processes that prepare batches; 0 prepares them in this one."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
@@ -69,6 +73,11 @@ class TrainConfig(Strict):
     """A checkpoint is written every so many steps too; 0 leaves it to the time."""
     nonfinite: str = Field(default="stop", pattern=r"^(stop|skip)$")
     """What to do where a loss or gradient is not finite: `stop` with an error, or `skip` the step."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
 
     def steps(self, per_epoch: int) -> int:
         """Optimizer steps of the whole training, where an epoch has `per_epoch`."""

@@ -66,13 +66,11 @@ def test_the_same_files_with_any_number_of_actors(command, cluster, fresh, actor
 @pytest.mark.slow
 def test_the_other_commands_that_evaluate(command, cluster, fresh):
     alone, together = fresh("alone"), fresh("together")
-    for arguments in (
+    for first, *rest in (
         ["sensitivity"],
         ["rank", "--n", "4", "--set", "rank.epochs=1"],
-        ["bench", "--bits", "random:1,best"],
+        ["bench", "--bits", "random:1,best", "--bitops-budget", BUDGET],
     ):
-        first, *rest = arguments
-        budget = ["--bitops-budget", BUDGET] if first == "bench" else []
         for run, ray in ((alone, []), (together, ["--ray", "local", "--workers", "2"])):
             status, _, err = command(first, run, *rest, *ray)
             assert status == 0, err
