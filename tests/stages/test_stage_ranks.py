@@ -1,4 +1,4 @@
-"""Trainings in several ranks: killed and started again, and by a launcher per machine, they end with the same weights."""
+"""Trainings in several ranks: killed and started again, or with a launcher per machine, they end with equal weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ranks_of(run: Path) -> dict[int, int]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
             if str(run).encode() in command and b"spos_quant.stages.ranks" in command:
                 pairs = [item.partition(b"=") for item in (folder / "environ").read_bytes().split(b"\0")]
-                found[int(dict((a, c) for a, _, c in pairs)[b"RANK"])] = int(folder.name)
+                found[int({name: value for name, _, value in pairs}[b"RANK"])] = int(folder.name)
     return found
 
 

@@ -134,14 +134,18 @@ def node(*arguments: str):
             kill_node(process)
 
 
-def nodes(address: str) -> int:
-    """How many nodes a cluster has, asked in a process of its own."""
+def wait_for_nodes(address: str, count: int, *running: subprocess.Popen[bytes]) -> None:
+    """Asked in a process of its own: this one may belong to another cluster."""
     code = (
         f"import ray; ray.init(address={address!r}, logging_level='ERROR', log_to_driver=False)\n"
         "print(sum(n['Alive'] for n in ray.nodes()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return int(done.stdout or 0)
+    while True:
+        assert all(node.poll() is None for node in running), "a node ended"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if int(done.stdout or 0) >= count:
+            return
+        time.sleep(1)
 
 
 @pytest.mark.slow
@@ -152,14 +156,13 @@ def test_a_node_that_is_lost_and_a_driver_that_is_killed_in_the_middle_of_a_sear
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with (
-        node(
-            "--head", "--node-ip-address", "127.0.0.1", "--port", address.split(":")[1], "--include-dashboard", "false"
-        ),
-        node("--address", address) as second,
-    ):
-        while nodes(address) < 2:
-            time.sleep(1)
+    host, port = address.split(":")
+    with contextlib.ExitStack() as stack:
+        head = ("--head", "--node-ip-address", host, "--port", port, "--include-dashboard", "false")
+        first = stack.enter_context(node(*head))
+        wait_for_nodes(address, 1, first)
+        second = stack.enter_context(node("--address", address))
+        wait_for_nodes(address, 2, first, second)
         driver = spawn(*search(killed), *LONGER, "--ray", address)
         until(driver, killed, 20)
         driver.kill()
