@@ -292,16 +292,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("spos-quant")
-
-
-def asked_by(run: Run) -> dict[str, Any]:
-    """Per result of a search, what it asked for: `{"architectures": [...], "generations": [...]}`."""
-    return {result.key: result.asked() for result in run.results() if result.asked_path.exists()}
-
-
-def evaluations_of(run: Run) -> Any:
-    """The evaluations of the run's supernet, in order; empty where it was not searched."""
-    if not run.log_path.exists() or not run.supernet_path.exists():
-        return []
-    with open_log(run) as log:
-        return list(log)
