@@ -82,9 +82,8 @@ def measure(count: int) -> dict[str, object]:
         quiet("search", "run", "--bitops-budget", budget)
     with timed("report", times):
         quiet("report", "run")
-    sizes = {
-        name: Path("run", name).stat().st_size for name in ("evaluations.sqlite", "report.html", "evaluations.csv")
-    }
+    names = ("evaluations.sqlite", "report.html", "report.json", "evaluations.csv")
+    sizes = {name: Path("run", name).stat().st_size for name in names}
     return {"evaluations": count, "asked": asked, "seconds": times, "bytes": sizes}
 
 

@@ -383,3 +383,4 @@ def _exact(value: int | None) -> str:
 
 from spos_quant.cli import baselines as baselines  # noqa: E402 - their commands join those above
 from spos_quant.cli import comparing as comparing  # noqa: E402
+from spos_quant.cli import scale as scale  # noqa: E402

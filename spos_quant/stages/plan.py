@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -251,6 +251,11 @@ def _assigned(options: Options) -> dict[str, Any]:
     for assignment in options.assignments:
         assign(tree, assignment, SECTIONS)
     return tree
+
+
+def spec_of(target: str, assignments: Sequence[str]) -> SpaceSpec:
+    """A search space with settings of the command line, for what needs no run."""
+    return _apply(load_spec(target), _assigned(Options(assignments=tuple(assignments))))
 
 
 def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:
