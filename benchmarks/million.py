@@ -2,7 +2,7 @@
 
     python benchmarks/million.py --count 1000000
 
-A small main job is run, its log filled up with made-up evaluations of other architectures, and then timed: opening the
+A small search is made, its log filled up with made-up evaluations of other architectures, and then timed: opening the
 log, the search whose evaluations are all known (its results deleted), the finished search, and the report. Times are of
 the process itself (CPU) and by the clock.
 """
@@ -21,13 +21,17 @@ from pathlib import Path
 
 import numpy as np
 from common import write_result
-from kills import JOB
 
 from spos_quant.cli import run as command
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.plan import open_existing
 
+BUDGET = "2.2M"
+SETTINGS = [
+    *("--set", "train.iterations=4", "--set", "search.population=20", "--set", "search.generations=3"),
+    *("--set", "search.crossover=8", "--set", "search.mutation=8", "--set", "search.recalibration_images=64"),
+]
 _PART = 50_000
 
 
@@ -66,20 +70,19 @@ def quiet(*arguments: str) -> None:
 def measure(count: int) -> dict[str, object]:
     """The times, in a folder of its own."""
     times: dict[str, dict[str, float]] = {}
-    quiet(*JOB)
+    quiet("search", "digits-mixed", "--out", "run", "--bitops-budget", BUDGET, *SETTINGS)
     run = open_existing("run")
     with open_log(run) as log:
         fill(log, count)
     with timed("open", times), open_log(run) as log:
         assert len(log) == count
     (result,) = [r for r in run.results() if r.searched]
-    budget = result.search()["budget_text"]["bitops"]
     asked = result.search()["evaluations"]
     shutil.rmtree(result.folder)
     with timed("resume", times):
-        quiet("search", "run", "--bitops-budget", budget)
+        quiet("search", "run", "--bitops-budget", BUDGET)
     with timed("finished", times):
-        quiet("search", "run", "--bitops-budget", budget)
+        quiet("search", "run", "--bitops-budget", BUDGET)
     with timed("report", times):
         quiet("report", "run")
     names = ("evaluations.sqlite", "report.html", "report.json", "evaluations.csv")

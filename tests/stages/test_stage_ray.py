@@ -169,7 +169,7 @@ def test_a_node_that_is_lost_and_a_driver_that_is_killed_in_the_middle_of_a_sear
         driver.wait()
         assert 20 <= logged(killed) < 150
         driver = spawn(*search(killed), *LONGER, "--ray", address)
-        _, err = driver.communicate(timeout=300)
+        _, err = driver.communicate(timeout=7200)
         assert driver.returncode == 0, err
         assert results(killed) == results(alone)
 
@@ -177,7 +177,7 @@ def test_a_node_that_is_lost_and_a_driver_that_is_killed_in_the_middle_of_a_sear
         until(driver, lost, 20)
         kill_node(second)
         assert logged(lost) < 150
-        _, err = driver.communicate(timeout=300)
+        _, err = driver.communicate(timeout=7200)
         assert driver.returncode == 0, err
         assert "a worker actor ended" in err
         assert results(lost) == results(alone)
