@@ -137,9 +137,7 @@ def soak(minutes: float, every: float, warm: float) -> dict[str, Any]:
     statuses = {name: process.wait() for name, process in processes.items()}
     with contextlib.closing(sqlite3.connect("run/evaluations.sqlite")) as db:
         ((evaluations,),) = db.execute("SELECT COUNT(*) FROM evaluations").fetchall()
-    steps = (
-        sum(1 for path in Path("long/logs").rglob("*.csv") for _ in path.open()) if Path("long/logs").exists() else 0
-    )
+    curves = [path.read_text().count("\n") for path in Path("long/logs").rglob("*.csv")]
     return {
         "minutes": minutes,
         "warm_up_minutes": warm,
