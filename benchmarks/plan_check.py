@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def rank(out: str, batch: int) -> None:
 
     fit(fabric, model, Training(data, config, 0, "check", False), paths=paths)
     if fabric.global_rank == 0:
-        steps = [b - a for a, b in zip(times[1:], times[2:], strict=False)]
+        steps = [b - a for a, b in pairwise(times[1:])]
         found = {"exchange": statistics.median(exchanges[2:]), "step": statistics.median(steps), "least": min(steps)}
         Path(out).write_text(json.dumps(found))
 

@@ -71,9 +71,9 @@ def main() -> None:
     """One rank, or the launcher of all ranks on this machine where torchrun did not start this process."""
     path, what, *rest = sys.argv[1:]
     device = rest[0] if rest else "auto"
-    interrupt.install("training was interrupted")
     try:
         if _is_rank():
+            interrupt.install("training was interrupted")
             _train(path, what, device)
         else:
             _launch(path, what, device)

@@ -59,6 +59,7 @@ def test_an_actor_that_dies_is_replaced_and_its_work_done_again(cluster, tmp_pat
     assert "its evaluation is done again" in err
 
 
+@pytest.mark.slow
 def test_an_architecture_that_always_ends_its_actor_is_named(cluster, tmp_path):
     with actors(tmp_path, "dies always", 2) as evaluate, pytest.raises(RunError, match=r"\(5, 2\) ended its actor 3"):
         list(evaluate(MANY))
@@ -99,6 +100,7 @@ def test_shares_of_a_node():
     assert Share(1, 1).fits({"CPU": 5.0}) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_stays_ours(tmp_path):
     """Ray takes it over when it starts."""
     code = (
@@ -132,6 +134,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         check_address("local")
 
 
+@pytest.mark.slow
 def test_a_cluster_of_our_own_ends_with_the_command_however_it_ends(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     code = (
