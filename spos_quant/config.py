@@ -62,7 +62,11 @@ class TrainConfig(Strict):
     channels_last: bool | None = None
     """Whether images and weights lie in memory with their channels last; null: where the training is that long."""
     devices: int = Field(default=1, ge=1, le=1024)
-    """Number of devices, in Lightning Fabric's sense."""
+    """Devices of each machine, in Lightning Fabric's sense: a rank each, whose gradients are averaged."""
+    num_nodes: int = Field(default=1, ge=1, le=1024)
+    """Machines, in Lightning Fabric's sense; with several, torchrun is started on each."""
+    strategy: str = Field(default="auto", pattern=r"^(auto|ddp|ddp_find_unused_parameters_true)$")
+    """Lightning Fabric's name; `auto` with several ranks: the last, since a path leaves most of a supernet unused."""
     data_workers: int = Field(default=0, ge=0, le=1024)
     """Processes that prepare batches; 0 prepares them in this one."""
     checkpoint_minutes: float = Field(default=5.0, gt=0)
@@ -71,6 +75,11 @@ class TrainConfig(Strict):
     """A checkpoint is written every so many steps too; 0 leaves it to the time."""
     nonfinite: str = Field(default="stop", pattern=r"^(stop|skip)$")
     """What to do where a loss or gradient is not finite: `stop` with an error, or `skip` the step."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
 
     def steps(self, per_epoch: int) -> int:
         """Optimizer steps of the whole training, where an epoch has `per_epoch`."""
@@ -150,6 +159,15 @@ class SearchConfig(Strict):
     """The first so many images of search-val that score a candidate; all where null."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
+
+
+class RayConfig(Strict):
+    """What an evaluator takes of a Ray cluster (`--ray`); no result depends on it."""
+
+    cpus: float | None = Field(default=None, gt=0, le=1024)
+    """CPUs of one evaluator; null: as many as `search.threads`."""
+    gpus: float | None = Field(default=None, ge=0, le=1024)
+    """GPUs of one evaluator, or a share of one such as 0.5; null: one where the cluster has any."""
 
 
 def validate(model: type[M], raw: object, where: str) -> M:

@@ -25,6 +25,7 @@ def sensitivity(
     device: o.Device = "auto",
     assignments: o.Set = None,
     workers: o.Workers = 0,
+    ray: o.Ray = None,
     timeout: o.Timeout = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -40,11 +41,14 @@ def sensitivity(
     seconds = None if timeout is None else parse_timeout(timeout)
     opening = Opening(target, out, data, seed, assignments)
     o.check_device(device)
+    o.check_ray(ray)
     if dry_run:
         return opening.show_estimate(estimate_sensitivity(opening.plan.run, estimate, workers=workers), as_json)
     with opening.open() as opened:
         train_supernet(opened, device=device, show=True)
-        result = sensitivity_run(opened, estimate=estimate, device=device, show=True, workers=workers, timeout=seconds)
+        result = sensitivity_run(
+            opened, estimate=estimate, device=device, show=True, workers=workers, ray=ray, timeout=seconds
+        )
     if result["skipped"]:
         show.remark(f"{estimate} sensitivities: finished before, not made again")
     if not result["complete"]:

@@ -37,6 +37,7 @@ def run(
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
+    ray: o.Ray = None,
     timeout: o.Timeout = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -45,7 +46,7 @@ def run(
     """The main job, all stages: train, search, retrain, evaluate, export, report."""
     budgets = o.budget_options(bitops, macs, params, weight_bytes)
     spec = Opening(target, out, data, seed, assignments)
-    requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device)
+    requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if len(requests) > 1:
         raise ConfigError(
             "`run` takes one budget; repeat it in: spos-quant search RUN --bitops-budget A --bitops-budget B"
@@ -55,7 +56,7 @@ def run(
     from spos_quant.stages.pipeline import run_all
 
     with spec.open() as opened:
-        result = run_all(opened, requests[0], device=device, show=True, workers=workers)
+        result = run_all(opened, requests[0], device=device, show=True, workers=workers, ray=ray)
     for name in result["skipped"]:
         show.remark(f"{name}: finished before, not made again")
     _ended_early(result["results"])
@@ -110,6 +111,7 @@ def search(
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
+    ray: o.Ray = None,
     timeout: o.Timeout = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -118,7 +120,7 @@ def search(
     """Searches under a budget, which may be repeated; trains the supernet first if the run has none."""
     budgets = o.budget_options(bitops, macs, params, weight_bytes)
     opening = Opening(target, out, data, seed, assignments)
-    requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device)
+    requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if dry_run:
         return opening.estimate(requests, as_json, workers=workers)
     from spos_quant.stages.search import search_run
@@ -126,7 +128,7 @@ def search(
 
     with opening.open() as opened:
         train_supernet(opened, device=device, show=True)
-        results = search_run(opened, requests, device=device, show=True, workers=workers)
+        results = search_run(opened, requests, device=device, show=True, workers=workers, ray=ray)
     for result in results:
         if result["skipped"]:
             show.remark(f"{result['key']}: finished before, not made again")
@@ -377,3 +379,4 @@ def _exact(value: int | None) -> str:
 
 from spos_quant.cli import baselines as baselines  # noqa: E402 - their commands join those above
 from spos_quant.cli import comparing as comparing  # noqa: E402
+from spos_quant.cli import scale as scale  # noqa: E402

@@ -28,12 +28,14 @@ def rank(
     device: o.Device = "auto",
     assignments: o.Set = None,
     workers: o.Workers = 0,
+    ray: o.Ray = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Rank correlation between supernet and stand-alone training; `--set rank.epochs=5` makes the latter shorter."""
     o.check_device(device)
+    o.check_ray(ray)
     opening = Opening(run_dir, None, None, None, assignments, existing=True)
     from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.rank import check, rank_run, read_band
@@ -44,7 +46,7 @@ def rank(
     if dry_run:
         return opening.estimate([], as_json, workers=workers, trainings=Trainings(n * seeds, run.spec.ranked, judged=n))
     with opening.open() as opened:
-        result = rank_run(opened, n=n, seeds=seeds, band=costs, device=device, show=True, workers=workers)
+        result = rank_run(opened, n=n, seeds=seeds, band=costs, device=device, show=True, workers=workers, ray=ray)
     _skipped(result["skipped"], n * seeds)
     if as_json:
         return show.emit(result)
@@ -100,6 +102,7 @@ def bench(
     params: o.Params = None,
     weight_bytes: o.WeightBytes = None,
     workers: o.Workers = 0,
+    ray: o.Ray = None,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
@@ -107,6 +110,7 @@ def bench(
     """Accuracy, BitOps, bytes and latency of bit configurations side by side, retrained by one recipe."""
     opening = Opening(target, out, data, seed, assignments)
     o.check_device(device)
+    o.check_ray(ray)
     from spos_quant.stages.bench import bench_run, check, searches
     from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.search import combined_budgets
@@ -119,7 +123,7 @@ def bench(
         asked = searches(words, budgets)
         return opening.estimate(asked, as_json, workers=workers, trainings=Trainings(models, run.spec.retrain))
     with opening.open() as opened:
-        result = bench_run(opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers)
+        result = bench_run(opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers, ray=ray)
     _skipped(result["skipped"], len({row["key"] for row in result["rows"]}) * seeds)
     if as_json:
         return show.emit(result)

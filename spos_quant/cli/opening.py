@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
-from spos_quant.cli.options import check_device, parse_requests
+from spos_quant.cli.options import check_device, check_ray, parse_requests
 from spos_quant.cost.budget import human
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Opening:
         max_drop: float | None,
         timeout: str | None,
         device: str,
+        ray: str | None,
     ) -> list[Request]:
         """The searches that the options ask for, each checked to be feasible."""
         from spos_quant.cost.budget import budget_warnings
@@ -58,6 +59,7 @@ class Opening:
             for text in budget_warnings(list(request.budgets), table):
                 show.remark(f"warning: {text}")
         check_device(device)
+        check_ray(ray)
         return requests
 
     def open(self) -> AbstractContextManager[Run]:

@@ -58,6 +58,14 @@ SearcherName = Annotated[str, typer.Option("--searcher", help="evolution, random
 Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=0, max=1024, help="Evaluator processes; 0 evaluates in this one.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Evaluates on a Ray cluster: local, auto or HOST:PORT; --workers N actors [as many as it has room for].",
+    ),
+]
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Ends the search with what it has: 90s, 30m, 2h.")
 ]
@@ -109,3 +117,11 @@ def check_device(device: str) -> None:
         from spos_quant.train.loop import make_fabric
 
         make_fabric(TrainConfig(), device)
+
+
+def check_ray(address: str | None) -> None:
+    """Raises `ConfigError` where a Ray cluster is asked for that cannot be there."""
+    if address is not None:
+        from spos_quant.searchers.actors import check_address
+
+        check_address(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COSTS = ("bitops", "macs", "params", "weight_bytes")
@@ -12,11 +12,11 @@ COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "s
 FRONT_COLUMNS = ("metric", "cost", "score", "loss", "architecture", "searches")
 
 
-def evaluations_csv(data: Mapping[str, Any]) -> str:
+def evaluations_csv(columns: Mapping[str, Sequence[Any]]) -> str:
     """Every evaluation, one a row, in the order in which they were made.
 
     Args:
-        data: What `report.json` holds.
+        columns: Values by the names of `COLUMNS`; a column that is not there is empty.
 
     Returns:
         A table of `COLUMNS`: candidate indices, the generation that asked first, the cost in the run's metric, top-1
@@ -26,12 +26,8 @@ def evaluations_csv(data: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    on_front = set(data.get("front") or ())
-    for i, item in enumerate(data.get("evaluations") or ()):
-        values = [item.get(key) for key in COLUMNS[:5]]
-        costs = item.get("costs") or {}
-        searches = " ".join(item.get("searches") or ())
-        writer.writerow([*values, int(i in on_front), searches, *(costs.get(metric) for metric in COSTS)])
+    nothing = [None] * len(columns.get(COLUMNS[0], ()))
+    writer.writerows(zip(*(columns.get(name, nothing) for name in COLUMNS), strict=True))
     return out.getvalue()
 
 

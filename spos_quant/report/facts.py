@@ -78,17 +78,16 @@ def ended_early(result: Result) -> bool:
     return result.get("complete") is False
 
 
-def early_end(data: Data, result: Result) -> str:
+def early_end(result: Result) -> str:
     """What a search that a time limit ended had evaluated by then."""
-    asked = sum(result["key"] in item["searches"] for item in data.get("evaluations") or ())
-    wanted = result.get("planned") or 0
+    asked, wanted = result.get("asked") or 0, result.get("planned") or 0
     of = f" of about {wanted:,}" if wanted else ""
     return f"ended early by the time limit: {asked:,}{of} architectures"
 
 
 def early_ends(data: Data) -> list[str]:
     """A sentence per search that a time limit ended."""
-    return [f"Search {r['key']} was {early_end(data, r)}." for r in ordered(data) if ended_early(r)]
+    return [f"Search {r['key']} was {early_end(r)}." for r in ordered(data) if ended_early(r)]
 
 
 def skipped_steps(data: Data) -> str:
@@ -129,7 +128,7 @@ def steps(data: Data) -> list[Step]:
         space = shlex.quote(str(data["space"]["name"]))
         return [Step("The supernet is not trained yet.", f"spos-quant train {space} --out {path}")]
     early = [result for result in ordered(data) if ended_early(result)]
-    found = [Step(f"Search {r['key']} was {early_end(data, r)}.", _again(data, r)) for r in early]
+    found = [Step(f"Search {r['key']} was {early_end(r)}.", _again(data, r)) for r in early]
     if not of_kind(data, "searched"):
         found.append(Step("No search has finished yet.", f"spos-quant search {path} {option} 35%"))
     for result in ordered(data):

@@ -108,9 +108,12 @@ def plane_section(data: Data) -> Markup:
         return section("plane", title, element("p.empty", "No architecture is evaluated yet: a search does that."))
     name = unit(data["metric"])
     label = f"Top-1 in the supernet against {name} of {len(evaluations):,} architectures; the front follows as a table"
+    of = data.get("evaluated") or len(evaluations)
+    share = f" Drawn are {len(evaluations):,} of {of:,}, the fronts among them; evaluations.csv has all."
     intro = (
         f"Every architecture that was evaluated in the supernet, on search-val and before retraining, against its "
         f"{name}. Up and to the left is better; selecting a point keeps its architecture below."
+        f"{share if of > len(evaluations) else ''}"
     )
     if any(e["cost"] <= 0 for e in evaluations):
         intro += f" A logarithmic axis has no place for those that cost no {name}."

@@ -49,7 +49,7 @@ def header(data: Data) -> Markup:
         f"{space_size(space['size'])} architectures",
         f"input {shape}",
         f"{space['classes']:,} classes",
-        f"{len(data.get('evaluations') or ()):,} evaluated",
+        f"{data.get('evaluated') or 0:,} evaluated",
     )
     said = remarks(data)
     return element(
@@ -156,9 +156,7 @@ def models(data: Data) -> Markup:
     ]
     lead = leading(data)
     rows = [
-        _model_row(
-            result, full=full, leads=result is lead, early=early_end(data, result) if ended_early(result) else None
-        )
+        _model_row(result, full=full, leads=result is lead, early=early_end(result) if ended_early(result) else None)
         for result in ordered(data)
     ]
     note = element(

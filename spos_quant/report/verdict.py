@@ -64,7 +64,7 @@ def remarks(data: Data) -> list[str]:
 
 def sentence(data: Data, result: Result) -> str:
     """A searched result: the budget, what it reaches, the best uniform configuration beside it, and an early end."""
-    early = f" This search was {early_end(data, result)}; repeat its command to go on." if ended_early(result) else ""
+    early = f" This search was {early_end(result)}; repeat its command to go on." if ended_early(result) else ""
     return _found(data, result) + early
 
 
@@ -207,6 +207,6 @@ def _without_search(data: Data) -> str:
         passed = history[-1].get("epoch") or len(history)  # a fraction where the last epoch is incomplete
         epochs = f"{passed:.6g} epoch{'' if passed == 1 else 's'}"
         return f"The supernet is trained ({epochs}{reached}); no search has finished yet."
-    if data.get("evaluations"):
-        return f"{len(data['evaluations']):,} architectures are evaluated; no search has finished yet."
+    if data.get("evaluated"):
+        return f"{data['evaluated']:,} architectures are evaluated; no search has finished yet."
     return "Nothing is trained yet."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from spos_quant.searchers.base import Objective, Scored
 
 
@@ -18,6 +21,24 @@ def front(results: Iterable[Scored]) -> list[Scored]:
         if not kept or scored.score > kept[-1].score:
             kept.append(scored)
     return kept
+
+
+def contenders(costs: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The few of many results that can be on their front: nothing cheaper scores as high, nothing as cheap higher.
+
+    Args:
+        costs: `[N]`.
+        scores: `[N]`.
+
+    Returns:
+        Ascending indices; of results with equal cost and score all are kept, for `front` to choose from.
+    """
+    order = np.lexsort((-scores, costs))
+    _, first, group = np.unique(costs[order], return_index=True, return_inverse=True)
+    best = scores[order][first]  # of each cost
+    before = np.concatenate([[-np.inf], np.maximum.accumulate(best)[:-1]]) if len(best) else best
+    kept = (scores[order] == best[group]) & (best[group] > before[group])
+    return np.sort(order[kept])
 
 
 def hypervolume(results: Sequence[Scored], *, cost: int, score: float) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from spos_quant.config import RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, validate
+from spos_quant.config import RayConfig, RetrainConfig, SearchConfig, Strict, SupernetTrainConfig, validate
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.reading import describe, read_yaml
 
@@ -124,6 +124,8 @@ class SpaceSpec(Strict):
     """How the supernet is searched."""
     rank: dict[str, Any] = Field(default_factory=dict)
     """Keys of `retrain` that a ranking trains its networks with in place of the run's, such as `{iterations: 500}`."""
+    ray: RayConfig = RayConfig()
+    """What an evaluator takes of a Ray cluster."""
     log: tuple[str, ...] = ()
     """Registered loggers that training curves and search scores go to: one name or a list."""
 

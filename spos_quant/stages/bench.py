@@ -97,18 +97,21 @@ def bench_run(
     device: str,
     show: bool,
     workers: int = 0,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """`bench` in a run that this process owns.
 
     Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that
     cannot be exported keeps its row, without a file.
 
+    Searches evaluate on the Ray cluster at `ray`, where it is given; trainings stay on this machine.
+
     Returns:
         `run, rows, seeds, path, csv, report, skipped`.
     """
     if needs_supernet(run, words):
         train_supernet(run, device=device, show=show)
-    found = shared(entries(run, words, budgets, device=device, show=show, workers=workers))
+    found = shared(entries(run, words, budgets, device=device, show=show, workers=workers, ray=ray))
     train_teacher(run, run.spec.retrain, device=device, show=show)
     numbers = [run.seed + i for i in range(seeds)]
     firsts = list({entry.result.key: entry.result for entry in found}.values())

@@ -112,7 +112,14 @@ def searches(words: Sequence[Word], budgets: Sequence[Budgets]) -> list[Request]
 
 
 def entries(
-    run: Run, words: Sequence[Word], budgets: Sequence[Budgets], *, device: str, show: bool, workers: int
+    run: Run,
+    words: Sequence[Word],
+    budgets: Sequence[Budgets],
+    *,
+    device: str,
+    show: bool,
+    workers: int,
+    ray: str | None = None,
 ) -> list[Entry]:
     """The configurations in the order of the words, those under a budget once per budget; searches what is missing.
 
@@ -123,9 +130,10 @@ def entries(
         device: Where candidates are judged.
         show: Whether progress is shown.
         workers: Evaluator processes.
+        ray: Address of a Ray cluster whose actors evaluate instead.
     """
     wanted = [(word, each) for word in words if word.searcher for each in budgets]
-    found = search_run(run, searches(words, budgets), device=device, show=show, workers=workers)
+    found = search_run(run, searches(words, budgets), device=device, show=show, workers=workers, ray=ray)
     searched = {pair: run.result(done["key"]) for pair, done in zip(wanted, found, strict=True)}
     return list(_each(run, words, budgets, searched))
 

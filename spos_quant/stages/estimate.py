@@ -104,7 +104,7 @@ def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float
 
 def _seconds_per_step(run: Run, supernet: Supernet, sampler: PathSampler) -> float:
     # As many steps as are measured, however short the training will be.
-    config = run.spec.train.model_copy(update={"iterations": _STEPS + 1, "devices": 1})
+    config = run.spec.train.model_copy(update={"iterations": _STEPS + 1, "devices": 1, "num_nodes": 1})
     times: list[float] = []
 
     class _Enough(Exception):

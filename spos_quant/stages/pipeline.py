@@ -20,14 +20,16 @@ from spos_quant.stages.train import train_supernet
 _USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))
 
 
-def run_all(run: Run, request: Request, *, device: str, show: bool, workers: int = 0) -> dict[str, Any]:
+def run_all(
+    run: Run, request: Request, *, device: str, show: bool, workers: int = 0, ray: str | None = None
+) -> dict[str, Any]:
     """Trains, searches, retrains winner and baselines, evaluates, exports and reports; finished stages are skipped.
 
     Returns:
         `run, results, rows, report`: the searches' summaries, and one row per model for the table.
     """
     steps = [train_supernet(run, device=device, show=show)]
-    (found,) = search_run(run, [request], device=device, show=show, workers=workers)
+    (found,) = search_run(run, [request], device=device, show=show, workers=workers, ray=ray)
     winner = run.result(found["key"])
     models = [given_result(run, "float"), *_uniform_baselines(run, winner, request.budgets), winner]
     for result in models:

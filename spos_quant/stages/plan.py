@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from spos_quant.backbones.build import build, load_spec
-from spos_quant.config import RetrainConfig, SearchConfig, SupernetTrainConfig, assign
+from spos_quant.config import RayConfig, RetrainConfig, SearchConfig, SupernetTrainConfig, assign
 from spos_quant.errors import ConfigError, RunError
 from spos_quant.run_dir import LOCK, claim, listed, store, store_json
 from spos_quant.space.spec import SpaceSpec, parse_spec
@@ -27,9 +27,13 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "search": SearchConfig,
     "rank": RetrainConfig,
     "log": None,
+    "ray": RayConfig,
 }
 """What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = ("search.*", "rank", "rank.*", "log", "*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold")
+_FREE = (
+    *("search.*", "rank", "rank.*", "log", "ray.*"),
+    *("*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold"),
+)
 """Keys that may change between commands: models do not depend on them, and what does remembers its own."""
 _ENVIRONMENT = "environment.json"
 
@@ -234,6 +238,11 @@ def _assigned(options: Options) -> dict[str, Any]:
     for assignment in options.assignments:
         assign(tree, assignment, SECTIONS)
     return tree
+
+
+def spec_of(target: str, assignments: Sequence[str]) -> SpaceSpec:
+    """A search space with settings of the command line, for what needs no run."""
+    return _apply(load_spec(target), _assigned(Options(assignments=tuple(assignments))))
 
 
 def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:

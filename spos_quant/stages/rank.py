@@ -20,11 +20,12 @@ from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Evaluation
 from spos_quant.searchers.fidelity import ceiling, fidelity, kendall
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.evaluator import logged_evaluator
 from spos_quant.stages.models import teacher_files
 from spos_quant.stages.plan import decisive
 from spos_quant.stages.report import write_report
 from spos_quant.stages.run import RANKING, Result, Run
-from spos_quant.stages.search import logged_evaluator, metric_of
+from spos_quant.stages.search import metric_of
 from spos_quant.stages.train import train_supernet
 from spos_quant.stages.trainings import train_all, train_teacher
 
@@ -71,7 +72,17 @@ def check(n: int, seeds: int) -> None:
         raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS}")
 
 
-def rank_run(run: Run, *, n: int, seeds: int, band: Band, device: str, show: bool, workers: int = 0) -> dict[str, Any]:
+def rank_run(
+    run: Run,
+    *,
+    n: int,
+    seeds: int,
+    band: Band,
+    device: str,
+    show: bool,
+    workers: int = 0,
+    ray: str | None = None,
+) -> dict[str, Any]:
     """Trains architectures alone, judges the same ones in the supernet, and compares the two orders.
 
     Both sides are judged on search-val: a ranking may decide how a supernet is trained, so the test split has no part
@@ -86,13 +97,14 @@ def rank_run(run: Run, *, n: int, seeds: int, band: Band, device: str, show: boo
         device: `auto`, `cpu` or `cuda`.
         show: Whether progress is shown.
         workers: Processes, for judging and for training; they change no result.
+        ray: Address of a Ray cluster that judges instead; trainings stay on this machine.
 
     Returns:
         What `ranking.json` holds, with `run`, `path`, `report` and the places `skipped`.
     """
     drawn = draw(run, n, band)
     train_supernet(run, device=device, show=show)
-    judged = _judge(run, drawn, device, show, workers)
+    judged = _judge(run, drawn, show, device=device, workers=workers, ray=ray)
     train_teacher(run, run.spec.ranked, device=device, show=show)
     results = _results(run, drawn)
     numbers = [run.seed + i for i in range(seeds)]
@@ -191,14 +203,16 @@ def _new(run: Run, sampler: FeasibleSampler, stratum: int, taken: Sequence[Archi
     return None
 
 
-def _judge(run: Run, drawn: Sequence[Drawn], device: str, show: bool, workers: int) -> list[Evaluation]:
+def _judge(
+    run: Run, drawn: Sequence[Drawn], show: bool, *, device: str, workers: int, ray: str | None
+) -> list[Evaluation]:
     asked = [one.architecture for one in drawn]
     with (
         ExitStack() as stack,
         progress("judge in the supernet", len(asked), unit="architectures", show=show) as tick,
     ):
         found = []
-        for evaluation in logged_evaluator(run, device, workers, stack)(asked):
+        for evaluation in logged_evaluator(run, device, workers, stack, ray=ray)(asked):
             found.append(evaluation)
             tick()
         return found

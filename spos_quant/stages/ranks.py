@@ -1,52 +1,119 @@
-"""Training on several devices: the same stage, started once per device by torchrun.
+"""Training in several ranks: the same stage in each of them, started by torchrun.
 
-torchrun --nproc-per-node 8 -m spos_quant.stages.ranks RUN supernet auto    # or results/KEY
+Where all devices are in one machine, a command starts the ranks itself. On several, torchrun is started on each:
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
+        -m spos_quant.stages.ranks RUN supernet        # or results/KEY
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 from spos_quant import interrupt
 from spos_quant.config import TrainConfig
-from spos_quant.errors import RunError
-from spos_quant.run_dir import locks
+from spos_quant.errors import ConfigError, RunError, SposQuantError
+from spos_quant.progress import remark
+from spos_quant.run_dir import claim, locks
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
+from spos_quant.train.batches import TrainingSteps
+
+SUPERNET = "supernet"
+"""What is trained: this, or the place of a result."""
+_OWNED = "SPOS_QUANT_OWNED"
+"""Set where the command that started the ranks owns the run for them."""
 
 
 def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
     """Trains in one process per device where the configuration asks for several; False leaves it to this process.
 
     Raises:
+        ConfigError: a batch that the ranks cannot share evenly, or ranks on several machines: their launchers are a
+            person's to start.
         RunError: one of the processes failed.
     """
-    if config.devices == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+    if config.ranks == 1 or _is_rank():
         return False
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
-    command += ["-m", "spos_quant.stages.ranks", str(run.path), what, device]
+    TrainingSteps(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises
+    if config.num_nodes > 1:
+        raise ConfigError(
+            f"num_nodes={config.num_nodes}: start this on each machine: torchrun --nnodes {config.num_nodes} "
+            f"--nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
+            f"-m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
+        )
+    command = [sys.executable, "-m", "spos_quant.stages.ranks", str(run.path), what, device]
     # Ranks that outlive this process go on writing, so that they must go on owning the run.
-    done = subprocess.run(command, check=False, pass_fds=locks())
-    if done.returncode:
-        raise RunError(f"training on {config.devices} devices failed (see above); repeat the command to try again")
+    with subprocess.Popen(command, pass_fds=locks(), env={**os.environ, _OWNED: "1"}) as launcher:
+        try:
+            failed = launcher.wait()
+        except KeyboardInterrupt:
+            launcher.send_signal(signal.SIGTERM)  # which it hands on: the ranks end after the step they are in
+            launcher.wait()
+            raise
+    if failed:
+        raise RunError(
+            f"training on {config.devices} devices failed (see above); repeat the command to go on from the last "
+            "checkpoint"
+        )
     return True
 
 
+def _is_rank() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def main() -> None:
-    """One rank: trains `supernet`, or retrains the result at that place."""
-    path, what, device = sys.argv[1:]
-    interrupt.install("training was interrupted")
+    """One rank, or the launcher of all ranks on this machine where torchrun did not start this process."""
+    path, what, *rest = sys.argv[1:]
+    device = rest[0] if rest else "auto"
+    try:
+        if _is_rank():
+            interrupt.install("training was interrupted")
+            _train(path, what, device)
+        else:
+            _launch(path, what, device)
+    except KeyboardInterrupt:
+        os._exit(interrupt.EXIT_STATUS)
+    except SposQuantError as error:
+        remark(f"rank {os.environ.get('RANK', '-')}: error: {error}")
+        sys.exit(2)
+
+
+def _train(path: str, what: str, device: str) -> None:
     run = open_existing(path)
-    if what == "supernet":
-        from spos_quant.stages.train import train_here
+    with _owned(run):
+        if what == SUPERNET:
+            from spos_quant.stages.train import train_here
 
-        train_here(run, device=device, show=True)
-    else:
-        from spos_quant.stages.retrain import retrain_here
+            train_here(run, device=device, show=True)
+        else:
+            from spos_quant.stages.retrain import retrain_here
 
-        retrain_here(run.at(what), device=device, show=True)
+            retrain_here(run.at(what), device=device, show=True)
+
+
+def _owned(run: Run) -> AbstractContextManager[None]:
+    """The first rank owns the run for all of them, unless who started it does."""
+    return claim(run.path) if os.environ["RANK"] == "0" and _OWNED not in os.environ else nullcontext()
+
+
+def _launch(path: str, what: str, device: str) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    run = open_existing(path)
+    config = run.spec.train if what == SUPERNET else run.at(what).recipe
+    ranks = ["-m", "spos_quant.stages.ranks", path, what, device]
+    try:
+        torchrun(["--standalone", "--nproc-per-node", str(config.devices), *ranks])
+    except (ChildFailedError, SignalException):  # what happened stands on stderr; a traceback of torchrun's says less
+        sys.exit(1)
 
 
 if __name__ == "__main__":

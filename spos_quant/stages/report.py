@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
-from spos_quant.cost.budget import BUDGETED, cost_range
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
-from spos_quant.searchers.base import Scored
-from spos_quant.searchers.front import front, hypervolume
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.evaluate import exports
+from spos_quant.stages.evaluated import Evaluated, evaluated
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
-from spos_quant.stages.search import asked_by, evaluations_of, metric_of, uniform_architectures
+from spos_quant.stages.search import metric_of, uniform_architectures
 from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
 from spos_quant.supernet.weights import read_said
@@ -25,30 +24,35 @@ FORMAT = "spos-quant/report/1"
 
 def write_report(run: Run) -> dict[str, Any]:
     """Writes `report.html`, `report.json`, `evaluations.csv` and `front.csv`; returns their paths and a summary."""
-    data = gather(run)
+    found = evaluated(run)
+    fronts = {name: found.front(name) for name in found.costs} if len(found) else {}
+    data = gather(run, found, fronts)
     paths = {name: run.path / name for name in ("report.html", "report.json", "evaluations.csv", "front.csv")}
     write_text(paths["report.html"], render(data))
     write_json(paths["report.json"], data)
-    write_text(paths["evaluations.csv"], evaluations_csv(data))
+    on_front = fronts[data["metric"]][0] if fronts else []
+    write_text(paths["evaluations.csv"], evaluations_csv(found.columns(data["metric"], on_front)))
     write_text(paths["front.csv"], front_csv(data))
     return {
         "path": str(paths["report.html"]),
         "json": str(paths["report.json"]),
         "csv": str(paths["evaluations.csv"]),
         "front_csv": str(paths["front.csv"]),
-        "evaluations": len(data["evaluations"]),
+        "evaluations": len(found),
         "results": [result["key"] for result in data["results"]],
     }
 
 
-def gather(run: Run) -> dict[str, Any]:
-    """What the page shows, as plain values."""
+def gather(run: Run, found: Evaluated, fronts: Mapping[str, tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
+    """What the page shows, as plain values: of many evaluations those that matter and an even share of the others."""
     metric = metric_of(run)
-    evaluations = list(evaluations_of(run))
-    scored = {name: _scored(run, evaluations, name) for name in _metrics(run)}
-    costs = [{name: of[i].cost for name, of in scored.items()} for i in range(len(evaluations))]
-    fronts = {name: _front(run, name, of) for name, of in scored.items() if of}
-    asked = asked_by(run)
+    baselines = _baselines(run, found)
+    index = {text: i for i, text in enumerate(found.texts)}
+    winners = [index[text] for text in _winners(run) if text in index]
+    always = [i for indices, _ in fronts.values() for i in indices]
+    shown = found.shown([*always, *winners, *baselines.values()])
+    place = {i: turn for turn, i in enumerate(shown)}
+    placed = {name: {"front": [place[i] for i in indices], **said} for name, (indices, said) in fronts.items()}
     space = run.space
     return {
         "format": FORMAT,
@@ -61,10 +65,14 @@ def gather(run: Run) -> dict[str, Any]:
         },
         "metric": metric,
         "budgets": _budgets(run),
-        "evaluations": [_evaluation(run, s, asked) | {"costs": c} for s, c in zip(scored[metric], costs, strict=True)],
-        "front": fronts[metric]["front"] if fronts else [],
-        "fronts": fronts,
-        "baselines": _baselines(run, scored[metric]),
+        "evaluated": len(found),
+        "evaluations": [found.row(i, metric) for i in shown],
+        "front": placed[metric]["front"] if placed else [],
+        "fronts": placed,
+        "baselines": [
+            {"name": name, "cost": int(found.costs[metric][i]), "score": float(found.scores[i])}
+            for name, i in baselines.items()
+        ],
         "results": [_result(run, result) for result in run.results()],
         "sensitivities": known_sensitivities(run),
         "ranking": run.ranking() or None,
@@ -76,45 +84,14 @@ def gather(run: Run) -> dict[str, Any]:
     }
 
 
-def _metrics(run: Run) -> list[str]:
-    """The cost metrics that say something in a space."""
-    return [name for name in BUDGETED if name != "bitops" or not run.spec.full_precision]
+def _winners(run: Run) -> list[str]:
+    return [result.search()["architecture"] for result in run.results() if result.searched]
 
 
-def _front(run: Run, metric: str, scored: list[Scored]) -> dict[str, Any]:
-    """Which evaluations are on the front of a metric, and the share of the plane that they command.
-
-    The reference point is the score of chance at the cost of the space's dearest architecture.
-    """
-    index = {one.architecture: i for i, one in enumerate(scored)}
-    cost, chance = cost_range(run.table, metric)[1], 1 / run.spec.classes
-    return {
-        "front": [index[one.architecture] for one in front(scored)],
-        "hypervolume": hypervolume(scored, cost=cost, score=chance),
-        "reference": {"cost": cost, "score": chance},
-    }
-
-
-def _scored(run: Run, evaluations: list[Any], metric: str) -> list[Scored]:
-    if not evaluations:
-        return []
-    costs = run.table.totals([e.architecture for e in evaluations], metric).tolist()
-    return [Scored(e.architecture, e.score, e.loss, cost) for e, cost in zip(evaluations, costs, strict=True)]
-
-
-def _evaluation(run: Run, scored: Scored, asked: dict[str, Any]) -> dict[str, Any]:
-    text = run.space.encode(scored.architecture)
-    searches = [key for key, log in asked.items() if text in log["architectures"]]
-    generations = [asked[key]["generations"][asked[key]["architectures"].index(text)] for key in searches]
-    return {
-        "architecture": text,
-        "describe": run.space.describe(scored.architecture),
-        "generation": min(generations) if generations else None,
-        "cost": scored.cost,
-        "score": scored.score,
-        "loss": scored.loss,
-        "searches": searches,
-    }
+def _baselines(run: Run, found: Evaluated) -> dict[str, int]:
+    """The uniform configurations that were evaluated, by name, as indices."""
+    texts = {run.space.encode(architecture): name for name, architecture in uniform_architectures(run).items()}
+    return {texts[text]: i for i, text in enumerate(found.texts) if text in texts}
 
 
 def _budgets(run: Run) -> list[dict[str, Any]]:
@@ -126,15 +103,6 @@ def _budgets(run: Run) -> list[dict[str, Any]]:
                 text = search["budget_text"][metric]
                 found.append({"key": result.key, "metric": metric, "limit": limit, "text": text})
     return found
-
-
-def _baselines(run: Run, scored: list[Scored]) -> list[dict[str, Any]]:
-    by_architecture = {s.architecture: s for s in scored}
-    return [
-        {"name": name, "cost": by_architecture[a].cost, "score": by_architecture[a].score}
-        for name, a in uniform_architectures(run).items()
-        if a in by_architecture
-    ]
 
 
 def _result(run: Run, result: Result) -> dict[str, Any]:
@@ -162,6 +130,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "supernet_top1": search.get("score"),
         "complete": search.get("complete"),
         "planned": search.get("planned"),
+        "asked": search.get("evaluations"),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],

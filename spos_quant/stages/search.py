@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from math import inf, isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
@@ -27,18 +21,13 @@ from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
-from spos_quant.quant.kernels import WORTH_COMPILING
-from spos_quant.run_dir import digest, store_json
-from spos_quant.searchers.base import Evaluator, Objective, Outcome, Problem, Scored, dearest, drive, searchers
-from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, ThreadLimit
-from spos_quant.searchers.log import EvaluationLog
-from spos_quant.searchers.pool import EvaluatorPool
+from spos_quant.run_dir import store_json
+from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
+from spos_quant.searchers.evaluate import LoggedEvaluator
 from spos_quant.space.search_space import Architecture
+from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
 from spos_quant.stages.gradient import gradient_sensitivity
-from spos_quant.stages.models import load_supernet, recalibration_batches, scoring_batches
-from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
-from spos_quant.train.loop import make_fabric
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,9 @@ def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
     return "macs" if run.spec.full_precision else "bitops"
 
 
-def search_run(run: Run, requests: list[Request], *, device: str, show: bool, workers: int = 0) -> list[dict[str, Any]]:
+def search_run(
+    run: Run, requests: list[Request], *, device: str, show: bool, workers: int = 0, ray: str | None = None
+) -> list[dict[str, Any]]:
     """Searches once per request from one supernet; finished results are returned as they are.
 
     Args:
@@ -102,6 +93,7 @@ def search_run(run: Run, requests: list[Request], *, device: str, show: bool, wo
         device: `auto`, `cpu` or `cuda`.
         show: Whether progress is shown.
         workers: Evaluator processes; 0 evaluates in this one. The results are the same.
+        ray: Address of a Ray cluster whose actors evaluate instead.
 
     Returns:
         Per request `key, budget, bits (path), bitops, score, evaluations, complete, skipped`.
@@ -117,7 +109,7 @@ def search_run(run: Run, requests: list[Request], *, device: str, show: bool, wo
         for request in requests:
             done = _finished(run, request)
             if done is None:
-                session = session or _Session(run, device, workers, stack)
+                session = session or _Session(run, device, logged_evaluator(run, device, workers, stack, ray=ray))
                 done = {**session.search(request, show), "skipped": False}
             found.append(done)
     return found
@@ -131,7 +123,7 @@ def _finished(run: Run, request: Request) -> dict[str, Any] | None:
     done = result.search()
     if not done["complete"] or done["settings"] != _settings(run, request):
         return None
-    with _open_log(run) as log:  # which may have been deleted, because it was damaged
+    with open_log(run) as log:  # which may have been deleted, because it was damaged
         if any(log.get(run.space.decode(text)) is None for text in result.asked()["architectures"]):
             return None
     return {**done, "bits": str(result.bits_path), "skipped": True}
@@ -142,62 +134,11 @@ def _settings(run: Run, request: Request) -> dict[str, Any]:
     return {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
 
 
-def evaluator_settings(run: Run) -> str:
-    """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
-    search = run.spec.search
-    images = [search.recalibration_images, search.batch_size, search.max_images]
-    parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _open_log(run: Run) -> EvaluationLog:
-    return EvaluationLog(run.log_path, run.space, evaluator_settings(run))
-
-
-def make_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
-    """The evaluator of a run, loaded from its directory: what a worker process starts with.
-
-    Args:
-        path: The run directory.
-        device: `auto`, `cpu` or `cuda`.
-        number: Of the worker; workers are dealt out to the CUDA devices in turn.
-    """
-    run = open_existing(str(path))
-    supernet = load_supernet(run)
-    where = make_fabric(TrainConfig(), device).device
-    if where.type == "cuda":
-        where = torch.device("cuda", number % torch.cuda.device_count())
-    supernet.to(where)
-    recalibration, validation = recalibration_batches(run), scoring_batches(run, "search-val")
-    search, (_, height, width) = run.spec.search, run.spec.input
-    pixels = (len(recalibration) + len(validation)) * height * width * search.population * search.generations
-    evaluate = SupernetEvaluator(supernet, recalibration, validation, many=pixels >= WORTH_COMPILING)
-    return ThreadLimit(evaluate, search.threads)
-
-
-def logged_evaluator(run: Run, device: str, workers: int, stack: ExitStack) -> LoggedEvaluator:
-    """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
-
-    Args:
-        run: Its supernet is trained.
-        device: `auto`, `cpu` or `cuda`.
-        workers: Evaluator processes; 0 evaluates in this one.
-        stack: Closes processes and log.
-    """
-    evaluator: Evaluator
-    if workers:
-        evaluator = stack.enter_context(EvaluatorPool(partial(make_evaluator, run.path, device), workers))
-    else:
-        evaluator = make_evaluator(run.path, device)
-    return LoggedEvaluator(evaluator, stack.enter_context(_open_log(run)))
-
-
 class _Session:
     """An evaluator and its log, for as many searches as were asked for."""
 
-    def __init__(self, run: Run, device: str, workers: int, stack: ExitStack) -> None:
-        self.run, self.device = run, device
-        self.evaluate = logged_evaluator(run, device, workers, stack)
+    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator) -> None:
+        self.run, self.device, self.evaluate = run, device, evaluate
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
         run = self.run
@@ -351,16 +292,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("spos-quant")
-
-
-def asked_by(run: Run) -> dict[str, Any]:
-    """Per result of a search, what it asked for: `{"architectures": [...], "generations": [...]}`."""
-    return {result.key: result.asked() for result in run.results() if result.asked_path.exists()}
-
-
-def evaluations_of(run: Run) -> Any:
-    """The evaluations of the run's supernet, in order; empty where it was not searched."""
-    if not run.log_path.exists() or not run.supernet_path.exists():
-        return []
-    with _open_log(run) as log:
-        return list(log)

@@ -10,10 +10,11 @@ from spos_quant.cost.sensitivity import ESTIMATES, Departures, measured
 from spos_quant.errors import ConfigError, near
 from spos_quant.progress import progress
 from spos_quant.run_dir import read_artifact, store_json
+from spos_quant.searchers.base import Evaluator
+from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator
 from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Run
-from spos_quant.stages.search import evaluator_settings, logged_evaluator
 
 
 def check_estimate(estimate: str) -> None:
@@ -23,7 +24,14 @@ def check_estimate(estimate: str) -> None:
 
 
 def sensitivity_run(
-    run: Run, *, estimate: str, device: str, show: bool, workers: int = 0, timeout: float | None = None
+    run: Run,
+    *,
+    estimate: str,
+    device: str,
+    show: bool,
+    workers: int = 0,
+    ray: str | None = None,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """The sensitivities of a run; a finished estimate is returned as it is.
 
@@ -33,6 +41,7 @@ def sensitivity_run(
         device: `auto`, `cpu` or `cuda`.
         show: Whether progress is shown.
         workers: Evaluator processes of the measured estimate; 0 evaluates in this one.
+        ray: Address of a Ray cluster whose actors evaluate instead.
         timeout: Seconds after which no further architecture is evaluated.
 
     Returns:
@@ -49,22 +58,21 @@ def sensitivity_run(
         known: dict[str, Any] = read_artifact(path)
         if known["settings"] == settings:
             return {**known, "path": str(path), "complete": True, "skipped": True}
-    found = _measured(run, device, show, workers, timeout)
+    with ExitStack() as stack:
+        found = _measured(run, logged_evaluator(run, device, workers, stack, ray=ray), show, timeout)
     if found is None:
         return {"path": None, "rows": [], "complete": False, "skipped": False}
     store_json(path, {**found, "settings": settings})
     return {**found, "settings": settings, "path": str(path), "complete": True, "skipped": False}
 
 
-def _measured(run: Run, device: str, show: bool, workers: int, timeout: float | None) -> dict[str, Any] | None:
+def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) -> dict[str, Any] | None:
     """What is stored; None where the time did not suffice."""
     departures = Departures(run.table)
     asked = departures.architectures
     deadline = None if timeout is None else time.monotonic() + timeout
     found = {}
-    with ExitStack() as stack:
-        evaluate = logged_evaluator(run, device, workers, stack)
-        tick = stack.enter_context(progress("sensitivity", len(asked), unit="architectures", show=show))
+    with progress("sensitivity", len(asked), unit="architectures", show=show) as tick:
         for one in evaluate(asked):
             found[one.architecture] = (one.score, one.loss)
             tick(f"top-1 {one.score:.4f}")

@@ -14,6 +14,7 @@ from spos_quant.config import RetrainConfig
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import drop
 from spos_quant.searchers.pool import WorkerPool
+from spos_quant.searchers.processes import Processes
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.models import FLOAT
 from spos_quant.stages.plan import open_existing
@@ -44,12 +45,9 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
     places = [result.place for result in todo]
     if workers and todo:
         _warn_of_threads(min(workers, len(todo)))
-        make = partial(make_trainer, run.path, device, torch.get_num_threads())
-        pool: WorkerPool[str, str]
-        with (
-            WorkerPool(make, min(workers, len(todo)), doing="training", smaller="retrain.batch_size") as pool,
-            progress("train", len(todo), unit="models", show=show) as tick,
-        ):
+        crew = Processes(partial(make_trainer, run.path, device, torch.get_num_threads()), min(workers, len(todo)))
+        pool: WorkerPool[str, str] = WorkerPool(crew, doing="training", smaller="retrain.batch_size")
+        with pool, progress("train", len(todo), unit="models", show=show) as tick:
             for place in pool(places):
                 tick(place)
         return skipped

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spos_quant.data import DataSet, batch, order
+from spos_quant.errors import ConfigError
 from spos_quant.interrupt import leave_to_parent
 
 Batch = tuple[Tensor, Tensor]
@@ -24,7 +25,10 @@ class TrainingSteps(Dataset[Batch]):
     """The training batch of every step of a training, by number.
 
     An epoch visits every image at most once, in an order of its own; the last images that fill no batch are left out.
-    With several ranks each takes its share of every batch.
+    With several ranks each takes its share of every batch, all of the same size.
+
+    Raises:
+        ConfigError: a batch that the ranks cannot share evenly.
     """
 
     def __init__(self, data: DataSet, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
@@ -32,6 +36,11 @@ class TrainingSteps(Dataset[Batch]):
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.batch_size = min(batch_size, len(data.train))
+        if self.batch_size % world_size:
+            raise ConfigError(
+                f"a batch of {self.batch_size} images cannot be shared evenly by {world_size} ranks; set batch_size to "
+                f"a multiple of {world_size}"
+            )
         self.per_epoch = len(data.train) // self.batch_size
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
 

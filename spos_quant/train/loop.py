@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
@@ -17,12 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from spos_quant.config import TrainConfig
 from spos_quant.data import DataSet
-from spos_quant.errors import ConfigError, ModelError
+from spos_quant.errors import ConfigError, ModelError, RunError
 from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
@@ -32,11 +32,11 @@ from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
 from spos_quant.train.evaluation import batch_norms
+from spos_quant.train.meter import EpochRecord, Meter
 from spos_quant.train.paths import Paths, Step
 
 _TORCH_STREAM = 4
 _MOST_SKIPPED = 100
-EpochRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,13 @@ def make_fabric(config: TrainConfig, device: str) -> Fabric:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"train.devices={config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-    # A path leaves most parameters of a supernet without a gradient.
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if config.devices > 1 else "auto"
+    strategy = "auto" if config.ranks == 1 else config.strategy
+    if strategy == "auto" and config.ranks > 1:
+        strategy = "ddp_find_unused_parameters_true"  # a path leaves most of a supernet without a gradient
     precision: Any = config.precision
-    fabric = Fabric(accelerator=device, devices=config.devices, strategy=strategy, precision=precision)
+    fabric = Fabric(
+        accelerator=device, devices=config.devices, num_nodes=config.num_nodes, strategy=strategy, precision=precision
+    )
     fabric.launch()
     return fabric
 
@@ -100,6 +103,10 @@ def fit(
 
     Goes on from the training's checkpoint where there is one, to the same weights as if it had never stopped; an
     interrupt waits for the end of the step and leaves a checkpoint there.
+
+    Several ranks take the same path at every step, each its share of the batch, and average their gradients: what one
+    process does that accumulates them. BatchNorm normalises by a rank's own share; the running statistics are those of
+    rank 0. Records speak of all ranks' images; an interrupt of one rank ends all of them after the same step.
 
     Args:
         fabric: Device, precision and ranks.
@@ -156,8 +163,20 @@ class _Loop:
         )
         self.meter = Meter(**self.position.meter)
         self.wrapped, self.wrapped_optimizer = fabric.setup(model, self.optimizer)
+        self._check_start()
         self.saved = time.monotonic()
         self.skipped_in_a_row = 0
+        self.stopped = False
+
+    def _check_start(self) -> None:
+        """Raises `RunError` where ranks would go on from different steps."""
+        starts = self.fabric.all_gather(torch.tensor(self.position.step))
+        assert isinstance(starts, Tensor)
+        if len(set(starts.flatten().tolist())) > 1:
+            raise RunError(
+                f"{self.training.label}: ranks found different checkpoints (steps {starts.flatten().tolist()}); the "
+                "run directory must be on storage that all machines share"
+            )
 
     def says(self, setting: bool | None) -> bool:
         """What a setting says, or whether the training is long enough to gain by it."""
@@ -176,14 +195,18 @@ class _Loop:
         ):
             for step, (x, y) in zip(range(first, self.total), batches, strict=True):
                 x = x.to(self.fabric.device, memory_format=self.memory_format)
-                self._step(step, x, y.to(self.fabric.device))
+                self._step(step, x, y.to(self.fabric.device), interrupted)
                 self.position.step = step + 1
                 log.log(self._told(), step)
                 tick(f"loss {self.meter.last:.3f}")
-                if self._due() or interrupted():
+                if self.fabric.world_size == 1:
+                    self.stopped = interrupted()
+                if self._due() or self.stopped:
                     self._save()
-                if interrupted():
+                if self.stopped:
                     break
+        if self.stopped:  # by an interrupt of another rank
+            raise KeyboardInterrupt
 
     def _told(self) -> dict[str, float]:
         """What the last step was like, and the epoch where it ended one, which is recorded."""
@@ -196,7 +219,7 @@ class _Loop:
             told |= {"epoch": record["epoch"], "epoch_loss": record["loss"], "epoch_top1": record["top1"]}
         return told
 
-    def _step(self, step: int, x: Tensor, y: Tensor) -> None:
+    def _step(self, step: int, x: Tensor, y: Tensor, interrupted: Callable[[], bool]) -> None:
         config = self.config
         set_lr(self.optimizer, learning_rate(step, self.total, self.steps.per_epoch, config))
         # Dropout and whatever else draws in the model follow from the step too.
@@ -208,10 +231,11 @@ class _Loop:
             self.wrapped, self.wrapped_optimizer, max_norm=config.clip_grad or float("inf"), error_if_nonfinite=False
         )
         assert isinstance(norm, Tensor)
-        if not self._all_finite(loss, norm):
+        loss, right, finite = self._together(loss, right, norm, interrupted)
+        if not finite:
             return self._not_finite(step, planned)
         self.skipped_in_a_row = 0
-        self.meter.add(loss, right, len(y))
+        self.meter.add(loss, right, len(y) * self.fabric.world_size)
         self.wrapped_optimizer.step()
         if self.average is not None:
             self.average.update(step)
@@ -241,11 +265,23 @@ class _Loop:
             rights.append((logits.detach().argmax(1) == y).sum())
         return torch.stack(losses).mean(), torch.stack(rights).sum() / count
 
-    def _all_finite(self, loss: Tensor, norm: Tensor) -> bool:
-        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        if self.fabric.world_size > 1:  # all ranks take a step, or none
-            return bool(self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1)
-        return bool(finite)
+    def _together(
+        self, loss: Tensor, right: Tensor, norm: Tensor, interrupted: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Mean loss and right answers of all ranks, and whether all is finite: all ranks take a step, or none.
+
+        So it is with interrupts of several ranks: all stop after this step, or none.
+        """
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if self.fabric.world_size == 1:
+            return loss, right, bool(finite)
+        flags = torch.tensor([float(interrupted())], device=loss.device)
+        mine = torch.cat([torch.stack([loss.float(), right.float(), finite.float()]), flags])
+        ours = self.fabric.all_reduce(mine, reduce_op="sum")
+        assert isinstance(ours, Tensor)
+        self.stopped = bool(ours[3])
+        count = self.fabric.world_size
+        return ours[0] / count, ours[1], bool(ours[2] == count)
 
     def _not_finite(self, step: int, planned: Step) -> None:
         """Leaves a step out, or raises: the weights are as they were before it."""
@@ -345,33 +381,3 @@ def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of torch's generator for a step; ranks draw differently."""
     return int(np.random.SeedSequence([seed, _TORCH_STREAM, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-@dataclass
-class Meter:
-    """Mean loss and accuracy since the last record."""
-
-    loss: float = 0.0
-    right: float = 0.0
-    n: int = 0
-    skipped: int = 0
-    last: float = 0.0
-
-    def add(self, loss: Tensor, right: Tensor, n: int) -> None:
-        """Counts a batch of `n` images by its mean loss and the number of right answers."""
-        self.last = float(loss)
-        self.loss += self.last * n
-        self.right += float(right)
-        self.n += n
-
-    def skip(self) -> None:
-        """Counts a step that was left out."""
-        self.skipped += 1
-
-    def record(self, epoch: float, lr: float) -> EpochRecord:
-        """What the epoch, or its part, was like; starts the next."""
-        n = max(self.n, 1)
-        made = {"epoch": epoch, "loss": self.loss / n, "top1": self.right / n, "lr": lr, "skipped": self.skipped}
-        self.loss = self.right = 0.0
-        self.n = self.skipped = 0
-        return made

@@ -34,6 +34,7 @@ def run(*, population: int = 30, generations: int = 12) -> dict[str, Any]:
         },
         "metric": "bitops",
         "budgets": [{"key": "bitops-2.5M", "metric": "bitops", "limit": LIMIT, "text": "2.5M"}],
+        "evaluated": len(evaluations),
         "evaluations": evaluations,
         "front": front,
         "baselines": [
@@ -193,6 +194,7 @@ def result(
         "blocks": {name: {"op": OPS[o], "width": WIDTHS[w]} for name, (o, w, _) in zip(BLOCKS, genes, strict=True)},
         "supernet_top1": supernet,
         "planned": 360 if kind == "searched" else None,
+        "asked": 360 if kind == "searched" else None,
         "search_val": {**scored, "n": 287} if done else None,
         "test": scored if done else None,
         "history": curve(30, top1 + 0.01, np.random.default_rng(1)) if done else [],

@@ -159,8 +159,8 @@ def test_an_early_end_is_marked_in_row_verdict_and_plane() -> None:
     data["results"][0]["complete"] = False
     del data["evaluations"][100:]
     data["front"] = [i for i in data["front"] if i < 100]
+    asked = data["results"][0]["asked"] = sum(item["generation"] is not None for item in data["evaluations"])
     page = Page(render(data))
-    asked = sum(item["generation"] is not None for item in data["evaluations"])
     said = f"ended early by the time limit: {asked} of about 360 architectures"
     assert f"This search was {said}; repeat its command to go on." in page.visible
     assert f"Search bitops-2.5M was {said}. spos-quant search runs/digits-mixed --bitops-budget 2.5M" in page.visible

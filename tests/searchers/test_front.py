@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_quant.searchers.base import Objective, Scored
-from spos_quant.searchers.front import front, hypervolume
+from spos_quant.searchers.front import contenders, front, hypervolume
 
 results = st.lists(
     st.builds(
@@ -35,6 +36,15 @@ def test_front_is_what_no_other_beats(found):
     for s in kept:  # of equals the one that ranks first
         equals = [o for o in found if (o.cost, o.score) == (s.cost, s.score)]
         assert s == min(equals, key=Objective().rank)
+
+
+@given(results)
+def test_the_front_of_the_contenders_is_the_front_of_all(found):
+    costs = np.array([s.cost for s in found], dtype=np.int64)
+    kept = contenders(costs, np.array([s.score for s in found], dtype=np.float64))
+    assert front(found[i] for i in kept.tolist()) == front(found)
+    best = {(s.cost, s.score) for s in front(found)}
+    assert kept.tolist() == [i for i, s in enumerate(found) if (s.cost, s.score) in best]
 
 
 @given(results, st.integers(1, 9), st.integers(0, 4))

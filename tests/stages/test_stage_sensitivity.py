@@ -13,8 +13,8 @@ from spos_quant.backbones.build import space_of
 from spos_quant.cost.sensitivity import Departures, from_json
 from spos_quant.run_dir import read_artifact
 from spos_quant.space.spec import parse_spec
+from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.plan import open_existing
-from spos_quant.stages.search import evaluations_of
 
 SPACE = {
     "name": "bits",
@@ -56,7 +56,8 @@ def test_measured_is_stored_and_not_made_again(command, space_file, run_path):
     assert not made["skipped"]
     run = open_existing(str(run_path))
     departures = Departures(run.table)
-    log = {e.architecture: e for e in evaluations_of(run)}
+    with open_log(run) as found:
+        log = {e.architecture: e for e in found}
     assert set(log) == set(departures.architectures)
     for row, d in zip(made["rows"], departures.all, strict=True):
         assert row["loss"] == pytest.approx(log[d.architecture].loss - log[d.start].loss)
@@ -132,7 +133,8 @@ def test_a_time_limit_keeps_evaluations_and_goes_on(command, space_file, tmp_pat
     assert status == 0
     assert "repeat the command" in err
     run = open_existing(str(tmp_path / "r"))
-    assert len(list(evaluations_of(run))) == 1
+    with open_log(run) as log:
+        assert len(log) == 1
     assert not (tmp_path / "r" / "sensitivity.json").exists()
     status, _, err = command(
         "search", tmp_path / "r", "--bitops-budget", "w4a4", "--searcher", "knapsack", "--timeout", "0.000001s"

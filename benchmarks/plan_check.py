@@ -1,0 +1,127 @@
+"""What `spos-quant plan` says of two ranks on this machine, beside two ranks that train here.
+
+    python benchmarks/plan_check.py
+
+Both ranks compute with one thread. The bandwidth of the exchange is measured first, between two processes over
+loopback; the plan then gets that figure and the times that it measures itself. The steps are timed by the clock of rank
+0 in a real training. Then the paper's own job is planned with the speed that its training time implies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import write_result
+
+from spos_quant.backbones.build import build, space_of
+from spos_quant.data import load_data
+from spos_quant.stages.plan import spec_of
+from spos_quant.stages.run import Run
+from spos_quant.stages.scale import Assumed, estimate, measure
+from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.paths import make_sampler
+
+IMAGES_OF_IMAGENET = 1_281_167
+GPUS_OF_THE_PAPER = 8
+DAYS_OF_THE_PAPER = {"supernet": 12, "search": 1, "retrain": 16}
+"""GPU days as we know the paper's table of search cost (its text is not at hand); of the search, less than that."""
+_TURNS = 12
+
+
+def rank(out: str, batch: int) -> None:
+    """One of two ranks: times exchanges of the supernet's size, then steps."""
+    spec = spec_of("digits-mixed", [f"train.batch_size={batch}", "train.devices=2", "train.warmup_epochs=0"])
+    config = spec.train.model_copy(update={"iterations": _TURNS})
+    space = space_of(spec)
+    run, model = Run(Path(), spec, "digits", 0), build(space)
+    fabric = make_fabric(config, "cpu")
+    tensor = torch.zeros(sum(p.numel() for p in model.parameters()))
+    exchanges = []
+    for _ in range(_TURNS):
+        fabric.barrier()
+        start = time.perf_counter()
+        torch.distributed.all_reduce(tensor)
+        exchanges.append(time.perf_counter() - start)
+    data = load_data("digits", input=(1, 8, 8), classes=10, seed=0)
+    draw, times = make_sampler(config, run.table, 0).draw, []
+
+    def paths(step: int) -> Any:
+        times.append(time.perf_counter())
+        return draw(step)
+
+    fit(fabric, model, Training(data, config, 0, "check", False), paths=paths)
+    if fabric.global_rank == 0:
+        steps = [b - a for a, b in pairwise(times[1:])]
+        found = {"exchange": statistics.median(exchanges[2:]), "step": statistics.median(steps), "least": min(steps)}
+        Path(out).write_text(json.dumps(found))
+
+
+def two_ranks(batch: int) -> dict[str, float]:
+    """Medians over steps, in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "times.json")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--rank", out, "--batch", str(batch)], env=env, check=True, stderr=subprocess.DEVNULL)
+        found: dict[str, float] = json.loads(Path(out).read_text())
+        return found
+
+
+def check(batch: int) -> dict[str, Any]:
+    """The plan of two ranks and what they took."""
+    torch.set_num_threads(1)
+    spec = spec_of("digits-mixed", [f"train.batch_size={batch}"])
+    measured = measure(Run(Path(), spec, "fake", 0), "cpu")
+    took = two_ranks(batch)
+    exchanged = measured.weight_bytes + measured.buffer_bytes
+    bandwidth = measured.weight_bytes / took["exchange"]  # of a ring of two, each sends as much as the tensor holds
+    row = estimate(spec, measured, Assumed(bandwidth), 1797, 2)
+    planned = row["step"]["compute_seconds"] + row["step"]["communication_seconds"]
+    return {
+        "batch": batch,
+        "measured": asdict(measured),
+        "bandwidth": bandwidth,
+        "exchanged_bytes": exchanged,
+        "planned": {**row["step"], "step_seconds": planned},
+        "took": took,
+        "ratio": planned / took["step"],
+    }
+
+
+def papers_job() -> dict[str, Any]:
+    """The paper's search of operators on its own 8 GPUs, at the speed that its supernet training implies."""
+    spec = spec_of("shufflenetv2-blocks", [])
+    measured = measure(Run(Path(), spec, "fake", 0), "cpu")
+    images = spec.train.steps(1) * spec.train.batch_size
+    flops = 2 * 3 * measured.macs * images / (DAYS_OF_THE_PAPER["supernet"] * 86_400)
+    none = measured.__class__(**{**asdict(measured), "step_seconds": 0.0})  # what a step costs is of this machine
+    rows = [estimate(spec, none, Assumed(10e9, flops), IMAGES_OF_IMAGENET, n) for n in (1, GPUS_OF_THE_PAPER, 64, 1000)]
+    return {"implied_flops": flops, "measured": asdict(measured), "paper_gpu_days": DAYS_OF_THE_PAPER, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.rank:
+        return rank(given.rank, given.batch)
+    result = {"two_ranks": check(given.batch), "paper": papers_job()}
+    print(json.dumps(result, indent=1))
+    write_result("plan_check", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The evaluator of a run: in this process, in others of this machine, or on a Ray cluster, with the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spos_quant.backbones.build import build, space_of
+from spos_quant.config import TrainConfig
+from spos_quant.quant.kernels import WORTH_COMPILING
+from spos_quant.run_dir import digest
+from spos_quant.searchers.actors import Actors
+from spos_quant.searchers.base import Evaluator
+from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, ThreadLimit
+from spos_quant.searchers.log import EvaluationLog
+from spos_quant.searchers.pool import EvaluatorPool
+from spos_quant.searchers.processes import Processes
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.stages.models import recalibration_batches, scoring_batches
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Run
+from spos_quant.supernet.weights import load_weights, read_weights
+from spos_quant.train.batches import FixedBatches
+from spos_quant.train.loop import make_fabric
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an evaluator is made of. It travels to other machines: plain values and arrays, no files of the run.
+
+    Pictures that a data set reads from a folder are read from the same folder there.
+    """
+
+    spec: SpaceSpec
+    weights: Mapping[str, npt.NDArray[Any]]
+    recalibration: FixedBatches
+    validation: FixedBatches
+
+
+def parts_of(run: Run) -> Parts:
+    """The parts of a run's evaluator; its supernet is trained."""
+    weights = {name: tensor.numpy() for name, tensor in read_weights(run.supernet_path).items()}
+    spec = run.spec.model_copy(update={"weights": None})  # the trained ones take their place
+    return Parts(spec, weights, recalibration_batches(run), scoring_batches(run, "search-val"))
+
+
+def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
+    """An evaluator.
+
+    Args:
+        parts: What it is made of.
+        device: `auto`, `cpu` or `cuda`.
+        number: Of the worker; workers are dealt out to the CUDA devices in turn.
+    """
+    supernet = build(space_of(parts.spec))
+    # Copies: arrays out of an object store cannot be written to, which torch minds.
+    load_weights(
+        supernet, {name: torch.from_numpy(np.array(array)) for name, array in parts.weights.items()}, "supernet"
+    )
+    where = make_fabric(TrainConfig(), device).device
+    if where.type == "cuda":
+        where = torch.device("cuda", number % torch.cuda.device_count())
+    supernet.to(where)
+    search, (_, height, width) = parts.spec.search, parts.spec.input
+    images = len(parts.recalibration) + len(parts.validation)
+    pixels = images * height * width * search.population * search.generations
+    many = pixels >= WORTH_COMPILING
+    evaluate = SupernetEvaluator(supernet, parts.recalibration, parts.validation, many=many)
+    return ThreadLimit(evaluate, search.threads)
+
+
+def load_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
+    """The evaluator of a run, loaded from its directory: what a worker process starts with."""
+    return make_evaluator(parts_of(open_existing(str(path))), device, number)
+
+
+def _on_cluster(parts: Parts, device: str, number: int, gpu: bool) -> Evaluator:
+    """What an actor starts with. Without a GPU of its own it takes none, whatever its node has."""
+    return make_evaluator(parts, device if gpu else "cpu", number)
+
+
+def evaluator_settings(run: Run) -> str:
+    """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
+    search = run.spec.search
+    images = [search.recalibration_images, search.batch_size, search.max_images]
+    parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def open_log(run: Run) -> EvaluationLog:
+    """The evaluations of the run's supernet."""
+    return EvaluationLog(run.log_path, run.space, evaluator_settings(run))
+
+
+def logged_evaluator(
+    run: Run, device: str, workers: int, stack: ExitStack, *, ray: str | None = None
+) -> LoggedEvaluator:
+    """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
+
+    Whoever evaluates, this process alone writes the log.
+
+    Args:
+        run: Its supernet is trained.
+        device: `auto`, `cpu` or `cuda`.
+        workers: Evaluator processes, or actors; 0 evaluates in this one, or in as many actors as there is room for.
+        stack: Closes workers and log.
+        ray: Address of a Ray cluster whose actors evaluate; None evaluates on this machine.
+    """
+    log = stack.enter_context(open_log(run))
+    evaluator: Evaluator
+    if ray is not None:
+        share = run.spec.ray
+        actors = Actors(
+            partial(_on_cluster, parts_of(run), device),
+            ray,
+            workers,
+            cpus=run.spec.search.threads if share.cpus is None else share.cpus,
+            gpus=0.0 if device == "cpu" else share.gpus,
+        )
+        evaluator = stack.enter_context(EvaluatorPool(actors))
+    elif workers:
+        evaluator = stack.enter_context(EvaluatorPool(Processes(partial(load_evaluator, run.path, device), workers)))
+    else:
+        evaluator = load_evaluator(run.path, device)
+    return LoggedEvaluator(evaluator, log)

@@ -1,0 +1,282 @@
+"""`spos-quant plan`: time and memory of the main job on many devices, from what is measured and what is assumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spos_quant.backbones.build import build
+from spos_quant.config import TrainConfig
+from spos_quant.cost.feasible import extreme
+from spos_quant.data.dataset import HELD_OUT
+from spos_quant.errors import ConfigError
+from spos_quant.space.search_space import Architecture
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.stages.run import Run
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.evaluation import recalibrate, score
+from spos_quant.train.loop import loss_of, make_fabric, make_optimizer
+from spos_quant.train.paths import make_sampler
+
+FORMAT = "spos-quant/plan/1"
+MOST_GPUS = 100_000
+_TIMES = 4
+_IMAGES = (4, 16)
+"""Sizes of the two batches whose times tell what a step costs and what an image."""
+_BACKWARD = 3
+"""A training step computes as much as so many forward passes."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one device does and a supernet needs. Seconds are medians over random paths.
+
+    Attributes:
+        step_seconds: Of an optimizer step whatever the size of its batch.
+        image_seconds: Of each image of a step, along one path.
+        evaluation_seconds: Of each image of an evaluation, recalibration or scoring.
+        macs: Mean multiply-adds of an image along those paths.
+        weight_bytes: Of the supernet's parameters as it trains them, 4 bytes each.
+        buffer_bytes: Of its running statistics.
+        subnet_bytes: Of the dearest architecture's parameters.
+        activation_bytes: What a step keeps of each image for its backward pass, along the dearest path.
+        path_bytes: What it keeps besides, whatever the size of its batch: the path's quantized weights.
+        paths: Paths of one optimizer step.
+    """
+
+    step_seconds: float
+    image_seconds: float
+    evaluation_seconds: float
+    macs: float
+    weight_bytes: int
+    buffer_bytes: int
+    subnet_bytes: int
+    activation_bytes: int
+    path_bytes: int
+    paths: int
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations per second in training; a multiply-add is two."""
+        return 2 * _BACKWARD * self.macs / self.image_seconds
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is not measured.
+
+    Attributes:
+        bandwidth: Bytes per second that a rank sends while gradients are averaged.
+        flops: Of a device in training; None takes the device that was measured.
+    """
+
+    bandwidth: float = 10e9
+    flops: float | None = None
+
+    def sentences(self, measured: Measured) -> list[str]:
+        """What the estimate rests on."""
+        speed = measured.flops if self.flops is None else self.flops
+        how = "as measured here" if self.flops is None else "assumed"
+        return [
+            f"a device trains at {speed / 1e12:.3g} TFLOP/s, {how}; images of a batch take equal time",
+            f"a ring averages gradients at {self.bandwidth / 1e9:g} GB/s per rank, after the backward pass is done",
+            "the supernet's gradients are exchanged whole, also of candidates that the step left out",
+            "ranks share a batch evenly, so that their number divides it; further devices are idle while training",
+            "a generation of the search waits for its last evaluation",
+            "pictures are read as fast as they are needed; checkpoints and start-up cost nothing",
+            "the retrained model is as large as the dearest architecture, its images take as long as a path's",
+        ]
+
+
+def plan(
+    spec: SpaceSpec, *, images: int, gpus: Sequence[int], assumed: Assumed | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """An estimate of time and memory of the main job, for several numbers of devices.
+
+    Args:
+        spec: The search space with its recipe.
+        images: Training images of the data set, of which a fifth is held out as search-val.
+        gpus: Numbers of devices.
+        assumed: What is not measured.
+        device: What is measured: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        `format, space, images, measured, assumptions, rows`; seconds and bytes.
+
+    Raises:
+        ConfigError: no images or devices.
+    """
+    if not 2 <= images <= 10**12:
+        raise ConfigError(f"--data-size {images}: expected the number of training images, at least 2")
+    for count in gpus:
+        if not 1 <= count <= MOST_GPUS:
+            raise ConfigError(f"--gpus {count}: expected 1 to {MOST_GPUS:,}")
+    run = Run(Path(), spec, "fake", 0)
+    measured, assumed = measure(run, device), assumed or Assumed()
+    return {
+        "format": FORMAT,
+        "space": spec.name,
+        "images": images,
+        "measured": {**asdict(measured), "flops": measured.flops},
+        "assumptions": assumed.sentences(measured),
+        "rows": [estimate(spec, measured, assumed, images, count) for count in gpus],
+    }
+
+
+def estimate(spec: SpaceSpec, measured: Measured, assumed: Assumed, images: int, gpus: int) -> dict[str, Any]:
+    """One row: what the main job takes on `gpus` devices."""
+    held = max(1, round(HELD_OUT * images))
+    kept = images - held
+    speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
+    search = spec.search
+    judged = min(search.recalibration_images, kept) + min(search.max_images or held, held)
+    waves = search.generations * -(-search.population // gpus)
+    supernet = _training(
+        spec.train, measured, assumed, kept, gpus, measured.weight_bytes + measured.buffer_bytes, measured.paths
+    )
+    retrain = _training(spec.retrain, measured, assumed, kept, gpus, measured.subnet_bytes, 1)
+    seconds = {
+        "supernet": supernet["seconds"],
+        "search": waves * judged * measured.evaluation_seconds * speed,
+        "retrain": retrain["seconds"],
+    }
+    total = sum(seconds.values())
+    # Weights, gradients, their copies in DDP's buckets where there are several ranks, and momentum.
+    copies = 3 if supernet["ranks"] == 1 else 4
+    share = -(-supernet["batch"] // supernet["ranks"])
+    memory = copies * measured.weight_bytes + measured.buffer_bytes
+    memory += measured.path_bytes + share * measured.activation_bytes
+    return {
+        "gpus": gpus,
+        "ranks": supernet["ranks"],
+        "seconds": {**seconds, "total": total},
+        "gpu_days": {name: value * gpus / 86_400 for name, value in {**seconds, "total": total}.items()},
+        "step": {name: supernet[name] for name in ("compute_seconds", "communication_seconds")},
+        "steps": {"supernet": supernet["steps"], "retrain": retrain["steps"]},
+        "evaluations": search.population * search.generations,
+        "memory_bytes": memory,
+    }
+
+
+def _training(
+    config: TrainConfig, measured: Measured, assumed: Assumed, images: int, gpus: int, exchanged: int, paths: int
+) -> dict[str, Any]:
+    batch = min(config.batch_size, images)
+    ranks = max(n for n in range(1, min(gpus, batch) + 1) if batch % n == 0)
+    speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
+    compute = measured.step_seconds + paths * measured.image_seconds * speed * (batch // ranks)
+    communication = paths * 2 * (ranks - 1) / ranks * exchanged / assumed.bandwidth
+    steps = config.steps(max(1, images // batch))
+    return {
+        "batch": batch,
+        "ranks": ranks,
+        "steps": steps,
+        "compute_seconds": compute,
+        "communication_seconds": communication,
+        "seconds": steps * (compute + communication),
+    }
+
+
+def measure(run: Run, device: str) -> Measured:
+    """Times a few steps and evaluations of a fresh supernet on made-up images; nothing is written."""
+    config = run.spec.train.model_copy(update={"devices": 1, "num_nodes": 1})
+    fabric = make_fabric(config, device)
+    supernet = build(run.space)
+    supernet.to(fabric.device)
+    sampler = make_sampler(config, run.table, run.seed)
+    drawn = [sampler.draw(step).architectures for step in range(_TIMES)]
+    paths = [path for step in drawn for path in step]
+    dear = extreme(run.table, "macs", dearest=True)
+    with fabric.autocast():
+        few, many = (_step_seconds(supernet, config, _images(run, n, fabric.device), paths) for n in _IMAGES)
+        evaluation = _evaluation_seconds(supernet, _images(run, _IMAGES[1], fabric.device), paths)
+        less, more = (_kept_bytes(supernet, _images(run, n, fabric.device), dear) for n in _IMAGES)
+    per_image = max(many - few, 1e-3 * many) / (_IMAGES[1] - _IMAGES[0])
+    parameters = sum(p.numel() for p in supernet.parameters())
+    return Measured(
+        step_seconds=max(0.0, few - _IMAGES[0] * per_image),
+        image_seconds=per_image,
+        evaluation_seconds=evaluation / _IMAGES[1],
+        macs=float(np.mean(run.table.totals(paths, "macs"))),
+        weight_bytes=4 * parameters,
+        buffer_bytes=sum(b.numel() * b.element_size() for b in supernet.buffers()),
+        subnet_bytes=4 * run.table.total(dear, "params"),
+        activation_bytes=(more - less) // (_IMAGES[1] - _IMAGES[0]),
+        path_bytes=less - _IMAGES[0] * (more - less) // (_IMAGES[1] - _IMAGES[0]),
+        paths=max(1, len(drawn[0])),
+    )
+
+
+def _images(run: Run, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images `[n, C, H, W]` of noise and labels `[n]`."""
+    generator = torch.Generator().manual_seed(run.seed)
+    x = torch.randn((n, *run.spec.input), generator=generator)
+    y = torch.arange(n) % run.spec.classes
+    return x.to(device), y.to(device)
+
+
+def _step_seconds(
+    supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
+) -> float:
+    """Of an optimizer step along one path; the first, which reserves memory, is not counted."""
+    optimizer = make_optimizer(supernet, config)
+    supernet.train()
+
+    def step(path: Architecture) -> None:
+        supernet.activate(path)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_of(supernet(batch[0]), batch[1], config, None))
+        nn.utils.clip_grad_norm_(supernet.parameters(), config.clip_grad or float("inf"))
+        optimizer.step()
+
+    return _median([partial(step, path) for path in (paths[0], *paths)], batch[0].device)
+
+
+def _evaluation_seconds(supernet: Supernet, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]) -> float:
+    """Of a pass of one batch: half of recalibration and scoring."""
+
+    def judge(path: Architecture) -> None:
+        supernet.activate(path)
+        recalibrate(supernet, [batch])
+        score(supernet, [batch])
+
+    return _median([partial(judge, path) for path in (paths[0], *paths)], batch[0].device) / 2
+
+
+def _median(actions: Sequence[Callable[[], None]], device: torch.device) -> float:
+    times = []
+    for action in actions:
+        start = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def _kept_bytes(supernet: Supernet, batch: tuple[Tensor, Tensor], path: Architecture) -> int:
+    """What autograd keeps for the backward pass of a batch, each storage once, parameters left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*supernet.parameters(), *supernet.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    supernet.activate(path)
+    supernet.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(supernet(batch[0]), batch[1], TrainConfig(), None)
+    size = sum(kept.values())
+    del loss  # and what it keeps, not before it is counted
+    return size
