@@ -132,13 +132,36 @@ def bits(result: Row) -> str:
         ]
         for r in result["rows"]
     ]
-    settings = " ".join(f"--set {text}" for text in result["command"]["set"])
+    settings = " ".join(
+        (f'--budgets "{result["command"]["budgets"]}"', *(f"--set {s}" for s in result["command"]["set"]))
+    )
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
 
 All rows of a space take the same steps from the same float weights.
 
 {table(("space", "budget", "bits", "BitOps", "test top-1", "std", "seeds"), rows)}
 `python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
+"""
+
+
+def recalibration(result: Row) -> str:
+    """Images that recalibration needs."""
+    rows = [
+        [
+            f"{r['images']:,}",
+            *("-" if r[key] is None else f"{r[key]:.2f}" for key in ("kendall", "spearman")),
+            *(f"{100 * r[key]:.2f}" for key in ("regret", "mean_difference")),
+        ]
+        for r in result["table"]
+    ]
+    return f"""## How many images recalibration needs
+
+{result["n"]} architectures of `{result["space"]}` between four fifths and the whole of {result["budget"]}, scored on {result["scored"]:,} images of search-val in
+a trained supernet, after recalibration from so many images against the largest amount: rank correlations, what choosing
+the best by it gives up, and how far scores are apart (points).
+
+{table(("images", "Kendall", "Spearman", "regret", "difference"), rows)}
+`python benchmarks/recalibration.py RUN --n {result["n"]} --budget {result["budget"]} --work DIR`
 """
 
 
@@ -159,6 +182,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
+    "recalibration": recalibration,
     "cifar10_knapsack": knapsack,
     "peers-mct_resnet20": peer,
     "digits_search_vs_uniform-2.2M": digits,
