@@ -60,9 +60,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def spread(value: Row) -> str:
-    """Mean and deviation in percent."""
-    return f"{100 * value['mean']:.2f} +- {100 * value['std']:.2f} %"
+def spread(value: Row, seeds: int = 2) -> str:
+    """Mean and, of several seeds, deviation in percent."""
+    return f"{100 * value['mean']:.2f}{f' +- {100 * value["std"]:.2f}' if seeds > 1 else ''} %"
 
 
 def knapsack(result: Row) -> str:
@@ -104,7 +104,12 @@ It took {result["seconds"]:.0f} s at a load average of {result["load_average"]:.
 def quantizers(result: Row) -> str:
     """Quantizers and recipes."""
     rows = [
-        [s["bits"], s["variant"], str(s["seeds"]), spread(s["search_val_top1"]), spread(s["test_top1"])]
+        [
+            s["bits"],
+            s["variant"],
+            str(s["seeds"]),
+            *(spread(s[key], s["seeds"]) for key in ("search_val_top1", "test_top1")),
+        ]
         for s in result["summary"]
     ]
     chosen = ", ".join(f"{variant} at {bits}" for bits, variant in result["chosen"].items())
