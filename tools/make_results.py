@@ -62,7 +62,8 @@ def percent(value: float | None) -> str:
 
 def spread(value: Row, seeds: int = 2) -> str:
     """Mean and, of several seeds, deviation in percent."""
-    return f"{100 * value['mean']:.2f}{f' +- {100 * value["std"]:.2f}' if seeds > 1 else ''} %"
+    deviation = f" +- {100 * value['std']:.2f}" if seeds > 1 else ""
+    return f"{100 * value['mean']:.2f}{deviation} %"
 
 
 def knapsack(result: Row) -> str:
