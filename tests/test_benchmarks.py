@@ -20,6 +20,38 @@ def test_quantizers_run_on_made_up_pictures():
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [["w2a2", name] for name in variants.split(",")]
 
 
+@pytest.mark.slow
+def test_a_whole_search_runs():
+    command = [sys.executable, str(ROOT / "benchmarks" / "whole_search.py"), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "stock / ours" in done.stdout
+
+
+@pytest.mark.slow
+def test_recalibration_is_measured_and_goes_on(tmp_path):
+    train = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--set", "train.iterations=3"]
+    subprocess.run([*train, "--out", tmp_path / "run"], check=True, capture_output=True)
+    options = [
+        "--n",
+        "2",
+        "--amounts",
+        "64,128",
+        "--batch",
+        "64",
+        "--images",
+        "64",
+        "--work",
+        tmp_path / "work",
+        "--tiny",
+    ]
+    command = [sys.executable, str(ROOT / "benchmarks" / "recalibration.py"), tmp_path / "run", *options]
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first.endswith(again), "what was measured is not measured again"
+    assert again.splitlines()[-1].startswith("images 128, kendall ")
+    assert again.splitlines()[-1].endswith("regret 0.0, mean_difference 0.0")
+
+
 def test_unknown_variants_are_named():
     command = [sys.executable, str(ROOT / "benchmarks" / "cifar10_quantizers.py"), "--tiny", "--variants", "lsq+emma"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

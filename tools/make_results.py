@@ -60,9 +60,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def spread(value: Row) -> str:
-    """Mean and deviation in percent."""
-    return f"{100 * value['mean']:.2f} +- {100 * value['std']:.2f} %"
+def spread(value: Row, seeds: int = 2) -> str:
+    """Mean and, of several seeds, deviation in percent."""
+    deviation = f" +- {100 * value['std']:.2f}" if seeds > 1 else ""
+    return f"{100 * value['mean']:.2f}{deviation} %"
 
 
 def knapsack(result: Row) -> str:
@@ -104,7 +105,12 @@ It took {result["seconds"]:.0f} s at a load average of {result["load_average"]:.
 def quantizers(result: Row) -> str:
     """Quantizers and recipes."""
     rows = [
-        [s["bits"], s["variant"], str(s["seeds"]), spread(s["search_val_top1"]), spread(s["test_top1"])]
+        [
+            s["bits"],
+            s["variant"],
+            str(s["seeds"]),
+            *(spread(s[key], s["seeds"]) for key in ("search_val_top1", "test_top1")),
+        ]
         for s in result["summary"]
     ]
     chosen = ", ".join(f"{variant} at {bits}" for bits, variant in result["chosen"].items())
@@ -132,13 +138,36 @@ def bits(result: Row) -> str:
         ]
         for r in result["rows"]
     ]
-    settings = " ".join(f"--set {text}" for text in result["command"]["set"])
+    settings = " ".join(
+        (f'--budgets "{result["command"]["budgets"]}"', *(f"--set {s}" for s in result["command"]["set"]))
+    )
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
 
 All rows of a space take the same steps from the same float weights.
 
 {table(("space", "budget", "bits", "BitOps", "test top-1", "std", "seeds"), rows)}
 `python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
+"""
+
+
+def recalibration(result: Row) -> str:
+    """Images that recalibration needs."""
+    rows = [
+        [
+            f"{r['images']:,}",
+            *("-" if r[key] is None else f"{r[key]:.2f}" for key in ("kendall", "spearman")),
+            *(f"{100 * r[key]:.2f}" for key in ("regret", "mean_difference")),
+        ]
+        for r in result["table"]
+    ]
+    return f"""## How many images recalibration needs
+
+{result["n"]} architectures of `{result["space"]}` between four fifths and the whole of {result["budget"]}, scored on {result["scored"]:,} images of search-val in
+a trained supernet, after recalibration from so many images against the largest amount: rank correlations, what choosing
+the best by it gives up, and how far scores are apart (points).
+
+{table(("images", "Kendall", "Spearman", "regret", "difference"), rows)}
+`python benchmarks/recalibration.py RUN --n {result["n"]} --budget {result["budget"]} --work DIR`
 """
 
 
@@ -159,6 +188,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
+    "recalibration": recalibration,
     "cifar10_knapsack": knapsack,
     "peers-mct_resnet20": peer,
     "digits_search_vs_uniform-2.2M": digits,

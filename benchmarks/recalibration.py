@@ -1,0 +1,119 @@
+"""How many images recalibration needs: how candidates rank with few, against how they rank with many.
+
+    python benchmarks/recalibration.py RUN --n 30 --work DIR      # resumable
+    python benchmarks/recalibration.py RUN --n 3 --amounts 32,64 --images 64 --work DIR --tiny
+
+RUN is a run directory with a trained supernet. Architectures are drawn within a band of BitOps, so that the order is
+not only that more bits are better. Each is recalibrated once, with the largest amount, and scored whenever an amount
+has been seen: statistics are plain averages over batches, so what was seen so far is what that amount would have given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import write_result
+
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.switch import kept_weights
+from spos_quant.searchers.fidelity import kendall, regret, spearman
+from spos_quant.space.search_space import Architecture
+from spos_quant.stages.models import load_supernet
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Run
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.batches import FixedBatches
+from spos_quant.train.evaluation import Score, batch_norms, score
+
+AMOUNTS = "256,512,1024,2048,4096,8192,25600"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
+    parser.add_argument("--budget", default="w3a3", help="most BitOps; the least are four fifths of it [%(default)s]")
+    parser.add_argument("--amounts", default=AMOUNTS, help="images of training [%(default)s]")
+    parser.add_argument("--images", type=int, help="of search-val that score [all]")
+    parser.add_argument("--batch", type=int, default=128, help="images of a batch [%(default)s]")
+    parser.add_argument("--work", type=Path, required=True, help="where scores are kept between commands")
+    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
+    given = parser.parse_args()
+    run = open_existing(str(given.run))
+    amounts = sorted(int(text) for text in given.amounts.split(","))
+    rows = list(measured(run, given, amounts))
+    table = [against(rows, amounts, amount) for amount in amounts]
+    for row in table:
+        print(*(f"{key} {value}" for key, value in row.items()), sep=", ")
+    if not given.tiny:
+        told = {"space": run.spec.name, "n": given.n, "budget": given.budget, "scored": len(validation(run, given))}
+        write_result("recalibration", {**told, "batch": given.batch, "table": table, "rows": rows})
+
+
+def validation(run: Run, given: argparse.Namespace) -> FixedBatches:
+    """The images that score."""
+    return FixedBatches(run.data, "search-val", images=given.images, batch_size=given.batch)
+
+
+def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterator[dict[str, Any]]:
+    """A row per architecture: its scores by amount. What a former command measured is taken from its file."""
+    supernet = load_supernet(run).to(memory_format=torch.channels_last)
+    budget = parse_budget(given.budget, "bitops", run.table)
+    sampler = FeasibleSampler(run.table, [replace(budget, low=budget.limit * 4 // 5)])
+    training = FixedBatches(run.data, "train", images=amounts[-1], batch_size=given.batch, seed=run.seed)
+    given.work.mkdir(parents=True, exist_ok=True)
+    for architecture in sampler.sample(np.random.default_rng(0), given.n):
+        path = given.work / f"{run.space.encode(architecture).replace(',', '-')}.json"
+        if not path.exists():
+            scores = by_amount(supernet, architecture, training, validation(run, given), amounts)
+            path.write_text(json.dumps({str(amount): [s.top1, s.loss] for amount, s in scores.items()}))
+            print(run.space.encode(architecture), *(f"{s.top1:.4f}" for s in scores.values()), flush=True)
+        yield {"architecture": run.space.encode(architecture), "scores": json.loads(path.read_text())}
+
+
+@torch.no_grad()
+def by_amount(
+    supernet: Supernet, architecture: Architecture, training: FixedBatches, scored: FixedBatches, amounts: list[int]
+) -> dict[int, Score]:
+    """The score of an architecture whenever so many images have been seen."""
+    supernet.activate(architecture)
+    supernet.eval()
+    norms = batch_norms(supernet)
+    found: dict[int, Score] = {}
+    seen = 0
+    with compiled_kernels(), kept_weights(layer for layer, *_ in supernet.quantized_layers()):
+        for number, (x, _) in enumerate(training, 1):
+            for norm in norms:
+                norm.training, norm.momentum = True, 1 / number
+            supernet(x)
+            seen += len(x)
+            for norm in norms:
+                norm.training = False
+            if seen in amounts:
+                found[seen] = score(supernet, scored)
+    return found
+
+
+def against(rows: list[dict[str, Any]], amounts: list[int], amount: int) -> dict[str, Any]:
+    """How the order with an amount agrees with that of the largest one."""
+    few, many = (np.array([row["scores"][str(a)][0] for row in rows]) for a in (amount, amounts[-1]))
+    return {
+        "images": amount,
+        "kendall": kendall(few, many),
+        "spearman": spearman(few, many),
+        "regret": regret(few, many, 1),
+        "mean_difference": float(np.abs(few - many).mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()
