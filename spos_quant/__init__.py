@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spos_quant.convert.api import apply_bits as apply_bits
     from spos_quant.convert.api import quantize as quantize
     from spos_quant.export.api import export_onnx as export_onnx
+    from spos_quant.quant.program import export_program as export_program
     from spos_quant.searchers.api import search as search
     from spos_quant.searchers.sensitivity import sensitivity as sensitivity
     from spos_quant.stages.bench import bench as bench
@@ -27,6 +28,7 @@ _WHERE = {
     "bench": "spos_quant.stages.bench",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
+    "export_program": "spos_quant.quant.program",
     "load": "spos_quant.stages.loading",
     "load_space": "spos_quant.backbones.build",
     "measure": "spos_quant.supernet.measure",
@@ -40,6 +42,7 @@ __all__ = [
     "bench",
     "build",
     "export_onnx",
+    "export_program",
     "load",
     "load_space",
     "measure",

@@ -95,7 +95,8 @@ def active(x: Tensor) -> Kernels:
     Compiled ones keep more digits than bfloat16 between operations, and are not for it; nor for small tensors, which
     they do not speed up, and whose dimensions of size 1 the compiler treats apart.
     """
-    return _active if x.dtype == torch.float32 and x.numel() >= _SMALLEST else EAGER
+    # Sizes are asked last: what asks becomes a condition of a program that torch.export makes.
+    return _active if _active.compiled and x.dtype == torch.float32 and x.numel() >= _SMALLEST else EAGER
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from spos_quant.cost.rows import config_rows, summary
 from spos_quant.run_dir import digest, read_artifact, store
 from spos_quant.space.bit_config import BitConfig, read_bit_config
+from spos_quant.stages.plan import decisive
 from spos_quant.stages.run import Result
 
 _FORMULA = (
@@ -105,7 +106,7 @@ def _origin(result: Result, config: BitConfig) -> str:
         ("seed of the run", str(run.seed)),
         ("seed of the retraining", str(result.training_seed)),
         ("quantizer", str(config.quantizer or run.spec.quantizer)),
-        *((f"retrain.{key}", f"`{json.dumps(value)}`") for key, value in result.recipe.model_dump(mode="json").items()),
+        *((f"retrain.{key}", f"`{json.dumps(value)}`") for key, value in decisive("retrain", result.recipe).items()),
         *((name, version or "not installed") for name, version in packages.items()),
     ]
     return f"## Origin\n\n{_table(('what', 'value'), rows)}"

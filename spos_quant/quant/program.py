@@ -1,0 +1,39 @@
+"""`sq.export_program`: a model as a `torch.export` program, of standard operators alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from spos_quant.errors import ExportError
+
+
+def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """A Brevitas or float model as a program of torch's own operators, for `torch.export.save` and what reads that.
+
+    Args:
+        model: Is not changed; the program is that of its evaluation mode.
+        example: A batch `[n, ...]` of at least two images; the program takes any size of batch from 2 on.
+
+    Returns:
+        The program; `program.module()(x)` gives the model's answers.
+
+    Raises:
+        ExportError: an example that does not fit, or code that `torch.export` cannot follow.
+    """
+    made = copy.deepcopy(model).eval()
+    for module in made.modules():
+        # Brevitas wraps what a quantizer gives; the wrapper asks tensors for their values, which no program knows.
+        if hasattr(module, "skip_create_quant_tensor"):
+            module.skip_create_quant_tensor = True  # type: ignore[assignment]
+    if len(example) < 2:
+        raise ExportError(f"expected an example of at least two images, got {len(example)}: torch fixes a batch of one")
+    try:
+        with torch.no_grad():
+            return torch.export.export(made, (example,), dynamic_shapes=({0: Dim("n", min=2)},))
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the code it follows leads to
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error) else type(error).__name__
+        raise ExportError(f"torch.export cannot follow this model: {why[:300]}") from None
