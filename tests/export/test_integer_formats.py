@@ -154,8 +154,9 @@ class Normed(torch.nn.Module):
 
 def test_what_has_no_integer_form_is_refused_by_name(tmp_path):
     x = images(8)
-    half = sq.quantize(Half(torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))), x,
-                       bits=[(4, 4)], keep_float=("first", "last", "middle.2"), calibrate=[x])  # fmt: skip
+    middle = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
+    keep = ("first", "last", "middle.2")
+    half = sq.quantize(Half(middle), x, bits=[(4, 4)], keep_float=keep, calibrate=[x])
     with pytest.raises(ExportError, match=r"'middle\.2' has float weights and inputs.*give it bits"):
         sq.export_onnx(half.subnet((0,)), x, tmp_path / "m", format="onnx-int8")
     normed = sq.quantize(Normed(), x, bits=[(4, 4)], calibrate=[x])

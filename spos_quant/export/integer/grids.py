@@ -2,8 +2,8 @@
 
 Tensors that only move values (pooling by maximum, concatenation, slices) share a grid with what they read. A tensor
 that nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor
-has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such as
-residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
+has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such
+as residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
 """
 
 from __future__ import annotations
