@@ -70,8 +70,8 @@ def run(graph, tensors, images):
 
 if __name__ == "__main__":
     space = sq.load_space("digits-mixed")
-    images = torch.rand(64, 1, 8, 8)
-    sq.export_onnx(sq.build(space).subnet(space.uniform(8, 8)), images, "model.safetensors", format="integers")
+    model, images = sq.build(space).subnet(space.uniform(8, 8)), torch.rand(64, 1, 8, 8, generator=torch.Generator())
+    sq.export_onnx(model, images, "model.safetensors", format="integers", check=[(images[:8], None)])
     with safe_open("model.safetensors", framework="np") as file:
         graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     logits = run(graph, tensors, images.numpy())
