@@ -1,7 +1,6 @@
-"""A network from its file of integers in plain NumPy: neither torch nor spos_quant computes anything here.
+"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do.
 
-`run` is all that a program in C or an FPGA has to do; the operations are those of a ResNet, the others are in
-`spos_quant/export/integer/reference.py`, which this is held against.
+The operations are those of a ResNet; the others are in `spos_quant/export/integer/reference.py`.
 """
 
 import json
@@ -26,7 +25,8 @@ def sums(x, weight, window, groups):
     return np.concatenate([np.einsum("nchwij,ocij->nohw", part, kernel) for part, kernel in parts], 1)
 
 
-def column(values, x):  # one value per channel, to meet [n, C, ...]
+def column(values, x):
+    """One value per channel, to meet `[n, C, ...]`."""
     return values.reshape(-1, *[1] * (x.ndim - 2))
 
 
@@ -36,6 +36,7 @@ def codes(op, x):
 
 
 def run(graph, tensors, images):
+    """Logits of images `[n, C, H, W]`."""
     values, grids = {graph["input"]: images}, {graph["input"]: None}
 
     def real(name):
@@ -56,8 +57,7 @@ def run(graph, tensors, images):
             wide = op["weight_bits"] is None  # a first layer that was kept float divides, as ONNX does
             made = total * unit if step is None else codes(op, total / (step / unit) if wide else total * (unit / step))
         elif op["op"] == "FloatLayer":
-            total = sums(real(names[0]), own["weight"], op["window"], op["groups"])
-            made = total + column(own["bias"], total)
+            made = sums(real(names[0]), own["weight"], op["window"], op["groups"]) + own["bias"]
         elif op["op"] == "Add":
             made = codes(op, (real(names[0]) + real(names[1])) / step)
         elif op["op"] == "Mean":
@@ -70,10 +70,10 @@ def run(graph, tensors, images):
 
 if __name__ == "__main__":
     space = sq.load_space("digits-mixed")
-    images = torch.rand(64, 1, 8, 8)
-    sq.export_onnx(sq.build(space).subnet(space.uniform(8, 8)), images, "model.safetensors", format="integers")
+    model, images = sq.build(space).subnet(space.uniform(8, 8)), torch.rand(64, 1, 8, 8, generator=torch.Generator())
+    sq.export_onnx(model, images, "model.safetensors", format="integers", check=[(images[:8], None)])
     with safe_open("model.safetensors", framework="np") as file:
-        graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}
+        graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     logits = run(graph, tensors, images.numpy())
     assert np.allclose(logits, IntegerModel(Path("model.safetensors"))(images.numpy()), atol=1e-5)
     print(len(graph["ops"]), "operations, labels of the first images:", logits.argmax(1)[:8])

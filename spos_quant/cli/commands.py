@@ -215,20 +215,27 @@ def export(
             "--format", help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [by what the model is]."
         ),
     ] = None,
+    c_header: Annotated[
+        bool, typer.Option("--c-header", help="Beside `integers`, the same numbers as a C header.")
+    ] = False,
     result_key: o.ResultKey = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Writes the retrained model as a file and checks that the file answers as the model does."""
+    if c_header and form != "integers":
+        raise ConfigError("--c-header goes with --format integers")
     from spos_quant.stages.plan import plan_existing
 
     plan = plan_existing(run_dir)
     picked = plan.run.pick(result_key)
     picked.need_model()
-    from spos_quant.stages.evaluate import export_result, natural_format
+    from spos_quant.stages.evaluate import export_result, natural_format, write_header
 
     with plan.open():
         result = export_result(picked, form or natural_format(picked), show=True)
+        if c_header:
+            write_header(Path(result["path"]))
     if as_json:
         return show.emit(result)
     show.say(

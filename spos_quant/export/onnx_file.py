@@ -225,7 +225,7 @@ class Chains:
 
     def _weight_bits(self, tensor: str) -> int:
         made = self._made.get(tensor)
-        if made is not None and made.op_type == "QLinearMul":  # by the factor that makes the steps of biases finer
+        while made is not None and made.op_type in ("Cast", "Mul"):  # by the factor that makes steps of biases finer
             tensor = made.input[0]
             made = self._made.get(tensor)
         if made is not None and made.op_type == "Clip":

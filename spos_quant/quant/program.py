@@ -28,7 +28,7 @@ def export_program(model: nn.Module, example: Tensor) -> ExportedProgram:
     for module in made.modules():
         # Brevitas wraps what a quantizer gives; the wrapper asks tensors for their values, which no program knows.
         if hasattr(module, "skip_create_quant_tensor"):
-            module.skip_create_quant_tensor = True
+            module.skip_create_quant_tensor = True  # type: ignore[assignment]
     if len(example) < 2:
         raise ExportError(f"expected an example of at least two images, got {len(example)}: torch fixes a batch of one")
     try:

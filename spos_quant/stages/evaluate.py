@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spos_quant.export import api
+from spos_quant.export.integer.c_header import c_header
+from spos_quant.export.integer.file import read_integers
 from spos_quant.progress import tracked
 from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
@@ -63,6 +66,11 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
     store_json(result.exports_path, sorted([*kept, {**made, "path": path.name}], key=itemgetter("format")))
     write_card(result)
     return {**made, "key": result.key}
+
+
+def write_header(path: Path) -> None:
+    """Writes a file of integers as a C header beside it."""
+    store(path.with_suffix(".h"), c_header(read_integers(path)).encode("utf-8"))
 
 
 def natural_format(result: Result) -> str:

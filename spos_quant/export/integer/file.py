@@ -54,8 +54,11 @@ def read_integers(path: Path) -> IntegerGraph:
         ops = tuple(_from_json(item, tensors) for item in said["ops"])
         graph = IntegerGraph(str(said["input"]), tuple(map(int, said["shape"])), str(said["output"]), ops)
         _check(graph)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ExportError(f"{path} is damaged, or no file of integers ({type(error).__name__}: {error})") from None
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - mangled JSON leads to any
+        what = f"{type(error).__name__}: {str(error)[:200]}"
+        raise ExportError(f"{path} is damaged, or no file of integers ({what}); export it anew") from None
     return graph
 
 
@@ -126,7 +129,7 @@ def _guarded(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Ar
         raise ExportError(f"{path} takes images of shape {list(graph.shape)}, got {list(x.shape[1:])}")
     try:
         return reference.run(graph, x, note)
-    except (ValueError, IndexError, TypeError, AssertionError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001 - as above
         raise ExportError(
             f"{path} cannot be run ({type(error).__name__}: {str(error)[:200]}); export it anew"
         ) from None

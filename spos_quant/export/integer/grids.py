@@ -2,8 +2,8 @@
 
 Tensors that only move values (pooling by maximum, concatenation, slices) share a grid with what they read. A tensor
 that nothing but one quantizer reads takes that quantizer's grid, so that nothing is rounded twice. Every other tensor
-has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such as
-residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
+has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such
+as residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
 from spos_quant.errors import ExportError
 from spos_quant.export.integer.graph import Array, Grid
 from spos_quant.export.integer.steps import MOVES, Step, Steps
+from spos_quant.export.integer.watched import run_all
 from spos_quant.export.runtime import in_batches
 
 _SAMPLE = 4096
@@ -151,20 +150,9 @@ def _never_negative(steps: Steps) -> set[str]:
 
 def _observe(model: Any, tensors: list[str], images: Array) -> dict[str, Array]:
     """Some values of tensors on images, their largest and smallest among them."""
-    if not tensors:
-        return {}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in tensors)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (read,) = session.get_inputs()
     found: dict[str, list[Array]] = {name: [] for name in tensors}
     for part in in_batches(len(images), _BATCH):
-        for name, values in zip(tensors, session.run(tensors, {read.name: images[part]}), strict=True):
+        for name, values in zip(tensors, run_all(model, tensors, images[part]), strict=True):
             found[name] += [_sample(values), np.array([values.min(), values.max()])]
     return {name: np.concatenate(parts) for name, parts in found.items()}
 

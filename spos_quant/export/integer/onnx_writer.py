@@ -210,16 +210,14 @@ class _Writer:
         if op.layer and op.weight_bits != 8 and int(np.abs(op.weight).max(initial=0)) <= most:
             name = self.clip(name, (-most, most), f"{scope}/weight", np.int8)
         if op.factor != 1:
-            name = self._times(name, op.factor, op.weight.shape, f"{scope}/weight")
+            name = self._times(name, op.factor, f"{scope}/weight")
         return [name, scale, self.const(np.zeros(len(op.scale), np.int8), f"{scope}/weight_zero")]
 
-    def _times(self, name: str, factor: int, shape: Sequence[int], scope: str) -> str:
+    def _times(self, name: str, factor: int, scope: str) -> str:
         """Constant codes times a whole number; onnxruntime computes it once."""
-        unit = [self.const(np.float32(1), f"{scope}/one"), self.const(np.int8(0), f"{scope}/none")]
-        by = self.const(np.int8(factor), f"{scope}/factor")
-        made = self.node("QLinearMul", [name, *unit, by, *unit, *unit], scope, domain=CONTRIB)
-        self.note(made, int(TensorProto.INT8), shape)
-        return made
+        wide = self.node("Cast", [name], scope, to=TensorProto.INT32)
+        times = self.node("Mul", [wide, self.const(np.int32(factor), f"{scope}/factor")], scope)
+        return self.node("Cast", [times], scope, to=TensorProto.INT8)
 
     def _wide(self, op: Layer, grid: Grid, scope: str) -> None:
         assert op.window is not None or op.grid is not None

@@ -10,41 +10,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import helper, numpy_helper
 
 from spos_quant.errors import ExportError
 from spos_quant.export.integer.graph import Array, Window
 from spos_quant.export.integer.steps import Step, Steps
+from spos_quant.export.integer.watched import run_all
 from spos_quant.export.onnx_file import layer_name
-
-_SHAPES = ("Shape", "Gather", "Unsqueeze", "Squeeze", "Concat", "Cast", "Slice", "Reshape", "Transpose", "Mul", "Add",
-           "Sub", "Div", "ConstantOfShape", "Range", "Identity")  # fmt: skip
-"""Operators that arithmetic on shapes is made of."""
 
 
 class Reader:
     """Goes over the nodes of a graph once."""
 
     def __init__(self, model: Any) -> None:
-        fixed = onnx.ModelProto()
-        fixed.CopyFrom(model)
-        (images,) = fixed.graph.input
-        images.type.tensor_type.shape.dim[0].Clear()
-        images.type.tensor_type.shape.dim[0].dim_value = 1
-        (logits,) = fixed.graph.output
-        logits.type.tensor_type.ClearField("shape")
-        inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
-        self.graph = inferred.graph
+        self.graph = model.graph
         self.made = {output: node for node in self.graph.node for output in node.output}
         self.known = {item.name: numpy_helper.to_array(item) for item in self.graph.initializer}
         for node in self.graph.node:
             if node.op_type == "Constant":
                 self.known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        self.shapes = {
-            item.name: tuple(d.dim_value for d in item.type.tensor_type.shape.dim)
-            for item in (*self.graph.value_info, *self.graph.output, *self.graph.input)
-        }
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Of every tensor, for one image."""
+        self._run_once(model)
         self.same: dict[str, str] = {}
         """Tensors that are other tensors."""
         self.steps: list[Step] = []
@@ -88,21 +75,20 @@ class Reader:
         shape = self.shapes.get(node.output[0], ())
         self.add("affine", node, tensor, factor=factor, shift=shift, shape=shape)
 
+    def _run_once(self, model: Any) -> None:
+        """Reads shapes, and whole numbers that are computed from them, off a run on an empty image."""
+        (images,) = self.graph.input
+        shape = (1, *(d.dim_value for d in images.type.tensor_type.shape.dim[1:]))
+        self.shapes[images.name] = shape
+        names = [name for name in self.made if name not in self.known]
+        for name, values in zip(names, run_all(model, names, np.zeros(shape, np.float32)), strict=True):
+            self.shapes[name] = values.shape
+            if values.dtype == np.int64:
+                self.known[name] = values
+
     def constant(self, tensor: str) -> Array | None:
         """The value of a tensor that depends on no image; None where it does, or is a dequantized weight."""
-        if tensor in self.known:
-            return self.known[tensor]
-        node = self.made.get(tensor)
-        if node is None or node.op_type not in _SHAPES:
-            return None
-        if node.op_type == "Shape":
-            shape = self.shapes.get(node.input[0])
-            return None if not shape else np.array(shape, dtype=np.int64)
-        inputs = [self.constant(name) for name in node.input if name]
-        if not inputs or any(value is None for value in inputs):
-            return None
-        self.known[tensor] = _evaluated(node, inputs)
-        return self.known[tensor]
+        return self.known.get(tensor)
 
     def value(self, tensor: str) -> Array:
         """The value of a tensor that must not depend on the image."""
@@ -184,25 +170,6 @@ class Reader:
             "window": window,
         }
         self.add("layer", node, node.input[0], **facts, groups=groups)
-
-
-def _evaluated(node: Any, inputs: list[Any]) -> Array:
-    from onnx.reference import ReferenceEvaluator
-
-    names: list[str] = [str(name) for name in node.input if name]
-    values: dict[str, Any] = dict(zip(names, inputs, strict=True))
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-            for n, v in values.items()
-        ],
-        [helper.make_empty_tensor_value_info(node.output[0])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    (found,) = ReferenceEvaluator(model).run(None, values)
-    return np.asarray(found)
 
 
 def name_of(node: Any) -> str:

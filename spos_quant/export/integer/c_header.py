@@ -1,0 +1,98 @@
+"""The integer graph as a C header: arrays of every layer, and the operations in order as a comment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from spos_quant.export.integer.graph import Array, FloatLayer, Grid, IntegerGraph, Layer, Op, Table
+from spos_quant.export.integer.reference import divisors
+
+_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
+_PER_LINE = 16
+
+
+def c_header(graph: IntegerGraph) -> str:
+    """The header; numbers are exact, float32 ones as hexadecimal floating constants."""
+    grids = graph.grids()
+    used: set[str] = set()
+    parts = [_preamble(graph, grids)]
+    for op in graph.ops:
+        arrays = list(_arrays(op, grids))
+        if arrays:
+            prefix = _identifier(op.name, used)
+            parts += [f"/* {op.name}: {type(op).__name__} */", *_numbers(op, grids, prefix)]
+            parts += [_array(f"{prefix}_{name}", values) for name, values in arrays]
+    return "\n".join([*parts, "#endif", ""])
+
+
+def _preamble(graph: IntegerGraph, grids: dict[str, Grid | None]) -> str:
+    lines = [
+        "/* A network in integers, written by spos-quant.",
+        "   A layer: sum = FACTOR * sum((x - INPUT_ZERO) * weight) + bias in 32 bits; then, where it has a multiplier,",
+        "   code = clamp(round_half_to_even((float)sum * multiplier) + OUTPUT_ZERO, OUTPUT_LOW, OUTPUT_HIGH),",
+        "   all in float (or divided by a divisor); a code stands for scale * (code - zero). Without a multiplier the",
+        "   result is sum * unit, a real number. Operations in order:",
+    ]
+    names = {tensor: f"t{i}" for i, tensor in enumerate(grids)}
+    for op in graph.ops:
+        grid = "real" if op.grid is None else f"scale {float(op.grid.scale).hex()}, zero {op.grid.zero}"
+        reads = ", ".join(names[name] for name in op.inputs)
+        lines.append(f"   {names[op.output]} = {type(op).__name__}({reads}) of {op.name!r}: {grid}".replace("*/", ""))
+    lines += ["*/", "#ifndef SPOS_QUANT_NETWORK_H", "#define SPOS_QUANT_NETWORK_H", "#include <stdint.h>"]
+    return "\n".join(lines)
+
+
+def _arrays(op: Op, grids: dict[str, Grid | None]) -> Iterator[tuple[str, Array]]:
+    if isinstance(op, Layer):
+        grid = grids[op.inputs[0]]
+        assert grid is not None
+        unit = np.float32(grid.scale) * op.scale
+        yield "weight", op.weight
+        yield "bias", op.bias
+        yield "unit", unit
+        if op.grid is not None and op.wide:
+            yield "divisor", divisors(op, grid)
+        elif op.grid is not None:
+            yield "multiplier", unit / np.float32(op.grid.scale)
+    elif isinstance(op, FloatLayer):
+        yield "weight", op.weight
+        yield "bias", op.bias
+    elif isinstance(op, Table):
+        yield "table", op.table
+
+
+def _numbers(op: Op, grids: dict[str, Grid | None], prefix: str) -> Iterator[str]:
+    given: dict[str, int] = {}
+    grid = grids[op.inputs[0]]
+    if isinstance(op, Layer):
+        given |= {"FACTOR": op.factor, "GROUPS": op.groups, "WEIGHT_BITS": op.weight_bits or 16}
+    if isinstance(op, Layer | FloatLayer):
+        for axis, size in zip(("OUT", "IN", "HEIGHT", "WIDTH"), op.weight.shape, strict=False):
+            given[f"KERNEL_{axis}"] = size
+    if grid is not None:
+        given["INPUT_ZERO"] = grid.zero
+    if op.grid is not None:
+        low, high = op.grid.codes(op.limits)
+        given |= {"OUTPUT_ZERO": op.grid.zero, "OUTPUT_LOW": low, "OUTPUT_HIGH": high}
+    for name, value in given.items():
+        yield f"#define {prefix.upper()}_{name} ({value})"
+
+
+def _array(name: str, values: Array) -> str:
+    flat = values.ravel()
+    text = [float(v).hex() + "f" if flat.dtype == np.float32 else str(int(v)) for v in flat]
+    rows = [", ".join(text[i : i + _PER_LINE]) for i in range(0, len(text), _PER_LINE)]
+    return f"static const {_TYPES[flat.dtype.name]} {name}[{flat.size}] = {{\n" + ",\n".join(rows) + "\n};"
+
+
+def _identifier(name: str, used: set[str]) -> str:
+    """A name for C that no other layer has."""
+    wish = "n_" + re.sub(r"\W", "_", name)
+    made, count = wish, 1
+    while made in used:
+        made, count = f"{wish}_{count}", count + 1
+    used.add(made)
+    return made
