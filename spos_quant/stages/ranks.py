@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from spos_quant import interrupt
 from spos_quant.config import TrainConfig
-from spos_quant.errors import ConfigError, RunError, SposQuantError
+from spos_quant.errors import ConfigError, RunError, SposQuantError, printable
 from spos_quant.progress import remark
 from spos_quant.run_dir import claim, locks
 from spos_quant.stages.plan import open_existing
@@ -82,6 +82,9 @@ def main() -> None:
     except SposQuantError as error:
         remark(f"rank {os.environ.get('RANK', '-')}: error: {error}")
         sys.exit(2)
+    except RuntimeError as error:  # what an exchange raises where another rank has died
+        remark(f"rank {os.environ.get('RANK', '-')}: {printable(f'{type(error).__name__}: {error}')}")
+        sys.exit(1)
 
 
 def _train(path: str, what: str, device: str) -> None:

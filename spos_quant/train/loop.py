@@ -170,12 +170,12 @@ class _Loop:
 
     def _check_start(self) -> None:
         """Raises `RunError` where ranks would go on from different steps."""
-        starts = self.fabric.all_gather(torch.tensor(self.position.step))
-        assert isinstance(starts, Tensor)
-        if len(set(starts.flatten().tolist())) > 1:
+        own = torch.tensor(float(self.position.step), dtype=torch.float64, device=self.fabric.device)
+        mean = self.fabric.all_reduce(own.clone(), reduce_op="mean")
+        if mean != own:
             raise RunError(
-                f"{self.training.label}: ranks found different checkpoints (steps {starts.flatten().tolist()}); the "
-                "run directory must be on storage that all machines share"
+                f"{self.training.label}: ranks found different checkpoints (this one's is of step "
+                f"{self.position.step}); the run directory must be on storage that all machines share"
             )
 
     def says(self, setting: bool | None) -> bool:
