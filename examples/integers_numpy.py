@@ -73,7 +73,10 @@ if __name__ == "__main__":
     model, images = sq.build(space).subnet(space.uniform(8, 8)), torch.rand(64, 1, 8, 8, generator=torch.Generator())
     sq.export_onnx(model, images, "model.safetensors", format="integers", check=[(images[:8], None)])
     with safe_open("model.safetensors", framework="np") as file:
-        graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        graph, tensors = (
+            json.loads(file.metadata()["spos_quant"])["graph"],
+            {name: file.get_tensor(name) for name in file.keys()},
+        )  # noqa: SIM118
     logits = run(graph, tensors, images.numpy())
     assert np.allclose(logits, IntegerModel(Path("model.safetensors"))(images.numpy()), atol=1e-5)
     print(len(graph["ops"]), "operations, labels of the first images:", logits.argmax(1)[:8])
