@@ -1,6 +1,4 @@
-"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do.
-
-The operations are those of a ResNet; the others are in `spos_quant/export/integer/reference.py`."""
+"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do."""
 
 import json
 from pathlib import Path
@@ -36,7 +34,7 @@ def codes(op, x):
 
 
 def run(graph, tensors, images):
-    """Logits of images `[n, C, H, W]`."""
+    """Logits of images `[n, C, H, W]`, by the operations of a ResNet; `spos_quant.export.integer.reference` has all."""
     values, grids = {graph["input"]: images}, {graph["input"]: None}
 
     def real(name):
