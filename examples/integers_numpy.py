@@ -1,7 +1,4 @@
-"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do.
-
-The operations are those of a ResNet; the others are in `spos_quant/export/integer/reference.py`.
-"""
+"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do."""
 
 import json
 from pathlib import Path
@@ -9,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 import spos_quant as sq
 from spos_quant.export.integer.file import IntegerModel
@@ -36,7 +34,7 @@ def codes(op, x):
 
 
 def run(graph, tensors, images):
-    """Logits of images `[n, C, H, W]`."""
+    """Logits of images `[n, C, H, W]`, by the operations of a ResNet; `spos_quant.export.integer.reference` has all."""
     values, grids = {graph["input"]: images}, {graph["input"]: None}
 
     def real(name):
@@ -73,7 +71,7 @@ if __name__ == "__main__":
     model, images = sq.build(space).subnet(space.uniform(8, 8)), torch.rand(64, 1, 8, 8, generator=torch.Generator())
     sq.export_onnx(model, images, "model.safetensors", format="integers", check=[(images[:8], None)])
     with safe_open("model.safetensors", framework="np") as file:
-        graph, tensors = json.loads(file.metadata()["graph"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    logits = run(graph, tensors, images.numpy())
+        graph = json.loads(file.metadata()["spos_quant"])["graph"]
+    logits = run(graph, load_file("model.safetensors"), images.numpy())
     assert np.allclose(logits, IntegerModel(Path("model.safetensors"))(images.numpy()), atol=1e-5)
     print(len(graph["ops"]), "operations, labels of the first images:", logits.argmax(1)[:8])

@@ -99,7 +99,7 @@ def shipped_model(result: Result, form: str) -> nn.Module:
 def _settings(recipe: RetrainConfig, per_epoch: int) -> RetrainConfig:
     steps = round(recipe.fold * recipe.steps(per_epoch))
     changes = {"iterations": steps, "lr": recipe.lr * _LR, "warmup_epochs": 0.0, "distill": 0.0, "ema": 0.0}
-    return recipe.model_copy(update=changes)
+    return recipe.model_copy(update={**changes, "compile": False})  # there is no fake quantization in it
 
 
 def _compared(result: Result, model: nn.Module, net: nn.Module) -> dict[str, Any]:

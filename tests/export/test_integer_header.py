@@ -16,7 +16,8 @@ PROGRAM = """
 #include "network.h"
 int main(void) {{
     long long total = 0;
-    for (unsigned i = 0; i < sizeof({name}_weight) / sizeof({name}_weight[0]); i++) total += (i + 1) * {name}_weight[i];
+    const int n = sizeof({name}_weight) / sizeof({name}_weight[0]);
+    for (int i = 0; i < n; i++) total += (i + 1) * {name}_weight[i];
     printf("%lld %d %.9g %d\\n", total, {name}_bias[1], (double){name}_multiplier[1], {upper}_OUTPUT_HIGH);
     return 0;
 }}

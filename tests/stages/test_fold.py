@@ -11,6 +11,7 @@ import yaml
 
 from spos_quant.export.integer import reference
 from spos_quant.export.integer.file import read_integers
+from spos_quant.export.runtime import OnnxModel
 from spos_quant.stages.fold import fold_here, shipped_model
 from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import scoring_batches
@@ -69,6 +70,11 @@ def test_a_finished_model_ends_in_integers_and_they_ship(run, command):
     for form in ("onnx-int8", "integers"):
         said = command("export", run, "--format", form, json=True)
         assert said["agreement"] >= 0.99
+    file = OnnxModel(result.path / "model-int8.onnx")
+    for x, _ in scoring_batches(result.run, "test", all_images=True):
+        ours, theirs = reference.run(graph, x.numpy()), file(x.numpy())
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+        assert (theirs.argmax(1) == ours.argmax(1)).all()
     found = command("verify", run, json=True)
     assert found["ok"]
     assert {file["bitops"] for file in found["files"]} == {found["model"]["bitops"]}

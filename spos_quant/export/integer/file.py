@@ -1,7 +1,7 @@
 """The `integers` file: the integer graph as one safetensors file, for C, FPGA and NumPy users.
 
-Tensors are the integers themselves; the header holds the graph as JSON under the key `graph`, and what every file of
-ours says of itself under `spos_quant`. docs/export.md describes both.
+Tensors are the integers themselves; the header holds JSON under the key `spos_quant`: what every file of ours says of
+itself, and the graph under `graph`. docs/export.md describes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def write_integers(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any])
     tensors: dict[str, Array] = {}
     ops = [_to_json(op, tensors) for op in graph.ops]
     said = {"format": FORMAT, "input": graph.input, "shape": graph.shape, "output": graph.output, "ops": ops}
-    header = {_GRAPH: json.dumps(said), METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
+    # One key: safetensors writes several in any order, and the same graph must give the same file.
+    header = {METADATA_KEY: json.dumps({**metadata, _GRAPH: said}, sort_keys=True)}
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=header)
 
 
@@ -48,7 +49,7 @@ def read_integers(path: Path) -> IntegerGraph:
     """
     header, tensors = _read(path)
     try:
-        said = json.loads(header[_GRAPH])
+        said = json.loads(header[METADATA_KEY])[_GRAPH]
         if said["format"] != FORMAT:
             raise ExportError(f"{path} is of format {said['format']!r}; this version reads {FORMAT}")
         ops = tuple(_from_json(item, tensors) for item in said["ops"])
@@ -71,7 +72,7 @@ def read_said(path: Path) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise ExportError(f"{path} was not written by spos-quant; export it with `spos-quant export --format integers`")
-    return found
+    return {key: value for key, value in found.items() if key != _GRAPH}
 
 
 def sizes(path: Path) -> dict[str, int]:
