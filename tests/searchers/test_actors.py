@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from ray_nodes import kill_node, node, wait_for_nodes
 from test_pool import MANY, Judge
 
 from spos_quant.errors import ConfigError, DataError, RunError
@@ -161,3 +163,42 @@ def test_a_killed_actor_from_outside(cluster, tmp_path):
         os.kill(int(next(tmp_path.glob("started-*")).name.split("-")[1]), signal.SIGKILL)
         got += answers
     assert [e.architecture for e in got] == [(i, 1) for i in range(60)]
+
+
+def slow_judge(folder: Path, number: int, gpu: bool):
+    made = Judge(folder, "", number)
+
+    def evaluate(architectures):
+        time.sleep(0.1)
+        return made(architectures)
+
+    return evaluate
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_in_the_middle(tmp_path, monkeypatch, capsys):
+    """Its actor's work is done again by the one that is left; nothing waits for the actor that finds no room."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    many = [(i, 1) for i in range(300)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = "127.0.0.1", str(free.getsockname()[1])
+    address = f"{host}:{port}"
+    if ray.is_initialized():
+        ray.shutdown()
+    with node("--head", "--node-ip-address", host, "--port", port, "--include-dashboard", "false") as first:
+        wait_for_nodes(address, 1, first)
+        with node("--address", address) as second:
+            wait_for_nodes(address, 2, first, second)
+            with EvaluatorPool(Actors(partial(slow_judge, tmp_path), address, 0, cpus=1.0, gpus=None)) as evaluate:
+                assert evaluate._crew.size == 2
+                answers = evaluate(many)
+                got = [next(answers)]
+                while len(list(tmp_path.glob("started-*"))) < 2:
+                    got.append(next(answers))
+                got += [next(answers) for _ in range(5)]
+                kill_node(second)
+                got += answers
+    assert got == list(Judge(tmp_path, "", 0)(many))
+    assert "a worker actor ended" in capsys.readouterr().err
