@@ -74,7 +74,7 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
     search, (_, height, width) = parts.spec.search, parts.spec.input
     images = len(parts.recalibration) + len(parts.validation)
     pixels = images * height * width * search.population * search.generations
-    many = pixels >= WORTH_COMPILING
+    many = pixels >= 10 * WORTH_COMPILING  # a pass gains a tenth of what a step of training does
     evaluate = SupernetEvaluator(supernet, parts.recalibration, parts.validation, many=many)
     return ThreadLimit(evaluate, search.threads)
 
