@@ -76,7 +76,7 @@ class Spoiler:
             del node.attribute[:]
 
     def _change_tensor(self, graph, tensor) -> None:
-        kind = int(self.rng.integers(4))
+        kind = int(self.rng.integers(5))
         if kind == 0:
             graph.initializer.remove(tensor)
         elif kind == 1:
@@ -84,6 +84,8 @@ class Spoiler:
             tensor.dims.extend(int(d) for d in self.rng.integers(-2, 9, int(self.rng.integers(4))))
         elif kind == 2:
             tensor.data_type = int(self.rng.integers(0, 30))
+        elif kind == 3:
+            tensor.raw_data = self.rng.integers(0, 256, len(tensor.raw_data), dtype=np.uint8).tobytes()
         else:
             tensor.raw_data = tensor.raw_data[: int(self.rng.integers(1 + len(tensor.raw_data)))]
 
@@ -120,6 +122,7 @@ def fuzz(run: Path, command, n: int, seed: int) -> Counter[tuple[str, str]]:
         said = command("export", run, "--result", KEY, "--format", form, json=True)
         (folder / "checksums.sha256").unlink()
         path, whole = Path(said["path"]), Path(said["path"]).read_bytes()
+        assert answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None)) == "answered"
         for number in range(n):
             path.write_bytes(spoiler.graph(whole) if number % 2 else spoiler.bytes(whole))
             told = answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None))
