@@ -184,7 +184,7 @@ def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
 def _text(path: Path) -> str | None:
     try:
         return path.read_bytes().decode("utf-8", "replace")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL character in the path
         return None
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})") from None

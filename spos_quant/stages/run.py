@@ -305,9 +305,13 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
         RunError: no such directory, none of a run, or one that is damaged or of another version.
         SpaceError: settings that are none.
     """
-    if not path.is_dir():
+    try:
+        is_there, is_run = path.is_dir(), (path / CONFIG).exists()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    if not is_there:
         raise RunError(f"run directory {path} does not exist; make one with: spos-quant train SPACE --out {path}")
-    if not (path / CONFIG).exists():
+    if not is_run:
         raise RunError(f"{path} is no run directory (no {CONFIG}); give a search space, or the directory of a run")
     check(path / CONFIG)
     raw = read_yaml(path / CONFIG)
