@@ -36,7 +36,8 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 def node(*arguments: str):
     """A Ray node of one CPU, as docs/scale.md starts one."""
     command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--num-cpus", "1", "--block"]
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Half a minute is not enough where the machine is busy.
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "600"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
         yield process
