@@ -32,7 +32,7 @@ def tried(call, tmp_path):
         ("train=epochs", ["expected train.KEY=VALUE"]),
         (
             "trian.epochs=5",
-            ["unknown section 'trian'; did you mean 'train'? (known: log, rank, retrain, search, train)"],
+            ["unknown section 'trian'; did you mean 'train'? (known: log, rank, ray, retrain, search, train)"],
         ),
         ("space.name=y", ["unknown section 'space'"]),
         ("train.epoch=5", ["--set train.epoch: unknown key; did you mean 'epochs'?"]),
@@ -61,7 +61,7 @@ def tried(call, tmp_path):
         ("search.population=1", ["greater than or equal to 2, got int 1"]),
         ("search.population=1000000000", ["less than or equal to 100000"]),
         ("search.max_images=0", ["greater than or equal to 1"]),
-        ("é" * 3000 + ".x=1", ["unknown section", "(known: log, rank, retrain, search, train)"]),
+        ("é" * 3000 + ".x=1", ["unknown section", "(known: log, rank, ray, retrain, search, train)"]),
         ("train.a\nb\x1b[31m=1", ["--set train.a\\nb\\x1b[31m: unknown key"]),
     ],
 )

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -17,6 +17,7 @@ GREY = Preprocessing(size=(4, 6), channels=1, mean=(0.5,), std=(0.5,))
 COLOUR = Preprocessing(size=(4, 6), channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.5))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws as slowly as large strategies do
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5).map(lambda shape: (*shape, 3))))
 def test_normalise_is_the_hand_formula(pixels):
     out = COLOUR.normalise(pixels)

@@ -131,7 +131,7 @@ def trained_only() -> dict[str, Any]:
     """A run whose supernet is trained and nothing more; optional values are null, lists are empty."""
     data = run(population=1, generations=1)
     empty = ("budgets", "evaluations", "front", "baselines", "results")
-    return {**data, **{key: [] for key in empty}, "config": {}, "environment": {}}
+    return {**data, **{key: [] for key in empty}, "evaluated": 0, "config": {}, "environment": {}}
 
 
 def full_precision() -> dict[str, Any]:

@@ -163,7 +163,8 @@ def test_the_command_of_a_search_that_ended_early() -> None:
 
 
 def test_an_early_end_without_a_known_extent() -> None:
-    data = sample.with_results(searched(0.961) | {"key": "other", "complete": False, "planned": None}, config={})
+    unknown = {"key": "other", "complete": False, "planned": None, "asked": 0}
+    data = sample.with_results(searched(0.961) | unknown, config={})
     assert verdict(data).endswith(
         " This search was ended early by the time limit: 0 architectures; repeat its command to go on."
     )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from itertools import product
 
 import numpy as np
@@ -98,11 +97,9 @@ def test_independent_blocks_are_independent_parts():
 
 
 def test_an_axis_that_many_blocks_share_does_not_multiply_the_tree():
-    start = time.perf_counter()
     space = toy_space(blocks=30, groups=[["b*"]])
     assert sum(axis.kind == "bits" for axis in space.axes) == 1
     tree = CostTable(space).tree
-    assert time.perf_counter() - start < 2
     assert len(nodes(tree)) < 5000
     # bits x (operator, width) of 30 blocks, the shortcut of b1 reading the bits under every operator
     assert tree.size == space.size == 3 * (1 + 2 * 2) ** 30

@@ -52,14 +52,14 @@ def test_an_epoch_visits_every_image_at_most_once_in_an_order_of_its_own(size):
     assert indices(of, [TrainingSteps(of, size, seed=4)[0][0]]) != seen[0][: min(size, 40)] or size == 1
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("ranks", [2, 5])
 def test_ranks_share_the_batch(ranks):
     of = data()
     for step in (0, 1, 9):
         x, y = TrainingSteps(of, 10, 1)[step]
         parts = [TrainingSteps(of, 10, 1, rank=r, world_size=ranks)[step] for r in range(ranks)]
         assert sum(len(p[1]) for p in parts) == 10
-        assert max(len(p[1]) for p in parts) - min(len(p[1]) for p in parts) <= 1
+        assert len({len(p[1]) for p in parts}) == 1
         merged = torch.empty_like(x)
         for r, (mine, labels) in enumerate(parts):
             merged[r::ranks] = mine
