@@ -143,7 +143,8 @@ def bits(result: Row) -> str:
     )
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
 
-All rows of a space take the same steps from the same float weights.
+All rows of a space take the same steps from the same float weights; `best` is what the search found. Budgets that the command
+names and the table lacks are not measured yet.
 
 {table(("space", "budget", "bits", "BitOps", "test top-1", "std", "seeds"), rows)}
 `python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
