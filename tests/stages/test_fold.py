@@ -100,10 +100,10 @@ def test_another_share_is_folded_anew_and_an_interrupted_one_goes_on(run, comman
     result = open_existing(str(run)).result("bits-w4a4")
     steps = loop._Loop._step
 
-    def stop(self, step, x, y):
+    def stop(self, step, *rest):
         if step == 5:
             raise KeyboardInterrupt
-        steps(self, step, x, y)
+        steps(self, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_step", stop)

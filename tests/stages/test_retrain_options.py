@@ -99,10 +99,10 @@ def test_a_killed_retraining_ends_with_the_same_model(run, monkeypatch):
 
     step = loop._Loop._step
 
-    def dying(self, number, x, y):
+    def dying(self, number, *rest):
         if number == 5:
             raise Death
-        step(self, number, x, y)
+        step(self, number, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_step", dying)

@@ -78,12 +78,12 @@ def test_activations_are_counted_as_autograd_keeps_them():
     path = space.uniform(4, 4)
     once, twice, thrice = (_kept_bytes(supernet, (torch.cat([x] * n), torch.cat([y] * n)), path) for n in (1, 2, 3))
     assert thrice - twice == pytest.approx(twice - once, rel=0.01)  # so much per image
-    inputs: list[int] = []
-    hooks = [m.register_forward_hook(lambda m, i, o: inputs.append(o[0].nbytes)) for m in _layers(supernet)]
+    outputs: list[int] = []
+    hooks = [m.register_forward_hook(lambda m, i, o: outputs.append(o.nbytes)) for m in _layers(supernet)]
     supernet(x)
     for hook in hooks:
         hook.remove()
-    assert sum(inputs) < twice - once < 20 * sum(inputs)
+    assert sum(outputs) < twice - once < 5 * sum(outputs)  # what layers give, quantize and normalise
 
 
 def _layers(supernet: nn.Module) -> list[nn.Module]:
