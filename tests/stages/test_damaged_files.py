@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from spos_quant.stages.run import read_run
 
 KEY = "bitops-2.2M"
 _OPERATORS = ("Conv", "Gemm", "Clip", "UnpackBits", "Quant", "DequantizeLinear", "Nothing")
-FORMATS = ("onnx-qcdq", "onnx-packed", "qonnx")
+FORMATS = ("onnx-qcdq", "onnx-packed", *(["qonnx"] if find_spec("qonnx") else []))
 
 
 class Spoiler:
