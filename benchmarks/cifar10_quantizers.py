@@ -171,7 +171,7 @@ def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[st
 def retrain_uncalibrated(result: Result, device: str) -> None:
     """`retrain_here`, with clips that start at 6.0 whatever the data: Brevitas's own default in its examples."""
     run, settings = result.run, result.run.spec.retrain
-    network = make_network(run, read_bit_config(result.bits_path), inherited=False)
+    network = make_network(run, read_bit_config(result.bits_path), inherited=False, seed=run.seed)
     with torch.no_grad():
         for quantizer in network.input_quantizers():
             for clip in quantizer.parameters():
