@@ -46,8 +46,9 @@ class SupernetEvaluator:
         supernet: Trained; its active path changes.
         recalibration: Batches of training images under the training augmentation.
         validation: Batches of search-val images and labels.
-        many: Whether images enough are to come that it pays to compile fake quantization, and to lay weights out for
-            the fastest convolutions (channels last), which may change last bits of the scores.
+        compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it.
+        channels_last: Whether weights, and with them what convolutions give, lie in memory with their channels last:
+            faster, and other last bits of the scores.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class SupernetEvaluator:
         recalibration: Iterable[object],
         validation: Iterable[tuple[Tensor, Tensor]],
         *,
-        many: bool = False,
+        compiled: bool = False,
+        channels_last: bool = False,
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
-        self.many = many
-        if many:  # convolutions take their memory format from the weights
+        self.compiled = compiled
+        if channels_last:  # convolutions take their memory format from the weights
             supernet.to(memory_format=torch.channels_last)
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
@@ -70,7 +72,7 @@ class SupernetEvaluator:
         for architecture in architectures:
             self.supernet.activate(architecture)
             device = str(next(self.supernet.parameters()).device)
-            with compiled_kernels(self.many, device), kept_weights(self._layers):
+            with compiled_kernels(self.compiled, device), kept_weights(self._layers):
                 recalibrate(self.supernet, self.recalibration, self._norms)
                 result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)

@@ -33,6 +33,9 @@ from spos_quant.supernet.weights import load_weights, read_weights
 from spos_quant.train.batches import FixedBatches
 from spos_quant.train.loop import make_fabric
 
+_WORTH_REORDERING = 1_000_000
+"""Pixels of one evaluation from which on its weights lie channels last: a thousand images of 32 x 32."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -72,10 +75,16 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
         where = torch.device("cuda", number % torch.cuda.device_count())
     supernet.to(where)
     search, (_, height, width) = parts.spec.search, parts.spec.input
-    images = len(parts.recalibration) + len(parts.validation)
-    pixels = images * height * width * search.population * search.generations
-    many = pixels >= 10 * WORTH_COMPILING  # a pass gains a tenth of what a step of training does
-    evaluate = SupernetEvaluator(supernet, parts.recalibration, parts.validation, many=many)
+    pixels = (len(parts.recalibration) + len(parts.validation)) * height * width
+    evaluate = SupernetEvaluator(
+        supernet,
+        parts.recalibration,
+        parts.validation,
+        # A pass gains a tenth of what a step of training does.
+        compiled=pixels * search.population * search.generations >= 10 * WORTH_COMPILING,
+        # Of one evaluation alone: scores are shared by searches of any size.
+        channels_last=pixels >= _WORTH_REORDERING,
+    )
     return ThreadLimit(evaluate, search.threads)
 
 

@@ -10,6 +10,7 @@ from stages_settings import BUDGET, TINY
 
 from spos_quant.cli import run as run_command
 from spos_quant.stages import trainings
+from spos_quant.train import loop
 
 
 @pytest.fixture
@@ -48,6 +49,27 @@ def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[Non
             yield
 
     return after
+
+
+@pytest.fixture
+def interrupted_at(monkeypatch) -> Callable[[int], AbstractContextManager[None]]:
+    """While open, a training is interrupted before the step of that number."""
+
+    @contextmanager
+    def at(last: int) -> Iterator[None]:
+        real = loop._Loop._step
+
+        def step(self, number, *rest):
+            if number == last:
+                raise KeyboardInterrupt
+            real(self, number, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop._Loop, "_step", step)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return at
 
 
 def _parse(text: str):

@@ -81,9 +81,7 @@ def test_a_finished_model_ends_in_integers_and_they_ship(run, command):
     assert command("retrain", run, "--bits", "w2a2", json=True)["skipped"] is True
 
 
-def test_another_share_is_folded_anew_and_an_interrupted_one_goes_on(run, command, monkeypatch):
-    from spos_quant.train import loop
-
+def test_another_share_is_folded_anew_and_an_interrupted_one_goes_on(run, command, interrupted_at):
     command("retrain", run, "--bits", "w4a4", "--set", "retrain.fold=0.2", json=True)
     whole = open_existing(str(run)).result("bits-w4a4")
     wanted = whole.folded_path.read_bytes()
@@ -98,17 +96,8 @@ def test_another_share_is_folded_anew_and_an_interrupted_one_goes_on(run, comman
     assert whole.folded_path.read_bytes() == wanted, "the same share gives the same integers"
     whole.folded_path.unlink()
     result = open_existing(str(run)).result("bits-w4a4")
-    steps = loop._Loop._step
-
-    def stop(self, step, *rest):
-        if step == 5:
-            raise KeyboardInterrupt
-        steps(self, step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fold_here(result, device="cpu", show=False)
+    with interrupted_at(5):
+        fold_here(result, device="cpu", show=False)
     assert result.checkpoint_path.exists()
     fold_here(result, device="cpu", show=False)
     assert whole.folded_path.read_bytes() == wanted

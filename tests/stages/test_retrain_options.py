@@ -85,29 +85,15 @@ def test_the_model_has_the_quantizer_of_the_retraining_and_its_files_say_so(run,
     assert far.float().mean() < 0.02
 
 
-def test_a_killed_retraining_ends_with_the_same_model(run, monkeypatch):
+def test_a_killed_retraining_ends_with_the_same_model(run, interrupted_at):
     """In the middle of the descent, with average and learned steps in the checkpoint."""
     result = open_existing(str(run)).result("bits-w2a2")
     expected = load_file(result.model_path)
     kept = result.model_path.read_bytes()
     result.model_path.unlink()
 
-    class Death(Exception):
-        pass
-
-    from spos_quant.train import loop
-
-    step = loop._Loop._step
-
-    def dying(self, number, *rest):
-        if number == 5:
-            raise Death
-        step(self, number, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Loop, "_step", dying)
-        with pytest.raises(Death):
-            retrain_here(result, device="cpu", show=False)
+    with interrupted_at(5):
+        retrain_here(result, device="cpu", show=False)
     assert result.checkpoint_path.exists()
     retrain_here(result, device="cpu", show=False)
     again = load_file(result.model_path)
