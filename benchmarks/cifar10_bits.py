@@ -134,7 +134,8 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
     if given.tiny:
         return
     told = {name: getattr(given, name) for name in ("bits", "budgets", "seeds", "set")}
-    command = {"data": given.data.partition(":")[0], **told}
+    weights = None if given.weights is None else Path(given.weights).name
+    command = {"data": given.data.partition(":")[0], "weights": weights, **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"
     name = given.name or f"cifar10_bits-{given.network}"
     write_result(name, {"network": given.network, "command": command, "images": images, "rows": rows})

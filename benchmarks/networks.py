@@ -41,15 +41,21 @@ def network(case: str, kind: str, bits: int = 4) -> nn.Module:
         return supernet
     subnet = supernet.subnet(supernet.space.uniform(bits, bits))
     if kind == "stock Brevitas":
-        for module in subnet.modules():
-            if isinstance(module, FusedIntQuant):
-                module.__class__ = IntQuant
+        return stock(subnet)
     if kind == "float":
         for parent in list(subnet.modules()):
             for name, layer in parent.named_children():
                 if is_quant_layer(layer):
                     setattr(parent, name, _float(layer))
     return subnet
+
+
+def stock(model: nn.Module) -> nn.Module:
+    """The model itself, with the integer quantizers that Brevitas brings."""
+    for module in model.modules():
+        if isinstance(module, FusedIntQuant):
+            module.__class__ = IntQuant
+    return model
 
 
 def images(case: str, tiny: bool) -> Tensor:

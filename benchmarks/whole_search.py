@@ -21,14 +21,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from brevitas.core.quant.int_base import IntQuant
 from common import write_result
-from networks import network, supernet_of
+from networks import network, stock, supernet_of
 from torch import Tensor, nn
 
 import spos_quant as sq
 from spos_quant.config import SearchConfig
-from spos_quant.quant.fused import FusedIntQuant
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import kept_weights
 from spos_quant.space.search_space import Architecture
@@ -38,14 +36,6 @@ from spos_quant.train.evaluation import recalibrate, score
 EVALUATIONS = 1_000
 BATCHES = {"recalibrate": 8, "score": 39}
 """Of 128 images: 1,024 for recalibration (the default), 5,000 that score."""
-
-
-def stock(supernet: Supernet) -> Supernet:
-    """The supernet with the quantizers that Brevitas brings."""
-    for module in supernet.modules():
-        if isinstance(module, FusedIntQuant):
-            module.__class__ = IntQuant
-    return supernet
 
 
 def parts(model: nn.Module, recalibration: list[Tensor], images: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -61,7 +51,8 @@ def sides(x: Tensor, batches: dict[str, int]) -> dict[str, Callable[[Architectur
     """Functions that judge an architecture and say how long it took."""
     labels = torch.zeros(len(x), dtype=torch.long)
     recalibration, images = [x] * batches["recalibrate"], [(x, labels)] * batches["score"]
-    ours, theirs, plain = supernet_of("resnet20"), stock(supernet_of("resnet20")), network("resnet20", "float")
+    ours, theirs, plain = supernet_of("resnet20"), supernet_of("resnet20"), network("resnet20", "float")
+    stock(theirs)
     ours.to(memory_format=torch.channels_last)
     layers = [layer for layer, *_ in ours.quantized_layers()]
 

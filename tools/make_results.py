@@ -138,9 +138,9 @@ def bits(result: Row) -> str:
         ]
         for r in result["rows"]
     ]
-    settings = " ".join(
-        (f'--budgets "{result["command"]["budgets"]}"', *(f"--set {s}" for s in result["command"]["set"]))
-    )
+    told = result["command"]
+    weights = ["--weights FILE"] if told["weights"] else []
+    settings = " ".join([*weights, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])])
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
 
 All rows of a space take the same steps from the same float weights; `best` is what the search found. Budgets that the command
