@@ -65,6 +65,17 @@ def summary(
     return {"space": space, "architecture": architecture, **totals, "formula": FORMULA, "layers": layers}
 
 
+def space_summary(space: SearchSpace, rows: Sequence[LayerRow], architecture: str | None = None) -> dict[str, Any]:
+    """`summary` of layers of a space; `bitops` is null where nothing of a full-precision one is quantized."""
+    return summary(
+        rows,
+        space=space.name,
+        architecture=architecture,
+        full_precision=space.spec.full_precision and not any(row.weight_bits or row.act_bits for row in rows),
+        other_macs=space.outline.other_macs,
+    )
+
+
 def architecture_rows(space: SearchSpace, architecture: Architecture) -> list[LayerRow]:
     """The layers of an architecture."""
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from spos_quant.cost.rows import config_rows, summary
+from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.run_dir import digest, read_artifact, store
 from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.stages.plan import decisive
@@ -48,13 +48,7 @@ def _accuracy(result: Result) -> str:
 
 def _cost(result: Result, config: BitConfig) -> str:
     run = result.run
-    cost = summary(
-        config_rows(run.space, config),
-        space=run.space.name,
-        architecture=None,
-        full_precision=run.spec.full_precision,
-        other_macs=run.space.outline.other_macs,
-    )
+    cost = space_summary(run.space, config_rows(run.space, config))
     names = ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")
     limits = result.search().get("budget") or {}
     rows = [(name, _count(cost[name]), _count(limits.get(name))) for name in names]

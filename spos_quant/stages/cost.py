@@ -8,7 +8,7 @@ from typing import Any
 from spos_quant.backbones.build import builtin_spaces, load_space
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.metrics import metrics
-from spos_quant.cost.rows import architecture_rows, config_rows, summary
+from spos_quant.cost.rows import architecture_rows, config_rows, space_summary
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
@@ -62,14 +62,7 @@ def _encoded(space: SearchSpace, config: BitConfig) -> str | None:
 
 
 def _summary(space: SearchSpace, rows: Any, architecture: str | None) -> dict[str, Any]:
-    full_precision = space.spec.full_precision and not any(r.weight_bits or r.act_bits for r in rows)
-    found = summary(
-        rows,
-        space=space.name,
-        architecture=architecture,
-        full_precision=full_precision,
-        other_macs=space.outline.other_macs,
-    )
+    found = space_summary(space, rows, architecture)
     notation = None if architecture is None else space.notation(space.decode(architecture))
     return found if notation is None else {**found, "notation": notation}
 

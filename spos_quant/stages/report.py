@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from spos_quant.cost.rows import config_rows, summary
+from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
 from spos_quant.space.bit_config import read_bit_config
@@ -112,13 +112,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         result.key.startswith("bits-w") and len({(b.weight_bits, b.act_bits) for b in config.layers.values()}) <= 2
     )
     kind = "searched" if result.searched else "float" if result.key == FLOAT_KEY else "uniform" if uniform else "given"
-    cost = summary(
-        config_rows(run.space, config),
-        space=run.space.name,
-        architecture=None,
-        full_precision=run.spec.full_precision,
-        other_macs=run.space.outline.other_macs,
-    )
+    cost = space_summary(run.space, config_rows(run.space, config))
     metrics = result.metrics()
     return {
         "key": result.key,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spos_quant.cost.budget import parse_budget
-from spos_quant.cost.rows import architecture_rows, summary
+from spos_quant.cost.rows import architecture_rows, space_summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
@@ -145,13 +145,7 @@ class Supernet(nn.Module):
     def cost(self, architecture: Architecture) -> dict[str, Any]:
         """What `spos-quant cost --json` prints of an architecture."""
         architecture = self.space.canonical(architecture)
-        return summary(
-            architecture_rows(self.space, architecture),
-            space=self.space.name,
-            architecture=self.space.encode(architecture),
-            full_precision=self.space.spec.full_precision,
-            other_macs=self.space.outline.other_macs,
-        )
+        return space_summary(self.space, architecture_rows(self.space, architecture), self.space.encode(architecture))
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
         """`n` architectures uniform over those within the budgets, such as `bitops_budget="6.3Gi"`.
