@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spos_quant.stages.run import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,7 +18,8 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
     """Writes `figures` and the environment that they were measured in; returns the path."""
     path = RESULTS / f"{name}.json"
     RESULTS.mkdir(exist_ok=True)
-    value = {"benchmark": name, "environment": environment() | {"commit": commit()}, **figures}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    value = {"benchmark": name, "environment": environment() | {"gpu": gpu, "commit": commit()}, **figures}
     path.write_text(json.dumps(value, indent=1) + "\n")
     return path
 

@@ -10,10 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from common import RESULTS, commit, write_result
 
 ROUNDS = 9
 _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device cuda` times networks on a GPU; those rows have a file of their own, `results/MODULE-cuda.json`."""
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where networks run [%(default)s]")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str:
+    """Where networks run; what does not take this fixture runs on the CPU and is left out elsewhere."""
+    return str(request.config.getoption("--device"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what has no form for the device that was asked for."""
+    if config.getoption("--device") != "cpu":
+        items[:] = [item for item in items if "device" in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture
@@ -26,7 +44,7 @@ def tiny(request: pytest.FixtureRequest) -> bool:
 def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., float]:
     """Times a subject with pytest-benchmark and its baseline in the round before, so that both see the same machine.
 
-    `against(subject, baseline, what, target)` gives the ratio of the medians, which is kept in `extra_info` and as a
+    On a GPU every call is waited for. `against(subject, baseline, what, target)` gives the ratio of the medians, which is kept in `extra_info` and as a
     row of the module's results.
     """
 
@@ -34,6 +52,7 @@ def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., flo
         subject: Callable[[], Any], baseline: Callable[[], Any], what: str, target: float | None = None
     ) -> float:
         times: list[float] = []
+        subject, baseline = waited_for(subject), waited_for(baseline)
 
         def before() -> None:
             start = time.perf_counter()
@@ -54,6 +73,18 @@ def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., flo
     return measure
 
 
+def waited_for(call: Callable[[], Any]) -> Callable[[], Any]:
+    """A call that ends when the GPU, if there is one, has done its work."""
+    if not torch.cuda.is_available():
+        return call
+
+    def made() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return made
+
+
 @pytest.fixture
 def seconds(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
     """Times a subject alone; for what has no baseline but a bound that a person would notice."""
@@ -70,8 +101,10 @@ def seconds(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
 def _keep(request: pytest.FixtureRequest, benchmark: Any, figures: dict[str, Any]) -> None:
     benchmark.extra_info |= figures
     rows = request.config.stash.setdefault(_ROWS, {})
-    row = {"name": benchmark.name, **figures, "commit": commit(), "load_average": round(os.getloadavg()[0], 1)}
-    rows.setdefault(request.module.__name__, []).append(row)
+    told = {"commit": commit(), "load_average": round(os.getloadavg()[0], 1), "threads": torch.get_num_threads()}
+    where = request.config.getoption("--device")
+    module = request.module.__name__ + ("" if where == "cpu" else f"-{where}")
+    rows.setdefault(module, []).append({"name": benchmark.name, **figures, **told})
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -32,21 +32,22 @@ WORK = {"score": score, "recalibrate": lambda model, x: recalibrate(model, [x])}
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_candidate(against: Callable[..., float], tiny: bool, case: str, bits: int, work: str) -> None:
+def test_candidate(against: Callable[..., float], tiny: bool, device: str, case: str, bits: int, work: str) -> None:
     """The supernet as a search runs it: channels last, weights quantized once, kernels compiled."""
     supernet, plain, x = (
-        supernet_of(case, bits).to(memory_format=torch.channels_last),
-        network(case, "float"),
-        images(case, tiny),
+        supernet_of(case, bits).to(device).to(memory_format=torch.channels_last),
+        network(case, "float").to(device),
+        images(case, tiny).to(device),
     )
     layers = [layer for layer, *_ in supernet.quantized_layers()]
-    with compiled_kernels(not tiny), kept_weights(layers):
+    with compiled_kernels(not tiny, device), kept_weights(layers):
         against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", 1.05)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("case", CASES)
-def test_stock_brevitas(against: Callable[..., float], tiny: bool, case: str, work: str) -> None:
-    stock, plain, x = network(case, "stock Brevitas"), network(case, "float"), images(case, tiny)
+def test_stock_brevitas(against: Callable[..., float], tiny: bool, device: str, case: str, work: str) -> None:
+    stock, plain = (network(case, kind).to(device) for kind in ("stock Brevitas", "float"))
+    x = images(case, tiny).to(device)
     against(lambda: WORK[work](stock, x), lambda: WORK[work](plain, x), "float pass")

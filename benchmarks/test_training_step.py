@@ -36,13 +36,20 @@ def step(model: nn.Module, x: Tensor, y: Tensor) -> None:
 @pytest.mark.parametrize("kind", ["subnet", "supernet", "stock Brevitas"])
 @pytest.mark.parametrize("case", CASES)
 def test_training_step(
-    against: Callable[..., float], tiny: bool, case: str, kind: str, ours: str, theirs: str, target: float
+    against: Callable[..., float],
+    tiny: bool,
+    device: str,
+    case: str,
+    kind: str,
+    ours: str,
+    theirs: str,
+    target: float,
 ) -> None:
-    x = images(case, tiny)
-    y = torch.randint(10, (len(x),))
+    x = images(case, tiny).to(device)
+    y = torch.randint(10, (len(x),), device=device)
     steps = []
     for name, memory in ((kind, FORMATS[ours]), ("float", FORMATS[theirs])):
-        model, batch = network(case, name).train().to(memory_format=memory), x.to(memory_format=memory)
+        model, batch = network(case, name).train().to(device).to(memory_format=memory), x.to(memory_format=memory)
         steps.append(lambda model=model, batch=batch: step(model, batch, y))
-    with compiled_kernels(kind != "stock Brevitas" and not tiny):
+    with compiled_kernels(kind != "stock Brevitas" and not tiny, device):
         against(*steps, f"float step, {theirs}", target if kind != "stock Brevitas" else None)

@@ -50,15 +50,21 @@ def text() -> str:
 def section(path: Path) -> str:
     """What a module claims, and what was measured."""
     title, _, rest = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")
-    result = BENCHMARKS / "results" / f"{path.stem}.json"
-    if not result.exists():
-        return f"## {title}\n{rest}\n\nNot measured yet.\n"
+    results = [BENCHMARKS / "results" / f"{path.stem}{device}.json" for device in ("", "-cuda")]
+    tables = [table(result) for result in results if result.exists()] or ["Not measured yet.\n"]
+    return "\n".join([f"## {title}\n{rest}\n", *tables])
+
+
+def table(result: Path) -> str:
+    """The measurements on one device, and what it is."""
     found = json.loads(result.read_text("utf-8"))
     where = found["environment"]
     lines = [" | ".join(cells(row)) for row in found["rows"]]
     head = "| what | measured | target | | commit | load |\n| --- | --- | --- | --- | --- | --- |\n"
     rows = "".join(f"| {line} |\n" for line in lines)
-    return f"## {title}\n{rest}\n\n{head}{rows}\n{where['cpus']} CPU cores, torch {where['packages']['torch']}.\n"
+    threads = " and ".join(sorted({str(row["threads"]) for row in found["rows"]}))
+    device = f"{where['cpus']} CPU cores, {threads} threads" if where["gpu"] is None else where["gpu"]
+    return f"{head}{rows}\n{device}, torch {where['packages']['torch']}.\n"
 
 
 def cells(row: Row) -> list[str]:
