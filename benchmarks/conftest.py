@@ -44,8 +44,8 @@ def tiny(request: pytest.FixtureRequest) -> bool:
 def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., float]:
     """Times a subject with pytest-benchmark and its baseline in the round before, so that both see the same machine.
 
-    On a GPU every call is waited for. `against(subject, baseline, what, target)` gives the ratio of the medians, which is kept in `extra_info` and as a
-    row of the module's results.
+    On a GPU every call is waited for. `against(subject, baseline, what, target)` gives the ratio of the medians, which
+    is kept in `extra_info` and as a row of the module's results.
     """
 
     def measure(
