@@ -24,6 +24,7 @@ import spos_quant as sq
 from spos_quant.backbones.build import load_space
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.table import CostTable
+from spos_quant.space.search_space import SearchSpace
 
 SPACES = Path(__file__).parent / "spaces"
 BUDGETS = "w2a2,w3a3,w4a4,1.5 x w2a2,1.5 x w3a3"
@@ -37,11 +38,11 @@ TINY = [
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `sq.bench`: a run, an item of `bits`, and the budget that it must keep."""
+    """One call of `sq.bench`: a run, what is tried, and the budgets that it must keep."""
 
     space: str
-    bits: str
-    budget: str | None = None
+    bits: tuple[str, ...]
+    budgets: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -62,14 +63,12 @@ def main() -> None:
     if given.tiny:
         given.data, given.set = "fake", [*TINY, *given.set]
     spaces = {name: write_space(given, name) for name in NETWORKS[given.network]}
-    jobs = list(plan(spaces, given.bits.split(","), given.budgets.split(",")[: 1 if given.tiny else None]))
+    jobs = list(plan(given, spaces))
     rows: dict[Job, list[dict[str, Any]]] = {}
     for seeds in range(1, given.seeds + 1):
         for job in jobs:
             rows[job] = bench(given, spaces[job.space], job, seeds)
             report(given, rows)
-    for name, path in spaces.items():  # one table and page per run, latencies measured side by side
-        together(given, path, [job for job in jobs if job.space == name])
 
 
 def write_space(given: argparse.Namespace, name: str) -> Path:
@@ -85,31 +84,38 @@ def write_space(given: argparse.Namespace, name: str) -> Path:
     return path
 
 
-def plan(spaces: dict[str, Path], within: list[str], budgets: list[str]) -> Iterator[Job]:
-    """Uniform rows first, then every budget with what is tried within it; with widths only what is searched."""
-    names = list(spaces)
-    yield from (Job(names[0], text) for text in ("float", *UNIFORM))
-    table = CostTable(load_space(spaces[names[0]]))
-    for text in budgets:
-        factor, times, uniform = text.rpartition(" x ")
-        limit = parse_budget(uniform, "bitops", table).limit
-        budget = str(int(float(factor) * limit)) if times else uniform
-        yield from (Job(names[0], item, budget) for item in within)
-        yield from (Job(name, "best", budget) for name in names[1:])
+def plan(given: argparse.Namespace, spaces: dict[str, Path]) -> Iterator[Job]:
+    """Uniform rows first, then every budget with what is tried within it; with widths only what is searched.
+
+    One training at a time has a call of its own, so that its row is there when it ends; several workers get all that
+    there is to do in a space at once.
+    """
+    first, *others = spaces
+    within = tuple(given.bits.split(","))
+    budgets = tuple(budgets_of(given, load_space(spaces[first])))
+    if given.workers:
+        yield Job(first, ("float", *UNIFORM, *within), budgets)
+        yield from (Job(name, ("best",), budgets) for name in others)
+        return
+    yield from (Job(first, (text,)) for text in ("float", *UNIFORM))
+    for budget in budgets:
+        yield from (Job(first, (item,), (budget,)) for item in within)
+        yield from (Job(name, ("best",), (budget,)) for name in others)
+
+
+def budgets_of(given: argparse.Namespace, space: SearchSpace) -> Iterator[str]:
+    """Budgets in BitOps: those of uniform rows, or times them."""
+    table = CostTable(space)
+    for text in given.budgets.split(",")[: 1 if given.tiny else None]:
+        factor, _, uniform = text.rpartition(" x ")
+        yield str(int(float(factor or 1) * parse_budget(uniform, "bitops", table).limit))
 
 
 def bench(given: argparse.Namespace, space: Path, job: Job, seeds: int) -> list[dict[str, Any]]:
     """The rows of one job; trainings that are done are not made again."""
-    budgets = {} if job.budget is None else {"bitops_budget": job.budget}
-    made = sq.bench(space, [job.bits], seeds=seeds, **budgets, **options(given, job.space))
+    budgets = {"bitops_budget": list(job.budgets)} if job.budgets else {}
+    made = sq.bench(space, list(job.bits), seeds=seeds, **budgets, **options(given, job.space))
     return list(made["rows"])
-
-
-def together(given: argparse.Namespace, space: Path, jobs: list[Job]) -> None:
-    words = list(dict.fromkeys(job.bits for job in jobs))
-    budgets = list(dict.fromkeys(job.budget for job in jobs if job.budget))
-    made = sq.bench(space, words, seeds=given.seeds, bitops_budget=budgets, **options(given, jobs[0].space))
-    print(made["report"])
 
 
 def options(given: argparse.Namespace, space: str) -> dict[str, Any]:
@@ -119,21 +125,22 @@ def options(given: argparse.Namespace, space: str) -> dict[str, Any]:
         "set": given.set,
         "device": given.device,
         "workers": given.workers,
-        "show": True,
+        "show": not given.workers,
     }
 
 
 def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) -> None:
     """Prints the last rows and writes all of them."""
-    rows = [{"space": job.space, "within": job.budget, **row} for job, some in found.items() for row in some]
+    rows = [{"space": job.space, **row} for job, some in found.items() for row in some]
     for row in rows[-len(list(found.values())[-1]) :]:
         spread = "" if row["top1_std"] is None else f" +- {100 * row['top1_std']:.2f}"
         bitops = "-" if row["bitops"] is None else f"{row['bitops']:,}"
+        budget = f"{row['budget']['bitops']:,}" if row["budget"] else "-"
         accuracy = f"{100 * row['top1_mean']:.2f}{spread} %"
-        print(f"{row['space']:22} {row['within'] or '-':>10} {row['bits']:10} {bitops:>15} {accuracy}")
+        print(f"{row['space']:22} {budget:>13} {row['bits']:10} {bitops:>15} {accuracy}", flush=True)
     if given.tiny:
         return
-    told = {name: getattr(given, name) for name in ("bits", "budgets", "seeds", "set")}
+    told = {name: getattr(given, name) for name in ("bits", "budgets", "seeds", "workers", "set")}
     weights = None if given.weights is None else Path(given.weights).name
     command = {"data": given.data.partition(":")[0], "weights": weights, **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"

@@ -5,7 +5,7 @@
 
 Every row starts from the float weights, is quantized, trained for `--steps` steps and recalibrated. A step of 128
 images takes about half a second on two quiet cores. Kill it at any moment and repeat the command: it goes on where it
-was, and writes the results after every row. The weights must belong to the normalisation of the data (`imagefolder`
+was, and writes the results after every variant. The weights must belong to the normalisation of the data (`imagefolder`
 takes ImageNet's mean and deviation, `cifar10` its own); the row `float` shows whether they do.
 
 A variant is words joined by `+`:
@@ -25,6 +25,10 @@ A variant is words joined by `+`:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, pstdev
 from tempfile import TemporaryDirectory
@@ -55,26 +59,46 @@ WORDS: dict[str, dict[str, Any]] = {
     "progressive": {"progressive": 0.5},
     "ema": {"ema": 0.999},
 }
+Job = tuple[str, int]
+"""A variant and a seed."""
 SINGLE = ",".join(WORDS)
 PAIRS = "midrise+distill,lsq-midrise+distill,lsq+distill"
 
 
 def main() -> None:
     given = arguments()
+    variants, all_bits = given.variants.split(","), given.bits.split(",")
+    jobs = [(variant, seed) for seed in range(given.seeds) for variant in variants]
     with TemporaryDirectory() as folder:
         work = Path(folder) if given.tiny else Path(given.work)
+        first = [float_row(open_run(work, *jobs[0], given))] if given.weights else []
         rows: list[dict[str, Any]] = []
-        for seed in range(given.seeds):
-            for bits in given.bits.split(","):
-                for variant in given.variants.split(","):
-                    if "midrise" in variant and (parse_uniform(bits) or (0,))[0] != 2:
-                        continue
-                    run = open_run(work, variant, seed, given)
-                    if not rows and given.weights:
-                        rows.append(float_row(run))
-                    rows.append(row(run, variant, bits, given))
-                    show(rows[-1])
-                    report(rows, given)
+        for made in several(given.workers, partial(rows_of, work, given), jobs):
+            for one in made:
+                show(one)
+            rows += made
+            rows.sort(key=lambda row: (row["seed"], all_bits.index(row["bits"]), variants.index(row["variant"])))
+            report([*first, *rows], given)
+
+
+def several(workers: int, call: Callable[[Job], list[dict[str, Any]]], jobs: Sequence[Job]) -> Iterator[Any]:
+    """What a call makes of each job, as they are done: in this process, or in several."""
+    if not workers:
+        yield from map(call, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(call, job) for job in jobs]):
+            yield done.result()
+
+
+def rows_of(work: Path, given: argparse.Namespace, job: Job) -> list[dict[str, Any]]:
+    """The rows of one variant and seed."""
+    variant, seed = job
+    run = open_run(work, variant, seed, given)
+    made = given.bits.split(",")
+    if "midrise" in variant:
+        made = [bits for bits in made if (parse_uniform(bits) or (0,))[0] == 2]
+    return [row(run, variant, bits, given) for bits in made]
 
 
 def arguments() -> argparse.Namespace:
@@ -88,6 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variants", default=f"{SINGLE},{PAIRS}")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=0, help="processes, each with a variant and seed at a time")
     parser.add_argument("--name", default="cifar10_quantizers", help="of the results file")
     parser.add_argument("--tiny", action="store_true", help="a smoke test: made-up pictures, two steps, no claim")
     given = parser.parse_args()
@@ -150,8 +175,9 @@ def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[st
         result = given_result(owned, bits)
         if "stock" in variant.split("+") and not result.model_path.exists():
             retrain_uncalibrated(result, given.device)
-        retrain_result(result, device=given.device, show=True)
-        top1 = {split: evaluate_result(result, split, show=True) for split in ("search-val", "test")}
+        alone = not given.workers
+        retrain_result(result, device=given.device, show=alone)
+        top1 = {split: evaluate_result(result, split, show=alone) for split in ("search-val", "test")}
         cost = measured(result)
     config = read_bit_config(result.bits_path)
     return {
