@@ -177,7 +177,9 @@ def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[st
             retrain_uncalibrated(result, given.device)
         alone = not given.workers
         retrain_result(result, device=given.device, show=alone)
-        top1 = {split: evaluate_result(result, split, show=alone) for split in ("search-val", "test")}
+        top1 = {
+            split: evaluate_result(result, split, device=given.device, show=alone) for split in ("search-val", "test")
+        }
         cost = measured(result)
     config = read_bit_config(result.bits_path)
     return {

@@ -185,10 +185,12 @@ def evaluate(
     run_dir: o.RunArg,
     split: Annotated[str, typer.Option("--split", help="test or search-val.")] = "test",
     result_key: o.ResultKey = None,
+    device: o.Device = "auto",
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
     """Accuracy of the retrained model."""
+    o.check_device(device)
     from spos_quant.stages.plan import plan_existing
 
     plan = plan_existing(run_dir)
@@ -197,7 +199,7 @@ def evaluate(
     from spos_quant.stages.evaluate import evaluate_result
 
     with plan.open():
-        result = evaluate_result(picked, split, show=True)
+        result = evaluate_result(picked, split, device=device, show=True)
     if as_json:
         return show.emit(result)
     show.say(

@@ -113,10 +113,9 @@ def check_device(device: str) -> None:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"unknown device {device!r}; expected auto, cpu or cuda")
     if device == "cuda":
-        from spos_quant.config import TrainConfig
-        from spos_quant.train.loop import make_fabric
+        from spos_quant.train.loop import device_of
 
-        make_fabric(TrainConfig(), device)
+        device_of(device)
 
 
 def check_ray(address: str | None) -> None:

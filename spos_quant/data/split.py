@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from spos_quant.data.arrays import Labels, Pixels
 from spos_quant.data.images import read_image
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.errors import DataError
+
+KEPT_BYTES = 1 << 29
+"""A split of files whose pictures take no more than this, at the network's size, is read once."""
 
 
 @runtime_checkable
@@ -81,7 +84,7 @@ class ArraySplit:
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """Pictures in files, decoded at every access.
+    """Pictures in files, decoded when asked for; at the network's size they stay in memory where all of them may.
 
     Attributes:
         paths: N files.
@@ -95,6 +98,11 @@ class FileSplit:
     paths: tuple[str, ...]
     labels: Labels
     preprocessing: Preprocessing
+    _kept: dict[int, Pixels] = field(default_factory=dict, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pictures: where it travels to, the files are."""
+        return {**self.__dict__, "_kept": {}}
 
     def __post_init__(self) -> None:
         _check_labels(self.labels, len(self.paths))
@@ -108,7 +116,13 @@ class FileSplit:
         Raises:
             DataError: The file cannot be read; the message names it.
         """
-        return self.preprocessing.from_pil(read_image(self.paths[index], self.preprocessing.channels))
+        picture = self._kept.get(index)
+        if picture is None:
+            picture = self.preprocessing.from_pil(read_image(self.paths[index], self.preprocessing.channels))
+            if len(self) * picture.size <= KEPT_BYTES:
+                picture.flags.writeable = False
+                self._kept[index] = picture
+        return picture
 
     def raw(self, index: int) -> Pixels:
         """Reads the full picture: uint8 [any, any, C].

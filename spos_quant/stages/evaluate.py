@@ -21,10 +21,18 @@ from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
 from spos_quant.train.evaluation import score
+from spos_quant.train.loop import device_of
 
 
-def evaluate_result(result: Result, split: str, *, show: bool = False) -> dict[str, Any]:
-    """`top1, loss, n, split` of the retrained model; a known answer is given again."""
+def evaluate_result(result: Result, split: str, *, device: str = "auto", show: bool = False) -> dict[str, Any]:
+    """`top1, loss, n, split` of the retrained model; a known answer is given again.
+
+    Args:
+        result: Its model is trained.
+        split: `search-val` or `test`.
+        device: `auto`, `cpu` or `cuda`.
+        show: Whether progress is shown.
+    """
     result.need_model()
     key = split.replace("-", "_")
     known = result.metrics()
@@ -32,7 +40,8 @@ def evaluate_result(result: Result, split: str, *, show: bool = False) -> dict[s
         result.run.data.split(split)
         batches = scoring_batches(result.run, split, all_images=True)
         shown = tracked(batches, f"evaluate {result.name} on {split}", batches.count, unit="batches", show=show)
-        known = result.update_metrics(**{key: vars(score(load_model(result), shown))})
+        model = load_model(result).to(device_of(device))
+        known = result.update_metrics(**{key: vars(score(model, shown))})
         if result.exports_path.exists():
             write_card(result)
     return {**known[key], "split": split, "key": result.key}

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 
 from spos_quant.backbones.build import build, space_of
-from spos_quant.config import TrainConfig
 from spos_quant.quant.kernels import WORTH_COMPILING
 from spos_quant.run_dir import digest
 from spos_quant.searchers.actors import Actors
@@ -31,7 +30,7 @@ from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import load_weights, read_weights
 from spos_quant.train.batches import FixedBatches
-from spos_quant.train.loop import make_fabric
+from spos_quant.train.loop import device_of
 
 _WORTH_REORDERING = 1_000_000
 """Pixels of one evaluation from which on its weights lie channels last: a thousand images of 32 x 32."""
@@ -70,7 +69,7 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
     load_weights(
         supernet, {name: torch.from_numpy(np.array(array)) for name, array in parts.weights.items()}, "supernet"
     )
-    where = make_fabric(TrainConfig(), device).device
+    where = device_of(device)
     if where.type == "cuda":
         where = torch.device("cuda", number % torch.cuda.device_count())
     supernet.to(where)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from spos_quant.config import TrainConfig
 from spos_quant.cost.sensitivity import Sensitivity, from_json
 from spos_quant.progress import tracked
 from spos_quant.run_dir import digest, read_artifact, store_json
@@ -16,7 +15,7 @@ from spos_quant.stages.models import gradient_batches, load_supernet, recalibrat
 from spos_quant.stages.run import Run
 from spos_quant.train.evaluation import batch_norms, recalibrate
 from spos_quant.train.fisher import fisher_sensitivity
-from spos_quant.train.loop import make_fabric
+from spos_quant.train.loop import device_of
 
 
 def gradient_settings(run: Run) -> str:
@@ -47,7 +46,7 @@ def gradient_sensitivity(run: Run, *, device: str, show: bool) -> tuple[Sensitiv
 
 
 def _made(run: Run, device: str, show: bool) -> Sensitivity:
-    supernet = load_supernet(run).to(make_fabric(TrainConfig(), device).device)
+    supernet = load_supernet(run).to(device_of(device))
     norms = batch_norms(supernet)
     batches = gradient_batches(run)
     shown = tracked(batches, "gradients", batches.count, unit="batches", show=show)

@@ -35,7 +35,7 @@ def run_all(
     for result in models:
         steps.append(retrain_result(result, device=device, show=show))
         for split in ("search-val", "test"):
-            evaluate_result(result, split, show=show)
+            evaluate_result(result, split, device=device, show=show)
         form = natural_format(result)
         if not any(item["format"] == form and Path(item["path"]).exists() for item in exports(result)):
             export_result(result, form, show=show)

@@ -71,7 +71,7 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
     return {
         "key": result.key,
         "model": str(result.model_path),
-        "search_val": evaluate_result(result, "search-val", show=show),
+        "search_val": evaluate_result(result, "search-val", device=device, show=show),
         "fold": result.metrics().get("fold"),
         "skipped": skipped,
     }

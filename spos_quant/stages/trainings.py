@@ -68,7 +68,7 @@ def train_and_judge(result: Result, *, device: str, show: bool) -> None:
     """Retrains a result and scores it on every split that it is judged on."""
     retrain_result(result, device=device, show=show)
     for split in _splits(result):
-        evaluate_result(result, split, show=show)
+        evaluate_result(result, split, device=device, show=show)
     if result.shelf != RESULTS:
         drop(result.model_path)
 

@@ -7,8 +7,10 @@ References:
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
@@ -58,20 +60,33 @@ class Training:
     """Where they put them."""
 
 
+def device_of(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means on this machine.
+
+    Raises:
+        ConfigError: it is unknown or not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: this machine has no CUDA device that torch can use; give --device cpu or auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def make_fabric(config: TrainConfig, device: str) -> Fabric:
     """Lightning Fabric for a device name: `auto`, `cpu` or `cuda`.
 
     Raises:
         ConfigError: the device is not there.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device {device!r}; expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: this machine has no CUDA device that torch can use; give --device cpu or auto"
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device).type
+    # It advises on tensor cores at every start; how exact products are is the caller's to say.
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     if device == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"train.devices={config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     strategy = "auto" if config.ranks == 1 else config.strategy
@@ -123,12 +138,23 @@ def fit(
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)):
+    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), _repeatable():
         loop.run()
     if loop.average is not None:
         loop.average.put()
     model.eval().to(memory_format=torch.contiguous_format)
     return list(loop.position.records)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Has cuDNN use what adds in one order only: a training that goes on ends like one that never stopped."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 class _Loop:

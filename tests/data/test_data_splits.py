@@ -1,5 +1,7 @@
 """Splits, holding out, and the names of a data set's parts."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spos_quant.data import ArraySplit, Augmentation, DataSet, FileSplit, Preprocessing, Split, hold_out
+from spos_quant.data import split as data_split
 from spos_quant.errors import ConfigError, DataError
 
 PREPROCESSING = Preprocessing(size=(4, 6), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -159,3 +162,29 @@ def test_unknown_split(name, guess):
     data = DataSet("x", ("a",), PREPROCESSING, Augmentation(size=(4, 6)), *[array_split()] * 3)
     with pytest.raises(ConfigError, match=f"unknown split '{name}'; did you mean '{guess}'"):
         data.split(name)
+
+
+def test_small_pictures_are_decoded_once_and_stay_behind_when_a_split_travels(tmp_path, monkeypatch):
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((2, 2, 3), 80 * i, np.uint8)).save(path)
+    split = FileSplit(tuple(paths), np.zeros(3, np.int64), PREPROCESSING)
+    first = split.image(1)
+    monkeypatch.setattr(data_split, "read_image", lambda *_: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(split.image(1), first)
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
+    with pytest.raises(pytest.fail.Exception, match="decoded again"):
+        copy.deepcopy(split).image(1)
+
+
+def test_pictures_that_take_too_much_are_decoded_at_every_access(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    split = FileSplit((str(path),), np.zeros(1, np.int64), PREPROCESSING)
+    monkeypatch.setattr(data_split, "KEPT_BYTES", split.image(0).size - 1)
+    other = split.subset([0])
+    other.image(0)
+    Image.fromarray(np.full((2, 2, 3), 255, np.uint8)).save(path)
+    assert other.image(0).min() == 255
+    assert split.image(0).max() == 0

@@ -44,7 +44,7 @@ def pair(kind: str, bits: int, signed: bool, dtype: torch.dtype = torch.float32)
 def gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     x = x.clone().requires_grad_()
     y = layer(x)
-    (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype, device=y.device).view(y.shape)).sum().backward()
     found = [x.grad, *(p.grad for p in layer.parameters())]
     assert all(g is not None for g in found)
     return y, found
