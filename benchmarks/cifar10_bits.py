@@ -125,6 +125,7 @@ def options(given: argparse.Namespace, space: str) -> dict[str, Any]:
         "set": given.set,
         "device": given.device,
         "workers": given.workers,
+        "export": False,  # accuracy is what is compared
         "show": not given.workers,
     }
 

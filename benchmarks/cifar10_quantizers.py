@@ -25,10 +25,7 @@ A variant is words joined by `+`:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, pstdev
 from tempfile import TemporaryDirectory
@@ -36,7 +33,7 @@ from typing import Any
 
 import torch
 import yaml
-from common import write_result
+from common import several, write_result
 
 from spos_quant.run_dir import drop
 from spos_quant.space.bit_config import parse_uniform, read_bit_config
@@ -79,16 +76,6 @@ def main() -> None:
             rows += made
             rows.sort(key=lambda row: (row["seed"], all_bits.index(row["bits"]), variants.index(row["variant"])))
             report([*first, *rows], given)
-
-
-def several(workers: int, call: Callable[[Job], list[dict[str, Any]]], jobs: Sequence[Job]) -> Iterator[Any]:
-    """What a call makes of each job, as they are done: in this process, or in several."""
-    if not workers:
-        yield from map(call, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(call, job) for job in jobs]):
-            yield done.result()
 
 
 def rows_of(work: Path, given: argparse.Namespace, job: Job) -> list[dict[str, Any]]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from spos_quant.stages.run import environment
 
+Job = TypeVar("Job")
+Made = TypeVar("Made")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,3 +33,13 @@ def commit() -> str:
     """The commit that is checked out."""
     said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return said.stdout.strip()
+
+
+def several(workers: int, call: Callable[[Job], Made], jobs: Sequence[Job]) -> Iterator[Made]:
+    """What a call makes of each job, as they are done: in this process, or in several."""
+    if not workers:
+        yield from map(call, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(call, job) for job in jobs]):
+            yield done.result()

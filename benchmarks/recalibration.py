@@ -33,6 +33,7 @@ from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import FixedBatches
 from spos_quant.train.evaluation import Score, batch_norms, score
+from spos_quant.train.loop import device_of
 
 AMOUNTS = "256,512,1024,2048,4096,8192,25600"
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--amounts", default=AMOUNTS, help="images of training [%(default)s]")
     parser.add_argument("--images", type=int, help="of search-val that score [all]")
     parser.add_argument("--batch", type=int, default=128, help="images of a batch [%(default)s]")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--work", type=Path, required=True, help="where scores are kept between commands")
     parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
     given = parser.parse_args()
@@ -66,7 +68,7 @@ def validation(run: Run, given: argparse.Namespace) -> FixedBatches:
 
 def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterator[dict[str, Any]]:
     """A row per architecture: its scores by amount. What a former command measured is taken from its file."""
-    supernet = load_supernet(run).to(memory_format=torch.channels_last)
+    supernet = load_supernet(run).to(device_of(given.device)).to(memory_format=torch.channels_last)
     budget = parse_budget(given.budget, "bitops", run.table)
     sampler = FeasibleSampler(run.table, [replace(budget, low=budget.limit * 4 // 5)])
     training = FixedBatches(run.data, "train", images=amounts[-1], batch_size=given.batch, seed=run.seed)
@@ -88,13 +90,14 @@ def by_amount(
     supernet.activate(architecture)
     supernet.eval()
     norms = batch_norms(supernet)
+    device = next(supernet.parameters()).device
     found: dict[int, Score] = {}
     seen = 0
-    with compiled_kernels(), kept_weights(layer for layer, *_ in supernet.quantized_layers()):
+    with compiled_kernels(device=str(device)), kept_weights(layer for layer, *_ in supernet.quantized_layers()):
         for number, (x, _) in enumerate(training, 1):
             for norm in norms:
                 norm.training, norm.momentum = True, 1 / number
-            supernet(x)
+            supernet(x.to(device))
             seen += len(x)
             for norm in norms:
                 norm.training = False

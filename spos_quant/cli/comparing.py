@@ -103,6 +103,7 @@ def bench(
     weight_bytes: o.WeightBytes = None,
     workers: o.Workers = 0,
     ray: o.Ray = None,
+    export: Annotated[bool, typer.Option(help="Whether each model is exported and its file timed.")] = True,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
@@ -123,7 +124,9 @@ def bench(
         asked = searches(words, budgets)
         return opening.estimate(asked, as_json, workers=workers, trainings=Trainings(models, run.spec.retrain))
     with opening.open() as opened:
-        result = bench_run(opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers, ray=ray)
+        result = bench_run(
+            opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers, ray=ray, export=export
+        )
     _skipped(result["skipped"], len({row["key"] for row in result["rows"]}) * seeds)
     if as_json:
         return show.emit(result)

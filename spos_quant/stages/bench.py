@@ -41,6 +41,7 @@ def bench(
     set: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
+    export: bool = True,
     show: bool = False,
     **budgets: str | float | Sequence[str | float],
 ) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def bench(
         set: Settings of a new run, such as `["retrain.epochs=5"]`.
         device: `auto`, `cpu` or `cuda`.
         workers: Processes, each of which trains one model at a time; they change no result.
+        export: Whether each is exported and its file timed; without, rows of what was not exported before lack both.
         show: Shows progress on stderr.
         **budgets: `bitops_budget` and so on, one value or a list of them, for `random:3`, searchers and `best`.
 
@@ -78,7 +80,7 @@ def bench(
     limits = combined_budgets(plan.run.table, given)
     words = check(plan.run, bits, limits, seeds)
     with plan.open() as run:
-        return bench_run(run, words, limits, seeds=seeds, device=device, show=show, workers=workers)
+        return bench_run(run, words, limits, seeds=seeds, device=device, show=show, workers=workers, export=export)
 
 
 def check(run: Run, bits: Sequence[str], budgets: Sequence[Budgets], seeds: int) -> list[Word]:
@@ -98,6 +100,7 @@ def bench_run(
     show: bool,
     workers: int = 0,
     ray: str | None = None,
+    export: bool = True,
 ) -> dict[str, Any]:
     """`bench` in a run that this process owns.
 
@@ -117,7 +120,7 @@ def bench_run(
     firsts = list({entry.result.key: entry.result for entry in found}.values())
     todo = [first.with_seed(number) for number in numbers for first in firsts]
     skipped = train_all(run, todo, device=device, show=show, workers=workers)
-    refused = {first.key: _export(first, show) for first in firsts}
+    refused = {first.key: _export(first, show) if export else None for first in firsts}
     times = _latencies(run, [first for first in firsts if refused[first.key] is None])
     rows = [_row(entry, numbers, times["files"], refused[entry.result.key]) for entry in found]
     made = {
