@@ -11,22 +11,45 @@ from typing import Any
 
 import brevitas
 import torch
-from brevitas.core.function_wrapper import TensorClampSte
+from brevitas.core.function_wrapper import RoundSte, TensorClamp, TensorClampSte
 from brevitas.core.quant.int_base import IntQuant
-from torch import Tensor
+from torch import Tensor, nn
 
 from spos_quant.quant.kernels import active
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Rounds to whole steps between two levels, as one autograd function."""
+    """Rounds to whole steps between two levels, as one autograd function.
+
+    Args:
+        narrow_range: As of Brevitas's `IntQuant`, like the rest.
+        signed: Whether there are levels below zero.
+        input_view_impl: Applied to what is quantized.
+        bit_width: Whose levels are computed once.
+        float_to_int_impl: Must round.
+        tensor_clamp_impl: Decides about the gradient beyond the levels.
+    """
+
+    def __init__(
+        self,
+        narrow_range: bool,
+        signed: bool,
+        input_view_impl: nn.Module,
+        bit_width: int,
+        float_to_int_impl: nn.Module = RoundSte(),  # noqa: B008 - Brevitas's own default, which holds no state
+        tensor_clamp_impl: nn.Module = TensorClamp(),  # noqa: B008
+    ) -> None:
+        super().__init__(narrow_range, signed, input_view_impl, float_to_int_impl, tensor_clamp_impl)
+        width = torch.tensor(float(bit_width))
+        self.register_buffer("lowest", self.min_int(width), persistent=False)
+        self.register_buffer("highest", self.max_int(width), persistent=False)
 
     @brevitas.jit.script_method  # type: ignore[untyped-decorator]
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
         """`x` on the levels of `bit_width`, of its shape; the zero point of our quantizers is always 0."""
-        del zero_point
+        del zero_point, bit_width
         clipped = isinstance(self.tensor_clamp_impl, TensorClampSte)
-        low, high = self.min_int(bit_width).to(x.dtype), self.max_int(bit_width).to(x.dtype)
+        low, high = self.lowest.to(x.dtype), self.highest.to(x.dtype)
         result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped)
         return result
 
@@ -51,7 +74,7 @@ class _FakeQuant(torch.autograd.Function):
             y = _straight_through(*inputs, low, high, ctx.clipped)
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None
-        clipped = x.new_tensor(float(ctx.clipped))
+        clipped = x.new_ones(()) if ctx.clipped else x.new_zeros(())  # made where it is needed: a GPU waits for copies
         view, kernels = _View(x, scale), active(x)
         kernel = kernels.flat_gradients if view.one else kernels.row_gradients
         for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped)

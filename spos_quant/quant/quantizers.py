@@ -19,7 +19,15 @@ from brevitas.quant.solver.weight import WeightQuantSolver
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.fused import FusedIntQuant
-from spos_quant.quant.scales import LearnedScale, MeanSigmaStdOfOne, MidRiseQuant, OddCodes
+from spos_quant.quant.scales import (
+    ClipStep,
+    LargestCode,
+    LearnedScale,
+    MeanSigmaStdOfOne,
+    MidRiseQuant,
+    OddCodes,
+    StatisticalStep,
+)
 from spos_quant.registry import Registry
 
 Injector = type[Any]
@@ -44,6 +52,7 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
     """Levels -T and +T with T the mean of |w| per output channel [Rastegari2016]; leaves the float weight alone."""
 
     quant_type = QuantType.BINARY
+    scaling_impl = StatisticalStep
     scaling_impl_type = ScalingImplType.STATS
     scaling_stats_op = StatsOp.AVE
     scaling_per_output_type = ScalingPerOutputType.CHANNEL
@@ -55,15 +64,19 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
 
 
 class PerChannel(Int8WeightPerChannelFloat):  # type: ignore[misc]
-    """Symmetric levels per output channel: Brevitas's own, with the fused quantizer."""
+    """Symmetric levels per output channel: Brevitas's own in fewer operations."""
 
     int_quant = FusedIntQuant
+    int_scaling_impl = LargestCode
+    scaling_impl = StatisticalStep
 
 
 class _UnsignedClip(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):  # type: ignore[misc]
     """2^b levels from 0 to a learned clip T [Choi2018]; the clip is a parameter from the start, calibrated later."""
 
     int_quant = FusedIntQuant
+    int_scaling_impl = LargestCode
+    scaling_impl = ClipStep
     min_val = 0.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -73,6 +86,8 @@ class _SignedClip(IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, A
     """2^b levels from -T to T (2^(b-1) - 1) / 2^(b-1), with a learned clip T."""
 
     int_quant = FusedIntQuant
+    int_scaling_impl = LargestCode
+    scaling_impl = ClipStep
     min_val = -6.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -82,6 +97,7 @@ class _SignedBinary(ActQuantSolver):  # type: ignore[misc]
     """Levels -T and +T with a learned T: a signed 1-bit activation has no zero."""
 
     quant_type = QuantType.BINARY
+    scaling_impl = ClipStep
     scaling_impl_type = ScalingImplType.PARAMETER
     scaling_per_output_type = ScalingPerOutputType.TENSOR
     restrict_scaling_type = RestrictValueType.FP

@@ -13,7 +13,7 @@ from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLaye
 from torch import nn
 
 from spos_quant.quant.quantizers import quantizer_pair
-from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
+from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer, values_only
 
 Bits = int | None
 
@@ -136,6 +136,26 @@ def parameters_stay() -> Iterator[None]:
         yield
     finally:
         config.REINIT_ON_STATE_DICT_LOAD = before
+
+
+@contextmanager
+def plain_values(model: nn.Module) -> Iterator[None]:
+    """While open, the quantizers of Brevitas layers answer with values alone, wherever nothing asks for more."""
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantLayer) and not _asks_for_more(layer)]
+    proxies = [proxy for layer in layers for proxy in (layer.weight_quant, layer.input_quant)]
+    before = [proxy.skip_create_quant_tensor for proxy in proxies]
+    for proxy in proxies:
+        values_only(proxy)
+    try:
+        yield
+    finally:
+        for proxy, wanted in zip(proxies, before, strict=True):
+            values_only(proxy, wanted)
+
+
+def _asks_for_more(layer: QuantLayer) -> bool:
+    """Whether a layer needs the scales of its input and weight."""
+    return bool(layer.return_quant_tensor or layer.bias_quant.is_quant_enabled or layer.output_quant.is_quant_enabled)
 
 
 def is_quant_layer(layer: nn.Module) -> bool:

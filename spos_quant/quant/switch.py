@@ -24,6 +24,15 @@ from spos_quant.quant.quantizers import quantizer_pair
 Bits = int | None
 
 
+def values_only(proxy: nn.Module, wanted: bool = True) -> nn.Module:
+    """Has a Brevitas quantizer answer with values alone, or again with their scale and bits as well.
+
+    Nothing reads those of a network that trains, and they are dozens of operations per layer: some wait for a GPU.
+    """
+    proxy.skip_create_quant_tensor = wanted  # type: ignore[assignment]
+    return proxy
+
+
 class InputQuantizer(nn.Module):
     """Quantizes one tensor to any of several bit-widths, each with its own learned clip.
 
@@ -36,12 +45,12 @@ class InputQuantizer(nn.Module):
         self.quantizer = quantizer
         _, act = quantizer_pair(quantizer)
         self.by_bits = nn.ModuleDict(
-            {str(b): ActQuantProxyFromInjector(_Owner(), act(b, signed)) for b in sorted(set(bits))}
+            {str(b): values_only(ActQuantProxyFromInjector(_Owner(), act(b, signed))) for b in sorted(set(bits))}
         )
 
     def forward(self, x: Tensor, bits: int) -> Tensor:
         """`x` with its values rounded to the levels of `bits`."""
-        value: Tensor = self.by_bits[str(bits)](x).value
+        value: Tensor = self.by_bits[str(bits)](x)
         return value
 
     def clip(self, bits: int) -> nn.Parameter:
@@ -103,7 +112,7 @@ class SwitchLayer(nn.Module):
             # Constants are rounded to the type that a quantizer is made with, whatever it is moved to afterwards: the
             # same one for a layer that was double from the start, one that became so, and its static counterpart.
             made = weight(bits).let(scaling_shape=shape, dtype=torch.float32)
-            self.weight_quant[str(bits)] = WeightQuantProxyFromInjector(self, made).to(self.weight.dtype)
+            self.weight_quant[str(bits)] = values_only(WeightQuantProxyFromInjector(self, made).to(self.weight.dtype))
         self.input_quant = input_quant
         self.quantizer = quantizer
         self.searchable = True
@@ -159,7 +168,7 @@ class SwitchLayer(nn.Module):
         kept = {} if self.kept is None or torch.is_grad_enabled() else self.kept
         key = self.weight_bits, self.active_in, self.active_out
         if key not in kept:
-            kept[key] = self.weight_quant[str(self.weight_bits)](self.active_weight()).value
+            kept[key] = self.weight_quant[str(self.weight_bits)](self.active_weight())
         return kept[key]
 
 

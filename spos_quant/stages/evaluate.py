@@ -12,6 +12,7 @@ from spos_quant.export import api
 from spos_quant.export.integer.c_header import c_header
 from spos_quant.export.integer.file import read_integers
 from spos_quant.progress import tracked
+from spos_quant.quant.static import plain_values
 from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.card import write_card
@@ -41,7 +42,8 @@ def evaluate_result(result: Result, split: str, *, device: str = "auto", show: b
         batches = scoring_batches(result.run, split, all_images=True)
         shown = tracked(batches, f"evaluate {result.name} on {split}", batches.count, unit="batches", show=show)
         model = load_model(result).to(device_of(device))
-        known = result.update_metrics(**{key: vars(score(model, shown))})
+        with plain_values(model):
+            known = result.update_metrics(**{key: vars(score(model, shown))})
         if result.exports_path.exists():
             write_card(result)
     return {**known[key], "split": split, "key": result.key}

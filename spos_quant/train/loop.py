@@ -29,6 +29,7 @@ from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
 from spos_quant.quant.kernels import WORTH_COMPILING, compiled_kernels
+from spos_quant.quant.static import plain_values
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
@@ -138,7 +139,7 @@ def fit(
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), _repeatable():
+    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), _repeatable(), plain_values(model):
         loop.run()
     if loop.average is not None:
         loop.average.put()

@@ -67,7 +67,7 @@ def switchable(shape: tuple[int, ...], bits: int, name: str) -> SwitchLayer:
 
 
 def quantized(layer: SwitchLayer, bits: int) -> Tensor:
-    value: Tensor = layer.weight_quant[str(bits)](layer.weight).value
+    value: Tensor = layer.weight_quant[str(bits)](layer.weight)
     return value
 
 
