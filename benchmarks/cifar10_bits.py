@@ -29,7 +29,6 @@ from spos_quant.space.search_space import SearchSpace
 SPACES = Path(__file__).parent / "spaces"
 BUDGETS = "w2a2,w3a3,w4a4,1.5 x w2a2,1.5 x w3a3"
 NETWORKS = {"resnet20": ("resnet20-bits", "resnet20-bits-width"), "mobilenetv2": ("mobilenetv2-cifar-bits",)}
-UNIFORM = ("w2a2", "w3a3", "w4a4")
 TINY = [
     *("train.iterations=2", "retrain.iterations=2", "search.population=2", "search.generations=1"),
     *("search.recalibration_images=32", "search.max_images=32", "train.batch_size=16", "retrain.batch_size=16"),
@@ -51,6 +50,7 @@ def main() -> None:
     parser.add_argument("--weights", help="float weights that every row starts from; without, the supernet's")
     parser.add_argument("--data", default="cifar10", help="cifar10[:ROOT] or imagefolder:ROOT")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
+    parser.add_argument("--uniform", default="float,w2a2,w3a3,w4a4", help="rows beside the budgets [%(default)s]")
     parser.add_argument("--bits", default="random:1,knapsack,best", help="what is tried within each budget")
     parser.add_argument("--budgets", default=BUDGETS, help="of uniform rows, or times them [%(default)s]")
     parser.add_argument("--seeds", type=int, default=1)
@@ -93,14 +93,15 @@ def plan(given: argparse.Namespace, spaces: dict[str, Path]) -> Iterator[Job]:
     first, *others = spaces
     within = tuple(given.bits.split(","))
     budgets = tuple(budgets_of(given, load_space(spaces[first])))
+    uniform = tuple(given.uniform.split(","))
     if given.workers:
-        yield Job(first, ("float", *UNIFORM, *within), budgets)
-        yield from (Job(name, ("best",), budgets) for name in others)
+        yield Job(first, (*uniform, *within), budgets)
+        yield from (Job(name, ("best",), budgets) for name in others if "best" in within)
         return
-    yield from (Job(first, (text,)) for text in ("float", *UNIFORM))
+    yield from (Job(first, (text,)) for text in uniform)
     for budget in budgets:
         yield from (Job(first, (item,), (budget,)) for item in within)
-        yield from (Job(name, ("best",), (budget,)) for name in others)
+        yield from (Job(name, ("best",), (budget,)) for name in others if "best" in within)
 
 
 def budgets_of(given: argparse.Namespace, space: SearchSpace) -> Iterator[str]:
@@ -141,7 +142,7 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
         print(f"{row['space']:22} {budget:>13} {row['bits']:10} {bitops:>15} {accuracy}", flush=True)
     if given.tiny:
         return
-    told = {name: getattr(given, name) for name in ("bits", "budgets", "seeds", "workers", "set")}
+    told = {name: getattr(given, name) for name in ("uniform", "bits", "budgets", "seeds", "workers", "set")}
     weights = None if given.weights is None else Path(given.weights).name
     command = {"data": given.data.partition(":")[0], "weights": weights, **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"

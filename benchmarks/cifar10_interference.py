@@ -30,10 +30,11 @@ from typing import Any
 import yaml
 from common import several, write_result
 
+from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.bench import bench_run, check
 from spos_quant.stages.plan import Options, Plan, plan_run
 from spos_quant.stages.rank import rank_run, read_band
-from spos_quant.stages.search import combined_budgets, uniform_architectures
+from spos_quant.stages.search import combined_budgets
 from spos_quant.stages.train import train_supernet
 
 WORDS: dict[str, dict[str, Any]] = {
@@ -170,7 +171,7 @@ def in_supernet(run: Any) -> dict[str, float]:
 
     found = {}
     with open_log(run) as log:
-        for name, architecture in uniform_architectures(run).items():
+        for name, architecture in uniform_architectures(run.space).items():
             entry = log.get(architecture)
             if entry is not None and name in ("w2a2", "w3a3", "w4a4", "w8a8"):
                 found[name] = entry.score

@@ -6,11 +6,14 @@ import copy
 from functools import cache
 
 import torch
+from brevitas.core.quant import RescalingIntQuant
 from brevitas.core.quant.int_base import IntQuant
+from brevitas.core.scaling import IntScaling, ParameterScaling, StatsFromParameterScaling
 from torch import Tensor, nn
 
 from spos_quant.backbones.build import build, load_spec, space_of
 from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.scales import ClipStep, StatisticalStep
 from spos_quant.quant.static import is_quant_layer
 from spos_quant.supernet.supernet import Supernet
 
@@ -50,11 +53,20 @@ def network(case: str, kind: str, bits: int = 4) -> nn.Module:
     return subnet
 
 
+STOCK = {FusedIntQuant: IntQuant, ClipStep: ParameterScaling, StatisticalStep: StatsFromParameterScaling}
+"""What Brevitas brings in the place of ours, with the same state."""
+
+
 def stock(model: nn.Module) -> nn.Module:
-    """The model itself, with the integer quantizers that Brevitas brings."""
+    """The model itself, with the integer quantizers that Brevitas brings, which answer with scales and bits too."""
     for module in model.modules():
-        if isinstance(module, FusedIntQuant):
-            module.__class__ = IntQuant
+        if type(module) in STOCK:
+            module.__class__ = STOCK[type(module)]
+        if isinstance(module, RescalingIntQuant):
+            inner = module.int_quant
+            module.int_scaling_impl = IntScaling(inner.narrow_range, inner.signed)
+        if hasattr(module, "skip_create_quant_tensor"):
+            module.skip_create_quant_tensor = False
     return model
 
 

@@ -3,7 +3,8 @@
 Differs from the authors' code in that children are completed within the budgets by exact sampling instead of being
 drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
 mutation or a crossover is drawn anew. With `search.first: knapsack` the first population is led by optima of the
-additive estimate, for which every departure from the reference is evaluated before.
+additive estimate, for which every departure from the reference is evaluated before; with `uniform` by the uniform bit
+configurations within the budgets, so that what is found scores no worse than any of them.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
@@ -18,6 +19,7 @@ import numpy as np
 from spos_quant.searchers.additive import AdditiveEstimate
 from spos_quant.searchers.base import Problem, Scored, searchers
 from spos_quant.space.search_space import Architecture
+from spos_quant.space.uniform import uniform_architectures
 
 _STREAM = 5
 _TRIES = 20
@@ -52,8 +54,8 @@ class Evolution:
             return []
         rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
         asked: list[Architecture] = []
-        if self.estimate is not None and self.generation == 0:
-            asked = [a for a in self.estimate.at_shares(_SHARES) if a not in self.seen][: config.population]
+        if self.generation == 0:
+            asked = [a for a in dict.fromkeys(self._leaders()) if a not in self.seen][: config.population]
             self.seen.update(asked)
         elif self.results:
             parents = self._parents()
@@ -69,6 +71,16 @@ class Evolution:
         self.results += results
         self.seen.update(scored.architecture for scored in results)
         self.generation += 1
+
+    def _leaders(self) -> list[Architecture]:
+        """What the first population starts with, before it is filled up at random."""
+        if self.estimate is not None:
+            return self.estimate.at_shares(_SHARES)
+        if self.problem.config.first == "uniform":
+            corners = list(uniform_architectures(self.problem.space).values())[::-1]  # the most bits first
+            kept = self.problem.sampler.keeps(corners) if corners else []
+            return [corner for corner, within in zip(corners, kept, strict=True) if within]
+        return []
 
     def _parents(self) -> list[Architecture]:
         best = sorted(self.results, key=self.problem.objective.rank)

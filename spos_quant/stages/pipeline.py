@@ -8,13 +8,14 @@ from typing import Any
 from spos_quant.cost.budget import Budget
 from spos_quant.cost.rows import config_rows, total
 from spos_quant.space.bit_config import read_bit_config
+from spos_quant.space.uniform import offered_pairs
 from spos_quant.stages.card import write_card
 from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
 from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import Result, Run
-from spos_quant.stages.search import Request, metric_of, offered_pairs, search_run
+from spos_quant.stages.search import Request, metric_of, search_run
 from spos_quant.stages.train import train_supernet
 
 _USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))
@@ -60,7 +61,7 @@ def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) ->
         return total(config_rows(run.space, config), metric)
 
     target = cost(read_bit_config(winner.bits_path))
-    pairs = sorted({*offered_pairs(run), *_USUAL})
+    pairs = sorted({*offered_pairs(run.space), *_USUAL})
     priced = sorted((cost(run.space.uniform_config(*pair)), pair) for pair in pairs)
     _, (weight_bits, act_bits) = next((p for p in priced if p[0] >= target), priced[-1])
     return [given_result(run, f"w{weight_bits}a{act_bits}")]

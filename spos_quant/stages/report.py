@@ -10,11 +10,12 @@ from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
 from spos_quant.space.bit_config import read_bit_config
+from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluate import exports
 from spos_quant.stages.evaluated import Evaluated, evaluated
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
-from spos_quant.stages.search import metric_of, uniform_architectures
+from spos_quant.stages.search import metric_of
 from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
 from spos_quant.supernet.weights import read_said
@@ -90,7 +91,7 @@ def _winners(run: Run) -> list[str]:
 
 def _baselines(run: Run, found: Evaluated) -> dict[str, int]:
     """The uniform configurations that were evaluated, by name, as indices."""
-    texts = {run.space.encode(architecture): name for name, architecture in uniform_architectures(run).items()}
+    texts = {run.space.encode(architecture): name for name, architecture in uniform_architectures(run.space).items()}
     return {texts[text]: i for i, text in enumerate(found.texts) if text in texts}
 
 

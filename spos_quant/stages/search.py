@@ -24,7 +24,7 @@ from spos_quant.progress import Tick, progress
 from spos_quant.run_dir import store_json
 from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
 from spos_quant.searchers.evaluate import LoggedEvaluator
-from spos_quant.space.search_space import Architecture
+from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
 from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.run import Run
@@ -181,7 +181,7 @@ class _Session:
 
     def _baselines(self) -> None:
         """Scores the uniform architectures of the space too, for the report; they enter no search."""
-        list(self.evaluate(list(uniform_architectures(self.run).values())))
+        list(self.evaluate(list(uniform_architectures(self.run.space).values())))
 
     def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
         run = self.run
@@ -231,28 +231,6 @@ class _Watch:
         tick(f"best top-1 {self.best:.4f}" if isfinite(self.best) else f"top-1 {scored.score:.4f}")
         log.log(values, self.count)
         self.count += 1
-
-
-def uniform_architectures(run: Run) -> dict[str, Architecture]:
-    """The uniform bit configurations that are architectures of the space, by name."""
-    found = {}
-    for pair in offered_pairs(run):
-        try:
-            found[f"w{pair[0]}a{pair[1]}"] = run.space.uniform(*pair)
-        except ValueError:
-            continue  # the backbone's own operator, width 1.0 or this pair is no candidate somewhere
-    return found
-
-
-def offered_pairs(run: Run) -> list[tuple[int, int]]:
-    """Every pair of weight and activation bits that some layer of the space may have."""
-    pairs = set()
-    for place in run.space.layers:
-        if place.weight.axis is not None and place.weight.axis == place.act.axis:
-            pairs |= set(zip(place.weight.values, place.act.values, strict=True))
-        else:
-            pairs |= {(w, a) for w in place.weight.values for a in place.act.values}
-    return sorted((w, a) for w, a in pairs if w is not None and a is not None)
 
 
 def combined_budgets(table: CostTable, given: Mapping[str, Sequence[str] | None]) -> list[tuple[Budget, ...]]:

@@ -15,6 +15,7 @@ from spos_quant.backbones.build import load_space
 from spos_quant.config import SearchConfig
 from spos_quant.cost.table import CostTable
 from spos_quant.searchers.evolution import Evolution
+from spos_quant.space.uniform import uniform_architectures
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SPACE = toy_space(2)
@@ -141,3 +142,35 @@ def test_golden_log(name):
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(json.dumps(log, indent=1) + "\n", "utf-8")
     assert log == json.loads(path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("limit", ["w3a3", "w3a2", "100%"])
+def test_uniform_bits_lead_the_first_population_and_are_no_better_than_what_is_found(limit):
+    space = toy_space(3, axes={"weight_bits": [2, 3, 4], "act_bits": [2, 3, 4]}, bits_per="layer")
+    config = SMALL.model_copy(update={"first": "uniform", "generations": 2})
+    p = problem(space, config=config, bitops=limit)
+    function = Additive(space)
+    first, *rest = generations("evolution", p, function)
+    corners = list(uniform_architectures(space).values())
+    assert len(corners) == 9
+    kept = [corner for corner, within in zip(corners, p.sampler.keeps(corners), strict=True) if within]
+    led = [s.architecture for s in first[: len(kept)]]
+    assert set(led) == set(kept)
+    assert len({s.architecture for s in first}) == len(first) == SMALL.population
+    assert max(s.score for g in (first, *rest) for s in g) >= max(map(function.score, kept))
+
+
+def test_a_small_population_takes_the_uniform_bits_that_cost_most():
+    space = toy_space(2, axes={"weight_bits": [2, 3, 4], "act_bits": [2, 3, 4]}, bits_per="layer")
+    config = SMALL.model_copy(update={"first": "uniform", "population": 3, "parents": 2, "crossover": 1, "mutation": 1})
+    (first, *_) = generations("evolution", problem(space, config=config), Additive(space))
+    assert [s.architecture for s in first] == [space.uniform(4, act) for act in (4, 3, 2)]
+
+
+def test_a_space_without_bits_starts_at_random():
+    space = toy_space(3, axes={"op": ["conv", "wide", "skip"], "width": [0.5, 1.0]})
+    both = [
+        generations("evolution", problem(space, config=SMALL.model_copy(update={"first": how})), Additive(space))
+        for how in ("random", "uniform")
+    ]
+    assert both[0] == both[1]
