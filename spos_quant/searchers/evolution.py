@@ -78,7 +78,7 @@ class Evolution:
             return self.estimate.at_shares(_SHARES)
         if self.problem.config.first == "uniform":
             corners = list(uniform_architectures(self.problem.space).values())[::-1]  # the most bits first
-            kept = self.problem.sampler.keeps(corners) if corners else []
+            kept: list[bool] = self.problem.sampler.keeps(corners).tolist() if corners else []
             return [corner for corner, within in zip(corners, kept, strict=True) if within]
         return []
 
