@@ -10,7 +10,6 @@ from spos_quant.cli import options as o
 from spos_quant.cli import show
 from spos_quant.cli.commands import app
 from spos_quant.cli.opening import Opening
-from spos_quant.report.describe import candidate_text
 
 
 @app.command()
@@ -61,6 +60,8 @@ def sensitivity(
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    from spos_quant.report.describe import candidate_text
+
     loss = "-" if row["loss"] is None else f"{row['loss']:+.4f}"
     score = "-" if row["score"] is None else f"{100 * row['score']:+.2f} points"
     kind = row["kind"]

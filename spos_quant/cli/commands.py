@@ -10,7 +10,7 @@ import typer
 from spos_quant.cli import options as o
 from spos_quant.cli import show
 from spos_quant.cli.opening import Opening
-from spos_quant.cost.budget import human
+from spos_quant.cost.units import human
 from spos_quant.errors import ConfigError
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
 from spos_quant.cli.options import check_device, check_ray, parse_requests
-from spos_quant.cost.budget import human
+from spos_quant.cost.units import human
 
 if TYPE_CHECKING:
     from spos_quant.stages.estimate import Trainings

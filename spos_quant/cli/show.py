@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from spos_quant.cost.budget import human
+from spos_quant.cost.units import human
 from spos_quant.progress import remark
 
 __all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table", "verified"]

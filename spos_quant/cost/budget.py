@@ -12,6 +12,7 @@ from spos_quant.cost.feasible import price
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.rows import config_rows, total
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError, SpaceError
 from spos_quant.space.bit_config import parse_uniform
 
@@ -129,14 +130,6 @@ def _number(text: str, metric: str, table: CostTable) -> int:
     if limit <= 0:
         raise BudgetError(f"{metric} budget {text!r}: expected a number above 0")
     return limit
-
-
-def human(value: float) -> str:
-    """A count for people, rounded to four digits: `2.307M`."""
-    for suffix, factor in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("K", 10**3)):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}{suffix}"
-    return f"{value:.4g}"
 
 
 def budget_warnings(budgets: list[Budget], table: CostTable) -> list[str]:

@@ -8,10 +8,11 @@ from math import exp
 import numpy as np
 import numpy.typing as npt
 
-from spos_quant.cost.budget import Budget, cost_range, human
+from spos_quant.cost.budget import Budget, cost_range
 from spos_quant.cost.feasible import Allowed, Counted, Priced, price
 from spos_quant.cost.program import Program
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError
 from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import IntArray, sample_uniform

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import floor, isfinite, log10, sqrt
 from typing import Any, TypeGuard
 
-from spos_quant.cost.budget import human
+from spos_quant.cost.units import human
 
 UNITS = {
     "bitops": "BitOps",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from spos_quant.cost.budget import Budget, cost_range, human, parse_cost
+from spos_quant.cost.budget import Budget, cost_range, parse_cost
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import digest, store_json

@@ -20,11 +20,12 @@ from typing import ClassVar
 import numpy as np
 
 from spos_quant.config import SupernetTrainConfig
-from spos_quant.cost.budget import Budget, budget_warnings, cost_range, human, parse_cost
+from spos_quant.cost.budget import Budget, budget_warnings, cost_range, parse_cost
 from spos_quant.cost.feasible import extreme
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.registry import Registry
 from spos_quant.space.search_space import Architecture
