@@ -42,8 +42,9 @@ def section(name: str) -> str:
     result = json.loads(path.read_text("utf-8"))
     where = result["environment"]
     packages = where["packages"]
+    device = where.get("gpu") or f"{where['cpus']} CPU cores"
     measured = (
-        f"Measured on {where['cpus']} CPU cores with torch {packages['torch']}, brevitas {packages['brevitas']}, at commit "
+        f"Measured on {device} with torch {packages['torch']}, brevitas {packages['brevitas']}, at commit "
         f"{where['commit']}; `benchmarks/results/{name}.json`.\n"
     )
     return f"{SECTIONS[name](result)}\n{measured}"
@@ -114,7 +115,7 @@ def quantizers(result: Row) -> str:
         for s in result["summary"]
     ]
     chosen = ", ".join(f"{variant} at {bits}" for bits, variant in result["chosen"].items())
-    return f"""## Quantizers and recipes of retraining
+    return f"""## Quantizers and recipes of retraining: {result["steps"]} steps
 
 ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps of {result["batch_size"]} images, learning rate {result["lr"]} falling to 0;
 `stock` is Brevitas's own step and clip. Best on search-val: {chosen}.
@@ -129,7 +130,7 @@ def bits(result: Row) -> str:
     rows = [
         [
             r["space"],
-            r["within"] or "-",
+            f"{r['budget']['bitops'] / 1e6:,.1f} M" if r["budget"] else "-",
             r["bits"],
             "-" if r["bitops"] is None else f"{r['bitops'] / 1e6:,.1f} M",
             percent(r["top1_mean"]),
@@ -186,6 +187,7 @@ def digits(result: Row) -> str:
 
 
 SECTIONS: dict[str, Callable[[Row], str]] = {
+    "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
