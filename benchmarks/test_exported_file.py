@@ -37,8 +37,9 @@ FEWER = [("resnet20 at 32", "onnx-int8", bits) for bits in (2, 4)]
 
 @pytest.mark.parametrize(("shape", "form", "bits"), [*((s, f, b) for s in SHAPES for f, b in FORMATS.items()), *FEWER])
 def test_file(against: Callable[..., float], tiny: bool, tmp_path: Path, shape: str, form: str, bits: int) -> None:
-    case, side, count = SHAPES[shape]
-    x = torch.randn(TINY if tiny else count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    case, *size = SHAPES[shape]
+    side, count = (32, TINY) if tiny else size
+    x = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
     files = {"ours": (network(case, "subnet", bits), form), "float": (network(case, "float"), "onnx")}
     calls = {}
     for name, (model, its) in files.items():

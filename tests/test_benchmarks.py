@@ -21,6 +21,18 @@ def test_quantizers_run_on_made_up_pictures():
 
 
 @pytest.mark.slow
+def test_interference_is_measured_and_goes_on(tmp_path):
+    script = ROOT / "benchmarks" / "cifar10_interference.py"
+    options = ["--tiny", "--work", tmp_path, "--variants", "baseline,cost-uniform+first", "--workers", "2"]
+    command = [sys.executable, str(script), *options]
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert "cost-uniform+first" in first.stdout
+    rows = [[line for line in done.stdout.splitlines() if not line.startswith("trained")] for done in (first, again)]
+    assert rows[0] == rows[1], "what was measured is not measured again"
+
+
+@pytest.mark.slow
 def test_a_whole_search_runs():
     command = [sys.executable, str(ROOT / "benchmarks" / "whole_search.py"), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -133,6 +133,7 @@ def bits(result: Row) -> str:
             f"{r['budget']['bitops'] / 1e6:,.1f} M" if r["budget"] else "-",
             r["bits"],
             "-" if r["bitops"] is None else f"{r['bitops'] / 1e6:,.1f} M",
+            percent(r["search_val_top1_mean"]),
             percent(r["top1_mean"]),
             "-" if r["top1_std"] is None else f"{100 * r['top1_std']:.2f}",
             str(r["seeds"]),
@@ -141,13 +142,17 @@ def bits(result: Row) -> str:
     ]
     told = result["command"]
     weights = ["--weights FILE"] if told["weights"] else []
-    settings = " ".join([*weights, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])])
-    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}
+    tried = [f"--{key} {told[key]}" for key in ("uniform", "bits") if key in told]
+    settings = " ".join(
+        [*weights, *tried, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])]
+    )
+    steps = {key: value for key, _, value in (text.partition("=") for text in told["set"])}
+    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps
 
-All rows of a space take the same steps from the same float weights; `best` is what the search found. Budgets that the command
-names and the table lacks are not measured yet.
-
-{table(("space", "budget", "bits", "BitOps", "test top-1", "std", "seeds"), rows)}
+All rows of a space take the same steps from the same float weights; `best` is what the search found in a supernet of
+{steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
+{result.get("notes", "")}
+{table(("space", "budget", "bits", "BitOps", "search-val top-1", "test top-1", "std", "seeds"), rows)}
 `python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
 """
 
@@ -189,6 +194,7 @@ def digits(result: Row) -> str:
 SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
+    "cifar10_bits-resnet20-470": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
     "recalibration": recalibration,

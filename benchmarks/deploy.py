@@ -1,0 +1,122 @@
+"""One trained model per family of networks in every format: what `verify` says of each file, read from it alone.
+
+    python benchmarks/deploy.py --work DIR           # some ten minutes; goes on where it was
+    python benchmarks/deploy.py --work DIR --tiny    # whether it runs; no claim
+
+The networks are trained for a few steps on scikit-learn's digits, enlarged to what they take, at uniform w4a4: enough
+for answers that a file can be held against, whatever they are worth. `tools/make_deploy.py` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from common import write_result
+from sklearn.datasets import load_digits
+
+import spos_quant as sq
+from spos_quant.data import ArraySplit, Augmentation, DataSet, Preprocessing
+from spos_quant.data.loading import datasets
+from spos_quant.errors import ExportError
+from spos_quant.stages.evaluate import export_result, exports
+from spos_quant.stages.plan import Options, plan_run
+from spos_quant.stages.run import Result
+from spos_quant.stages.verify import verify_result
+
+FAMILIES = ("resnet20", "mobilenetv2-cifar", "mobilenetv3-small", "shufflenetv2", "nasbench201", "torchvision:resnet18")
+FORMATS = ("onnx-qcdq", "onnx-packed", "onnx-int8", "integers", "qonnx")
+BITS = "w4a4"
+SIDE, TIMES = 32, 4
+
+
+@datasets.register("digits-large")
+def pictures(root: str | None, *, input: Any, classes: int, seed: int) -> DataSet:
+    """The digits in three equal channels, every pixel a square."""
+    del root, input
+    raw = load_digits()
+    grey = np.kron((raw.images * 255 / 16).astype(np.uint8), np.ones((1, TIMES, TIMES), np.uint8))
+    images = np.repeat(grey[..., None], 3, axis=3)
+    labels = raw.target.astype(np.int64)
+    return DataSet.holding_out(
+        name="digits-large",
+        classes=tuple(map(str, range(classes))),
+        preprocessing=Preprocessing(size=(SIDE, SIDE), channels=3, mean=(0.3,) * 3, std=(0.38,) * 3),
+        augmentation=Augmentation(size=(SIDE, SIDE), pad=TIMES),
+        train=ArraySplit(images[360:], labels[360:]),
+        test=ArraySplit(images[:360], labels[:360]),
+        seed=seed,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
+    parser.add_argument("--steps", type=int, default=150, help="of training [%(default)s]")
+    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--tiny", action="store_true", help="one network, a few steps; nothing is written as a result")
+    given = parser.parse_args()
+    if given.tiny:
+        given.steps, given.families = 12, FAMILIES[0]
+    rows: list[dict[str, Any]] = []
+    for family in given.families.split(","):
+        rows += family_rows(given, family)
+        if not given.tiny:
+            write_result("deploy", {"bits": BITS, "steps": given.steps, "batch_size": 32, "rows": rows})
+
+
+def family_rows(given: argparse.Namespace, family: str) -> list[dict[str, Any]]:
+    """A row per format: what the file is, or why there is none."""
+    name = family.replace(":", "-")
+    space = {
+        "name": name,
+        "backbone": family,
+        "input": [3, SIDE, SIDE],
+        "classes": 10,
+        "axes": {"bits": [[4, 4]]},
+        "quantizer": "midrise+pact",
+        "retrain": {"init": "fresh", "iterations": given.steps, "batch_size": 32, "lr": 0.05, "label_smoothing": 0.0},
+    }
+    given.work.mkdir(parents=True, exist_ok=True)
+    path = given.work / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(space), "utf-8")
+    out = given.work / name
+    made = sq.bench(path, [BITS], out=out, data="digits-large", device="cpu", export=False)
+    with plan_run(str(out), Options()).open() as run:
+        result = run.result(made["rows"][0]["key"])
+        refused = {form: reason for form in FORMATS if (reason := export(result, form))}
+        files = verify_result(result)["files"] if exports(result) else []
+        verified = {file["format"]: file for file in files}
+        model = made["rows"][0]
+    rows = []
+    for form in FORMATS:
+        told = {
+            "family": family,
+            "format": form,
+            "top1_of_model": model["top1_mean"],
+            "weight_bytes": model["weight_bytes"],
+        }
+        kept = ("bytes", "bytes_by_type", "top1", "agreement", "max_abs_diff", "bitops")
+        file = {key: verified[form][key] for key in kept} if form in verified else None
+        rows.append({**told, "file": file, "refused": refused.get(form)})
+        what = (
+            refused.get(form) or f"{file['bytes']:,} bytes, agreement {file['agreement']:.4f}, top-1 {file['top1']:.4f}"
+        )
+        print(f"{family:22} {form:12} {what}", flush=True)
+    return rows
+
+
+def export(result: Result, form: str) -> str | None:
+    """Writes a file; why there is none, where there is none."""
+    try:
+        export_result(result, form)
+    except ExportError as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    main()
