@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ class QonnxModel:
                 self._sized[len(images)] = _of_size(self._file, images.shape)
             model = self._sized[len(images)]
             given = {model.graph.input[0].name: images}
-            logits: Floats = self._execute(model, given)[model.graph.output[0].name]
+            with warnings.catch_warnings():  # of shapes that it cannot infer beforehand, such as a padding's
+                warnings.simplefilter("ignore")
+                logits: Floats = self._execute(model, given)[model.graph.output[0].name]
         except Exception as error:  # noqa: BLE001 - of every layer below
             shape = "x".join(map(str, images.shape))
             raise ExportError(f"{self._path}: qonnx cannot run it on {shape}: {str(error)[:300]}") from None
