@@ -50,6 +50,14 @@ def test_file(against: Callable[..., float], tiny: bool, tmp_path: Path, shape: 
     against(calls["ours"], calls["float"], "float file", round(TARGETS[shape], 2) if form == "onnx-int8" else None)
 
 
+@pytest.mark.parametrize(("form", "bits"), FORMATS.items())
+def test_export(seconds: Callable[..., None], tiny: bool, tmp_path: Path, form: str, bits: int) -> None:
+    """Writing the file, and asking it about the images that it was made with."""
+    model, x = network("resnet20", "subnet", bits), torch.randn(TINY if tiny else 32, 3, 32, 32)
+    recalibrate(model, [x])
+    seconds(lambda: sq.export_onnx(model, x, tmp_path / "made.onnx", format=form))
+
+
 def caller(path: Path, x: np.ndarray) -> Callable[[], object]:
     """A call of a file by one thread, with all that onnxruntime knows to make of its graph."""
     options = onnxruntime.SessionOptions()
