@@ -118,7 +118,7 @@ def quantizers(result: Row) -> str:
     return f"""## Quantizers and recipes of retraining: {result["steps"]} steps
 
 ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps of {result["batch_size"]} images, learning rate {result["lr"]} falling to 0;
-`stock` is Brevitas's own step and clip. Best on search-val: {chosen}.
+`stock` is Brevitas's own step and clip. Best on search-val: {chosen}.{result.get("notes", "")}
 
 {table(("bits", "variant", "seeds", "search-val top-1", "test top-1"), rows)}
 `python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]}`
