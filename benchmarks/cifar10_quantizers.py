@@ -43,8 +43,9 @@ from spos_quant.stages.plan import Options, plan_run
 from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import recalibrate, score
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.loop import Training, fit
 
 WORDS: dict[str, dict[str, Any]] = {
     "baseline": {},

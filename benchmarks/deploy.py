@@ -30,7 +30,7 @@ from spos_quant.stages.verify import verify_result
 FAMILIES = ("resnet20", "mobilenetv2-cifar", "mobilenetv3-small", "shufflenetv2", "nasbench201", "torchvision:resnet18")
 FORMATS = ("onnx-qcdq", "onnx-packed", "onnx-int8", "integers", "qonnx")
 BITS = "w4a4"
-SIDE, TIMES = 32, 4
+SIDE, TIMES = 16, 2
 
 
 @datasets.register("digits-large")
@@ -55,7 +55,7 @@ def pictures(root: str | None, *, input: Any, classes: int, seed: int) -> DataSe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
-    parser.add_argument("--steps", type=int, default=150, help="of training [%(default)s]")
+    parser.add_argument("--steps", type=int, default=600, help="of training [%(default)s]")
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--tiny", action="store_true", help="one network, a few steps; nothing is written as a result")
     given = parser.parse_args()

@@ -30,7 +30,8 @@ from spos_quant.data import load_data
 from spos_quant.stages.plan import spec_of
 from spos_quant.stages.run import Run
 from spos_quant.stages.scale import Assumed, estimate, measure
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.devices import make_fabric
+from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import make_sampler
 
 IMAGES_OF_IMAGENET = 1_281_167

@@ -32,8 +32,8 @@ from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import FixedBatches
+from spos_quant.train.devices import device_of
 from spos_quant.train.evaluation import Score, batch_norms, score
-from spos_quant.train.loop import device_of
 
 AMOUNTS = "256,512,1024,2048,4096,8192,25600"
 

@@ -56,6 +56,8 @@ def test_the_page_of_results_is_fresh():
     assert results.PATH.read_text("utf-8") == results.text(), "run python tools/make_results.py"
     benchmarks = tool("make_benchmarks")
     assert benchmarks.PATH.read_text("utf-8") == benchmarks.text(), "run python tools/make_benchmarks.py"
+    deploy = tool("make_deploy")
+    assert deploy.PATH.read_text("utf-8") == deploy.text(), "run python tools/make_deploy.py"
 
 
 def test_the_published_schema_is_fresh():

@@ -113,7 +113,7 @@ def check_device(device: str) -> None:
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"unknown device {device!r}; expected auto, cpu or cuda")
     if device == "cuda":
-        from spos_quant.train.loop import device_of
+        from spos_quant.train.devices import device_of
 
         device_of(device)
 

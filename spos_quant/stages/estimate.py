@@ -22,8 +22,9 @@ from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of, problem_of
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.fisher import fisher_sensitivity
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import PathSampler, Step, make_sampler
 
 _STEPS = 4

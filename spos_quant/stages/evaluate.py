@@ -21,8 +21,8 @@ from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
+from spos_quant.train.devices import device_of
 from spos_quant.train.evaluation import score
-from spos_quant.train.loop import device_of
 
 
 def evaluate_result(result: Result, split: str, *, device: str = "auto", show: bool = False) -> dict[str, Any]:

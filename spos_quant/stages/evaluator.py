@@ -30,7 +30,7 @@ from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import load_weights, read_weights
 from spos_quant.train.batches import FixedBatches
-from spos_quant.train.loop import device_of
+from spos_quant.train.devices import device_of
 
 _WORTH_REORDERING = 1_000_000
 """Pixels of one evaluation from which on its weights lie channels last: a thousand images of 32 x 32."""

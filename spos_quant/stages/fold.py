@@ -26,7 +26,8 @@ from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import RESULTS, Result
 from spos_quant.train.batches import TrainingSteps
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.devices import make_fabric
+from spos_quant.train.loop import Training, fit
 
 _LR = 0.01
 """Of the retraining's peak learning rate; the network is trained already."""

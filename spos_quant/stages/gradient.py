@@ -13,9 +13,9 @@ from spos_quant.progress import tracked
 from spos_quant.run_dir import digest, read_artifact, store_json
 from spos_quant.stages.models import gradient_batches, load_supernet, recalibration_batches
 from spos_quant.stages.run import Run
+from spos_quant.train.devices import device_of
 from spos_quant.train.evaluation import batch_norms, recalibrate
 from spos_quant.train.fisher import fisher_sensitivity
-from spos_quant.train.loop import device_of
 
 
 def gradient_settings(run: Run) -> str:

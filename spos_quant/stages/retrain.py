@@ -21,8 +21,9 @@ from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import recalibrate
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import Paths
 from spos_quant.train.progressive import LADDER, descent
 

@@ -22,8 +22,9 @@ from spos_quant.space.search_space import Architecture
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import recalibrate, score
-from spos_quant.train.loop import loss_of, make_fabric, make_optimizer
+from spos_quant.train.loop import loss_of, make_optimizer
 from spos_quant.train.paths import make_sampler
 
 FORMAT = "spos-quant/plan/1"

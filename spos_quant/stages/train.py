@@ -14,8 +14,9 @@ from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import read_said, save_weights
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import score
-from spos_quant.train.loop import Training, fit, make_fabric
+from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import make_sampler
 
 

@@ -7,14 +7,11 @@ References:
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +21,7 @@ from torch import Tensor, nn
 
 from spos_quant.config import TrainConfig
 from spos_quant.data import DataSet
-from spos_quant.errors import ConfigError, ModelError, RunError
+from spos_quant.errors import ModelError, RunError
 from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
@@ -34,6 +31,7 @@ from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
+from spos_quant.train.devices import repeatable
 from spos_quant.train.evaluation import batch_norms
 from spos_quant.train.meter import EpochRecord, Meter
 from spos_quant.train.paths import Paths, Step
@@ -59,46 +57,6 @@ class Training:
     """Registered loggers that take the curves."""
     logs: LogTarget | None = None
     """Where they put them."""
-
-
-def device_of(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means on this machine.
-
-    Raises:
-        ConfigError: it is unknown or not there.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: this machine has no CUDA device that torch can use; give --device cpu or auto"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def make_fabric(config: TrainConfig, device: str) -> Fabric:
-    """Lightning Fabric for a device name: `auto`, `cpu` or `cuda`.
-
-    Raises:
-        ConfigError: the device is not there.
-    """
-    device = device_of(device).type
-    # It advises on tensor cores at every start; how exact products are is the caller's to say.
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    if device == "cuda" and config.devices > torch.cuda.device_count():
-        raise ConfigError(f"train.devices={config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
-    strategy = "auto" if config.ranks == 1 else config.strategy
-    if strategy == "auto" and config.ranks > 1:
-        strategy = "ddp_find_unused_parameters_true"  # a path leaves most of a supernet without a gradient
-    precision: Any = config.precision
-    fabric = Fabric(
-        accelerator=device, devices=config.devices, num_nodes=config.num_nodes, strategy=strategy, precision=precision
-    )
-    fabric.launch()
-    return fabric
 
 
 def fit(
@@ -139,23 +97,12 @@ def fit(
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), _repeatable(), plain_values(model):
+    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), repeatable(), plain_values(model):
         loop.run()
     if loop.average is not None:
         loop.average.put()
     model.eval().to(memory_format=torch.contiguous_format)
     return list(loop.position.records)
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """Has cuDNN use what adds in one order only: a training that goes on ends like one that never stopped."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
 
 
 class _Loop:

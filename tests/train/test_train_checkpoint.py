@@ -17,8 +17,9 @@ from spos_quant.config import TrainConfig
 from spos_quant.data import DataSet
 from spos_quant.errors import ModelError, RunError
 from spos_quant.supernet.weights import read_weights
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import batch_norms
-from spos_quant.train.loop import Training, fit, make_fabric, step_seed
+from spos_quant.train.loop import Training, fit, step_seed
 from spos_quant.train.paths import Paths, Step, path_samplers
 
 

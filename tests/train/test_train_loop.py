@@ -18,11 +18,11 @@ from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import (
     fit,
     learning_rate,
     loss_of,
-    make_fabric,
     make_optimizer,
     set_lr,
 )

@@ -14,8 +14,9 @@ from train_cases import drawing, supernet, training
 from spos_quant.errors import ConfigError
 from spos_quant.supernet.weights import named_tensors, read_said, read_weights, save_weights
 from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import batch_norms
-from spos_quant.train.loop import fit, learning_rate, loss_of, make_fabric, make_optimizer, set_lr, step_seed
+from spos_quant.train.loop import fit, learning_rate, loss_of, make_optimizer, set_lr, step_seed
 
 RANKS = 2
 HOW = {"epochs": 3, "batch_size": 8, "lr": 0.05, "clip_grad": 1.0, "weight_decay": 1e-3}

@@ -13,7 +13,8 @@ from train_cases import drawing, supernet, training, used, weights
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ModelError
 from spos_quant.train.batches import TrainingSteps
-from spos_quant.train.loop import fit, make_fabric
+from spos_quant.train.devices import make_fabric
+from spos_quant.train.loop import fit
 from spos_quant.train.paths import Step
 
 
