@@ -114,7 +114,7 @@ def export(result: Result, form: str) -> str | None:
     try:
         export_result(result, form)
     except ExportError as error:
-        return str(error)
+        return str(error).replace(f"{result.path}/", "")  # a folder of this machine says nothing
     return None
 
 

@@ -46,16 +46,17 @@ def text() -> str:
     where = found["environment"]
     columns = ("network", "format", "bytes", "packed weights", "test top-1", "of the model", "agreement", "difference")
     rows = table(columns, (cells(row) for row in found["rows"] if row["file"]))
-    refusals = "".join(
-        f"- {row['family']}, `{row['format']}`: {row['refused']}\\n" for row in found["rows"] if row["refused"]
-    )
-    return (
-        f"{HEAD}Networks at uniform {found['bits']}, trained for {found['steps']} steps of {found['batch_size']} images on "
-        f"scikit-learn's digits, enlarged: enough to hold answers against, whatever they are worth.\\n\\n{rows}\\n"
-        f"{'Refused:' if refusals else ''}\\n\\n{refusals}\\n`python benchmarks/deploy.py --work DIR`\\n\\n"
+    refusals = [f"- {row['family']}, `{row['format']}`: {row['refused']}" for row in found["rows"] if row["refused"]]
+    parts = [
+        f"Networks at uniform {found['bits']}, trained for {found['steps']} steps of {found['batch_size']} images on scikit-learn's "
+        "digits, enlarged: enough to hold answers against, whatever they are worth.\n",
+        rows,
+        *(["Refused:\n", *refusals, ""] if refusals else []),
+        "`python benchmarks/deploy.py --work DIR`\n",
         f"Measured on {where['cpus']} CPU cores with torch {where['packages']['torch']}, onnxruntime "
-        f"{where['packages']['onnxruntime']}, at commit {where['commit']}; `benchmarks/results/deploy.json`.\\n"
-    )
+        f"{where['packages']['onnxruntime']}, at commit {where['commit']}; `benchmarks/results/deploy.json`.\n",
+    ]
+    return HEAD + "\n".join(parts)
 
 
 def cells(row: Row) -> list[str]:
