@@ -28,7 +28,7 @@ HEAD = """# Deploy: which file for what
 How each is made and what it holds is in [Export](export.md). Every file below was asked about the test split by what is in the
 file alone; *agreement* is the share of images that get the label of the trained model, *difference* the largest of a logit.
 `onnx-int8` and `integers` fold BatchNorm and round residual sums, so they answer a little differently unless the training ends in
-them (`retrain.fold`); what refuses a network says which part of it.
+them (`retrain.fold`); a file that would answer too many images otherwise is refused, and listed below the table.
 
 """
 
