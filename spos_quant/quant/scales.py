@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
-    """Brevitas's step of a weight from its statistics, in two operations in place of thirty."""
+    """Brevitas's step of a weight from its statistics, in few operations."""
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         """The largest level of the statistics of `x` over the largest code, `threshold`, which one bit has not."""
@@ -30,7 +30,7 @@ class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
 
 
 class ClipStep(ParameterScaling):  # type: ignore[misc]
-    """Brevitas's step of a learned clip, in three operations in place of thirty."""
+    """Brevitas's step of a learned clip, in few operations."""
 
     def forward(self, _x: Tensor, threshold: Tensor | None = None) -> Tensor:
         """The clip over the largest code, `threshold`, which one bit has not."""

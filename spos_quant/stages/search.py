@@ -180,7 +180,7 @@ class _Session:
         return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
     def _baselines(self) -> None:
-        """Scores the uniform architectures of the space too, for the report; they enter no search."""
+        """Scores the uniform architectures of the space too, for the report; a search that wants them asks again."""
         list(self.evaluate(list(uniform_architectures(self.run.space).values())))
 
     def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
