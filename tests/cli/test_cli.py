@@ -102,6 +102,7 @@ def test_cuda_without_a_device(call, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(call("train", "digits-mixed", "--device", "cuda"), "no CUDA device")
+    refused(call("evaluate", "run", "--device", "cuda"), "no CUDA device")
 
 
 def test_data_folders_of_other_classes(call, tmp_path):

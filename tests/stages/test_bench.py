@@ -163,6 +163,18 @@ def test_a_model_that_cannot_be_exported_keeps_its_row(copy, command, monkeypatc
     assert second["latency_ms"] > 0
 
 
+def test_without_exports_a_model_is_judged_and_has_no_file_until_it_is_wanted(copy, command):
+    (judged,) = command("bench", copy, "--bits", "w4a4", "--no-export", json=True)["rows"]
+    assert judged["file_bytes"] is judged["latency_ms"] is judged["export_error"] is None
+    assert not list((copy / "results" / judged["key"]).glob("*.onnx"))
+    made = command("bench", copy, "--bits", "w4a4", json=True)
+    (row,) = made["rows"]
+    assert len(made["skipped"]) == 1
+    assert row["file_bytes"] > row["weight_bytes"]
+    assert row["latency_ms"] > 0
+    assert row["top1_mean"] == judged["top1_mean"]
+
+
 @pytest.mark.slow
 def test_bench_from_python_is_the_command(copy, command):
     from_python = sq.bench(copy, ["w2a2", "best"], seeds=2, bitops_budget="2.2M")
@@ -240,8 +252,8 @@ def test_the_benchmark_of_bits_runs(tmp_path):
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("resnet20")]
     assert [(row[0], row[1], row[2]) for row in rows] == [
         *[("resnet20-bits", "-", word) for word in ("float", "w2a2", "w3a3", "w4a4")],
-        ("resnet20-bits", "w2a2", "random"),
-        ("resnet20-bits", "w2a2", "best"),
-        ("resnet20-bits-width", "w2a2", "best"),
+        ("resnet20-bits", "160,432,128", "random"),
+        ("resnet20-bits", "160,432,128", "best"),
+        ("resnet20-bits-width", "160,432,128", "best"),
     ]
     assert (tmp_path / "work" / "resnet20-bits" / "report.html").exists()
