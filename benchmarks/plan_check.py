@@ -2,9 +2,10 @@
 
     python benchmarks/plan_check.py
 
-Both ranks compute with one thread. The bandwidth of the exchange is measured first, between two processes over
-loopback; the plan then gets that figure and the times that it measures itself. The steps are timed by the clock of rank
-0 in a real training. Then the paper's own job is planned with the speed that its training time implies.
+Both ranks compute with one thread. What a device does is measured in both processes at the same time, because two that
+share a machine's memory are slower than one alone; so is the bandwidth of the exchange, over loopback. The plan gets
+these figures, rank 0's. The steps are timed by the clock of rank 0 in a real training. Then the paper's own job is
+planned with the speed that its training time implies.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from spos_quant.backbones.build import build, space_of
 from spos_quant.data import load_data
 from spos_quant.stages.plan import spec_of
 from spos_quant.stages.run import Run
-from spos_quant.stages.scale import Assumed, estimate, measure
+from spos_quant.stages.scale import Assumed, Measured, estimate, measure
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import make_sampler
@@ -42,11 +43,12 @@ _TURNS = 12
 
 
 def rank(out: str, batch: int) -> None:
-    """One of two ranks: times exchanges of the supernet's size, then steps."""
+    """One of two ranks: times what a device does, exchanges of the supernet's size, then steps."""
     spec = spec_of("digits-mixed", [f"train.batch_size={batch}", "train.devices=2", "train.warmup_epochs=0"])
     config = spec.train.model_copy(update={"iterations": _TURNS})
     space = space_of(spec)
     run, model = Run(Path(), spec, "digits", 0), build(space)
+    measured = measure(run, "cpu")  # torchrun starts both ranks together
     fabric = make_fabric(config, "cpu")
     tensor = torch.zeros(sum(p.numel() for p in model.parameters()))
     exchanges = []
@@ -65,33 +67,34 @@ def rank(out: str, batch: int) -> None:
     fit(fabric, model, Training(data, config, 0, "check", False), paths=paths)
     if fabric.global_rank == 0:
         steps = [b - a for a, b in pairwise(times[1:])]
-        found = {"exchange": statistics.median(exchanges[2:]), "step": statistics.median(steps), "least": min(steps)}
-        Path(out).write_text(json.dumps(found))
+        took = {"exchange": statistics.median(exchanges[2:]), "step": statistics.median(steps), "least": min(steps)}
+        Path(out).write_text(json.dumps({"measured": asdict(measured), "took": took}))
 
 
-def two_ranks(batch: int) -> dict[str, float]:
-    """Medians over steps, in seconds."""
+def two_ranks(batch: int) -> tuple[Measured, dict[str, float]]:
+    """What rank 0 measured before the training, and medians over the training's steps, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "times.json")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*command, "--rank", out, "--batch", str(batch)], env=env, check=True, stderr=subprocess.DEVNULL)
-        found: dict[str, float] = json.loads(Path(out).read_text())
-        return found
+        found = json.loads(Path(out).read_text())
+        return Measured(**found["measured"]), found["took"]
 
 
 def check(batch: int) -> dict[str, Any]:
     """The plan of two ranks and what they took."""
     torch.set_num_threads(1)
     spec = spec_of("digits-mixed", [f"train.batch_size={batch}"])
-    measured = measure(Run(Path(), spec, "fake", 0), "cpu")
-    took = two_ranks(batch)
+    alone = measure(Run(Path(), spec, "fake", 0), "cpu")
+    measured, took = two_ranks(batch)
     exchanged = measured.weight_bytes + measured.buffer_bytes
     bandwidth = measured.weight_bytes / took["exchange"]  # of a ring of two, each sends as much as the tensor holds
     row = estimate(spec, measured, Assumed(bandwidth), 1797, 2)
     planned = row["step"]["compute_seconds"] + row["step"]["communication_seconds"]
     return {
         "batch": batch,
+        "measured_alone": asdict(alone),
         "measured": asdict(measured),
         "bandwidth": bandwidth,
         "exchanged_bytes": exchanged,
@@ -107,7 +110,7 @@ def papers_job() -> dict[str, Any]:
     measured = measure(Run(Path(), spec, "fake", 0), "cpu")
     images = spec.train.steps(1) * spec.train.batch_size
     flops = 2 * 3 * measured.macs * images / (DAYS_OF_THE_PAPER["supernet"] * 86_400)
-    none = measured.__class__(**{**asdict(measured), "step_seconds": 0.0})  # what a step costs is of this machine
+    none = measured.__class__(**{**asdict(measured), "step_seconds": 0.0, "ddp_seconds": 0.0})  # of this machine
     rows = [estimate(spec, none, Assumed(10e9, flops), IMAGES_OF_IMAGENET, n) for n in (1, GPUS_OF_THE_PAPER, 64, 1000)]
     return {"implied_flops": flops, "measured": asdict(measured), "paper_gpu_days": DAYS_OF_THE_PAPER, "rows": rows}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
@@ -29,9 +30,11 @@ from spos_quant.train.paths import make_sampler
 
 FORMAT = "spos-quant/plan/1"
 MOST_GPUS = 100_000
-_TIMES = 4
+_TIMES = 8
 _IMAGES = (4, 16)
 """Sizes of the two batches whose times tell what a step costs and what an image."""
+_AS_TRAINED = {"find_unused_parameters": True}
+"""How `strategy: auto` wraps a supernet, most of which a path leaves out."""
 _BACKWARD = 3
 """A training step computes as much as so many forward passes."""
 
@@ -51,6 +54,8 @@ class Measured:
         activation_bytes: What a step keeps of each image for its backward pass, along the dearest path.
         path_bytes: What it keeps besides, whatever the size of its batch: the path's quantized weights.
         paths: Paths of one optimizer step.
+        ddp_seconds: What DDP's own work adds to a step along one path before anything is sent: it looks for the
+            parameters that the path left out and copies gradients into its buckets.
     """
 
     step_seconds: float
@@ -63,6 +68,7 @@ class Measured:
     activation_bytes: int
     path_bytes: int
     paths: int
+    ddp_seconds: float
 
     @property
     def flops(self) -> float:
@@ -89,6 +95,7 @@ class Assumed:
         return [
             f"a device trains at {speed / 1e12:.3g} TFLOP/s, {how}; images of a batch take equal time",
             f"a ring averages gradients at {self.bandwidth / 1e9:g} GB/s per rank, after the backward pass is done",
+            f"DDP's own work adds {1000 * measured.ddp_seconds:.3g} ms to a step of several ranks, as measured here",
             "the supernet's gradients are exchanged whole, also of candidates that the step left out",
             "ranks share a batch evenly, so that their number divides it; further devices are idle while training",
             "a generation of the search waits for its last evaluation",
@@ -175,6 +182,7 @@ def _training(
     speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
     compute = measured.step_seconds + paths * measured.image_seconds * speed * (batch // ranks)
     communication = paths * 2 * (ranks - 1) / ranks * exchanged / assumed.bandwidth
+    communication += paths * measured.ddp_seconds if ranks > 1 else 0.0
     steps = config.steps(max(1, images // batch))
     return {
         "batch": batch,
@@ -198,6 +206,7 @@ def measure(run: Run, device: str) -> Measured:
     dear = extreme(run.table, "macs", dearest=True)
     with fabric.autocast():
         few, many = (_step_seconds(supernet, config, _images(run, n, fabric.device), paths) for n in _IMAGES)
+        wrapped = _wrapped_seconds(supernet, config, _images(run, _IMAGES[0], fabric.device), paths)
         evaluation = _evaluation_seconds(supernet, _images(run, _IMAGES[1], fabric.device), paths)
         less, more = (_kept_bytes(supernet, _images(run, n, fabric.device), dear) for n in _IMAGES)
     per_image = max(many - few, 1e-3 * many) / (_IMAGES[1] - _IMAGES[0])
@@ -213,6 +222,7 @@ def measure(run: Run, device: str) -> Measured:
         activation_bytes=(more - less) // (_IMAGES[1] - _IMAGES[0]),
         path_bytes=less - _IMAGES[0] * (more - less) // (_IMAGES[1] - _IMAGES[0]),
         paths=max(1, len(drawn[0])),
+        ddp_seconds=max(0.0, wrapped - few),
     )
 
 
@@ -224,17 +234,33 @@ def _images(run: Run, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return x.to(device), y.to(device)
 
 
-def _step_seconds(
+def _wrapped_seconds(
     supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
 ) -> float:
+    """`_step_seconds` under DDP, in a group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        return _step_seconds(supernet, config, batch, paths, DistributedDataParallel(supernet, **_AS_TRAINED))
+    finally:
+        distributed.destroy_process_group()
+
+
+def _step_seconds(
+    supernet: Supernet,
+    config: TrainConfig,
+    batch: tuple[Tensor, Tensor],
+    paths: Sequence[Architecture],
+    wrapped: nn.Module | None = None,
+) -> float:
     """Of an optimizer step along one path; the first, which reserves memory, is not counted."""
+    forward = supernet if wrapped is None else wrapped
     optimizer = make_optimizer(supernet, config)
     supernet.train()
 
     def step(path: Architecture) -> None:
         supernet.activate(path)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_of(supernet(batch[0]), batch[1], config, None))
+        torch.autograd.backward(loss_of(forward(batch[0]), batch[1], config, None))
         nn.utils.clip_grad_norm_(supernet.parameters(), config.clip_grad or float("inf"))
         optimizer.step()
 

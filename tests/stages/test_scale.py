@@ -23,6 +23,7 @@ MEASURED = Measured(
     activation_bytes=10_000,
     path_bytes=500,
     paths=1,
+    ddp_seconds=0.05,
 )
 SPEC = spec_of("digits-mixed", ["train.iterations=100", "train.batch_size=64", "retrain.epochs=2"])
 
@@ -51,7 +52,7 @@ def test_ranks_share_a_batch_evenly(gpus, ranks):
     found = row(gpus, bandwidth=1e9)
     assert found["ranks"] == ranks
     assert found["step"]["compute_seconds"] == pytest.approx(0.5 + 64 // ranks * 0.01)
-    assert found["step"]["communication_seconds"] == pytest.approx(2 * (ranks - 1) / ranks * 4_001_000 / 1e9)
+    assert found["step"]["communication_seconds"] == pytest.approx(0.05 + 2 * (ranks - 1) / ranks * 4_001_000 / 1e9)
     assert found["memory_bytes"] == 4 * 4_000_000 + 1_500 + 64 // ranks * 10_000
 
 
@@ -97,6 +98,7 @@ def test_the_command(command):
     assert found["measured"]["weight_bytes"] == 4 * sum(
         p.numel() for p in build(load_space("digits-mixed")).parameters()
     )
+    assert found["measured"]["ddp_seconds"] > 0
     assert any("as measured here" in text for text in found["assumptions"])
     status, out, _ = command("plan", "digits-mixed", "--data-size", 1000, "--device-tflops", 10, "--device", "cpu")
     assert status == 0
