@@ -143,7 +143,7 @@ class SearchConfig(Strict):
     """Mutated children per generation; what is left of the population is drawn anew."""
     mutation_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one axis of a mutated child is drawn anew."""
-    first: str = Field(default="random", pattern=r"^(random|knapsack|uniform)$")
+    first: str = Field(default="uniform", pattern=r"^(random|knapsack|uniform)$")
     """First population of the evolution: `random`, or led by optima of the additive estimate or by uniform bits."""
     solutions: int = Field(default=1, ge=1, le=MAX_POPULATION)
     """How many of its best solutions the knapsack evaluates, of which the best wins."""

@@ -39,7 +39,7 @@ def quantize(
     overrides: Mapping[str, Any] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     calibrate: Iterable[Any] | None = None,
-    quantizer: str = "gaussian+pact",
+    quantizer: str = "midrise+pact",
 ) -> Supernet:
     """A supernet over the bit-widths of a network that is already there; the model passed in is not changed.
 

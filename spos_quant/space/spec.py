@@ -110,7 +110,7 @@ class SpaceSpec(Strict):
     """Lists of module or block names whose layers read one bits axis."""
     residual_bits: None = None
     """Reserved for quantized residual additions; only null is read."""
-    quantizer: str = "gaussian+pact"
+    quantizer: str = "midrise+pact"
     """Registered weight quantizer and activation quantizer, joined by `+`."""
     batch_norm: str = Field(default="shared", pattern=r"^(shared|per-bits)$")
     """Whether all bit-widths share the affine parameters of a BatchNorm, or each of the layer in front has its own."""
