@@ -34,6 +34,7 @@ def run(
     macs: o.Macs = None,
     params: o.Params = None,
     weight_bytes: o.WeightBytes = None,
+    latency: o.Latency = None,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
@@ -44,7 +45,7 @@ def run(
     verbose: o.Verbose = False,
 ) -> None:
     """The main job, all stages: train, search, retrain, evaluate, export, report."""
-    budgets = o.budget_options(bitops, macs, params, weight_bytes)
+    budgets = o.budget_options(bitops, macs, params, weight_bytes, latency)
     spec = Opening(target, out, data, seed, assignments)
     requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if len(requests) > 1:
@@ -108,6 +109,7 @@ def search(
     macs: o.Macs = None,
     params: o.Params = None,
     weight_bytes: o.WeightBytes = None,
+    latency: o.Latency = None,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
@@ -118,7 +120,7 @@ def search(
     verbose: o.Verbose = False,
 ) -> None:
     """Searches under a budget, which may be repeated; trains the supernet first if the run has none."""
-    budgets = o.budget_options(bitops, macs, params, weight_bytes)
+    budgets = o.budget_options(bitops, macs, params, weight_bytes, latency)
     opening = Opening(target, out, data, seed, assignments)
     requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if dry_run:
@@ -135,13 +137,15 @@ def search(
     _ended_early(results)
     if as_json:
         return show.emit({"run": str(opened.path), "results": results})
-    show.table(
-        ("result", "top-1 in the supernet", "BitOps", "evaluations", "bit configuration"),
-        [
-            (r["key"], show.percent(r["score"]), show.count(r["bitops"]), str(r["evaluations"]), r["bits"])
-            for r in results
-        ],
-    )
+    timed = any(r.get("latency") for r in results)
+    rows = []
+    for r in results:
+        took = [show.time(r.get("latency"))] if timed else []
+        rows.append(
+            (r["key"], show.percent(r["score"]), show.count(r["bitops"]), *took, str(r["evaluations"]), r["bits"])
+        )
+    columns = ("top-1 in the supernet", "BitOps", *(["latency"] if timed else []), "evaluations", "bit configuration")
+    show.table(("result", *columns), rows)
 
 
 @app.command()
@@ -388,4 +392,5 @@ def _exact(value: int | None) -> str:
 
 from spos_quant.cli import baselines as baselines  # noqa: E402 - their commands join those above
 from spos_quant.cli import comparing as comparing  # noqa: E402
+from spos_quant.cli import latency as latency  # noqa: E402
 from spos_quant.cli import scale as scale  # noqa: E402

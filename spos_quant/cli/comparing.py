@@ -101,6 +101,7 @@ def bench(
     macs: o.Macs = None,
     params: o.Params = None,
     weight_bytes: o.WeightBytes = None,
+    latency: o.Latency = None,
     workers: o.Workers = 0,
     ray: o.Ray = None,
     export: Annotated[bool, typer.Option(help="Whether each model is exported and its file timed.")] = True,
@@ -117,7 +118,7 @@ def bench(
     from spos_quant.stages.search import combined_budgets
 
     run = opening.plan.run
-    budgets = combined_budgets(run.table, o.budget_options(bitops, macs, params, weight_bytes))
+    budgets = combined_budgets(run.table, o.budget_options(bitops, macs, params, weight_bytes, latency))
     words = check(run, [text for text in bits.split(",") if text.strip()], budgets, seeds)
     if dry_run:
         models = seeds * sum(word.count(len(budgets)) for word in words)

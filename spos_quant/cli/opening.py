@@ -58,6 +58,8 @@ class Opening:
             wants_gradients(self.plan.run, request)
             for text in budget_warnings(list(request.budgets), table):
                 show.remark(f"warning: {text}")
+        if budgets.get("latency") and table.latency is not None:
+            show.remark(table.latency.said(table))
         check_device(device)
         check_ray(ray)
         return requests

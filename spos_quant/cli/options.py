@@ -46,6 +46,12 @@ Params = Annotated[list[str] | None, typer.Option("--params-budget", metavar="B"
 WeightBytes = Annotated[
     list[str] | None, typer.Option("--weight-bytes-budget", metavar="B", help=f"Bytes of weights: {_BUDGET_HELP}")
 ]
+Latency = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--latency-budget", metavar="T", help="By the run's table (spos-quant latency): 2ms or 35%; may be repeated."
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -102,10 +108,14 @@ def parse_requests(
 
 
 def budget_options(
-    bitops: list[str] | None, macs: list[str] | None, params: list[str] | None, weight_bytes: list[str] | None
+    bitops: list[str] | None,
+    macs: list[str] | None,
+    params: list[str] | None,
+    weight_bytes: list[str] | None,
+    latency: list[str] | None,
 ) -> dict[str, Any]:
     """Budget texts by metric."""
-    return {"bitops": bitops, "macs": macs, "params": params, "weight_bytes": weight_bytes}
+    return {"bitops": bitops, "macs": macs, "params": params, "weight_bytes": weight_bytes, "latency": latency}
 
 
 def check_device(device: str) -> None:

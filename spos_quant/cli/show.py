@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from spos_quant.cost.units import human
+from spos_quant.cost.units import duration, human
 from spos_quant.progress import remark
 
 __all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table", "verified"]
@@ -55,6 +55,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str |
 def count(value: int | None) -> str:
     """A count for people; a dash where there is none."""
     return "-" if value is None else human(value)
+
+
+def time(nanoseconds: int | None) -> str:
+    """A time: `2.307 ms`."""
+    return "-" if nanoseconds is None else duration(nanoseconds)
 
 
 def percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Budgets as people write them: `2.5M`, `6.3Gi`, `w3a4`, `35%`."""
+"""Budgets as people write them: `2.5M`, `6.3Gi`, `w3a4`, `35%`, `2ms`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 from spos_quant.cost.feasible import price
-from spos_quant.cost.metrics import metrics
-from spos_quant.cost.rows import config_rows, total
+from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import human
+from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError, SpaceError
 from spos_quant.space.bit_config import parse_uniform
 
@@ -26,9 +25,10 @@ _WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"
 _NUMBER = re.compile(rf"((?:(?:{_WHOLE})(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,2}})?)\s*([A-Za-z%]*)")
 _LONGEST = 40
 _MOST = 2**62
-UNIFORM_METRICS = ("bitops", "bitops_total", "weight_bytes")
+_TIMES = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+UNIFORM_METRICS = ("bitops", "bitops_total", "weight_bytes", LATENCY)
 BUDGETED = ("bitops", "macs", "params", "weight_bytes")
-"""Metrics with a budget option."""
+"""Metrics with a budget option, beside the latency, which needs a table."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
 
     Args:
         text: A number (`2.5`, `1,000`, `1e6`) with an optional suffix (K M G T are powers of 1000, Ki Mi Gi Ti of
-            1024), `w3a4` (the backbone with uniform bits; bitops and weight bytes only) or `35%` (of the dearest
-            architecture).
+            1024), `w3a4` (the backbone with uniform bits; not for MACs and parameters) or `35%` (of the dearest
+            architecture). A latency has a unit: `2ms`, `300us`.
         metric: A registered cost metric.
         table: The costs of the space.
 
@@ -71,8 +71,8 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
     low, high = cost_range(table, metric)
     if limit < low:
         raise BudgetError(
-            f"{metric} budget {shown} ({limit:,}) is below the cheapest architecture of {table.space.name!r} "
-            f"({low:,}); feasible: {human(low)} to {human(high)}"
+            f"{metric} budget {shown} ({_exact(metric, limit)}) is below the cheapest architecture of "
+            f"{table.space.name!r} ({_exact(metric, low)}); feasible: {amount(metric, low)} to {amount(metric, high)}"
         )
     return Budget(metric, limit, shown)
 
@@ -83,7 +83,7 @@ def parse_cost(text: str | float, metric: str, table: CostTable) -> int:
     Raises:
         BudgetError: as `parse_budget`, but for costs below the cheapest architecture's.
     """
-    metrics[metric]
+    table.metric(metric)
     _check_metric(metric, table)
     shown = str(text).strip()
     limit = _uniform(shown, metric, table)
@@ -108,25 +108,26 @@ def _uniform(text: str, metric: str, table: CostTable) -> int | None:
         raise BudgetError(
             f"{metric} budget {text}: bit-widths say nothing about {metric}; give a number or a percentage"
         )
-    rows = config_rows(table.space, table.space.uniform_config(*bits))
-    return total(rows, metric, table.space.outline.other_macs)
+    return table.config_total(table.space.uniform_config(*bits), metric)
 
 
 def _number(text: str, metric: str, table: CostTable) -> int:
     match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST else None
+    suffixes, examples = (_TIMES, "2ms, 300us") if metric == LATENCY else (_SUFFIXES, "2.5M, 6.3Gi")
     if match is None:
-        raise BudgetError(f"{metric} budget {text!r} is no number above 0; expected such as 2.5M, 6.3Gi, w3a4 or 35%")
+        raise BudgetError(f"{metric} budget {text!r} is no number above 0; expected such as {examples}, w3a4 or 35%")
     value, suffix = Fraction(match[1].replace(",", "").replace("_", "")), match[2]
     if suffix == "%":
         if not 0 < value <= 100:
             raise BudgetError(f"{metric} budget {text}: expected more than 0 % and at most 100 % of the dearest")
         return int(cost_range(table, metric)[1] * value / 100)
-    if suffix not in _SUFFIXES:
+    if suffix not in suffixes:
+        expected = "K M G T (powers of 1000), Ki Mi Gi Ti (powers of 1024), % or none"
         raise BudgetError(
-            f"{metric} budget {text!r}: unknown suffix {suffix!r}; expected K M G T (powers of 1000), "
-            "Ki Mi Gi Ti (powers of 1024), % or none"
+            f"{metric} budget {text!r}: unknown suffix {suffix!r}; expected "
+            + ("ns, us, ms, s or %" if metric == LATENCY else expected)
         )
-    limit = min(int(value * _SUFFIXES[suffix]), _MOST)
+    limit = min(int(value * suffixes[suffix]), _MOST)
     if limit <= 0:
         raise BudgetError(f"{metric} budget {text!r}: expected a number above 0")
     return limit
@@ -139,9 +140,16 @@ def budget_warnings(budgets: list[Budget], table: CostTable) -> list[str]:
         high = cost_range(table, budget.metric)[1]
         if budget.limit >= high:
             remarks.append(
-                f"{budget.metric} budget {budget.text} excludes nothing: the dearest architecture costs {human(high)}"
+                f"{budget.metric} budget {budget.text} excludes nothing: the dearest architecture costs "
+                f"{amount(budget.metric, high)}"
             )
     return remarks
+
+
+def budgeted(table: CostTable) -> tuple[str, ...]:
+    """The metrics that may be bounded in a space: no BitOps in full precision, a latency where a table says it."""
+    latency = (LATENCY,) if table.latency is not None and not table.latency.missing(table.space) else ()
+    return tuple(name for name in BUDGETED if name != "bitops" or not table.space.spec.full_precision) + latency
 
 
 def budgets_key(budgets: list[Budget]) -> str:
@@ -157,3 +165,7 @@ def budgets_json(budgets: list[Budget]) -> dict[str, Any]:
 def keeps(costs: Mapping[str, int], budgets: list[Budget]) -> bool:
     """Whether costs are within every budget."""
     return all((b.low or 0) <= costs[b.metric] <= b.limit for b in budgets)
+
+
+def _exact(metric: str, value: int) -> str:
+    return amount(metric, value) if metric == LATENCY else f"{value:,}"

@@ -12,7 +12,7 @@ from spos_quant.cost.budget import Budget, cost_range
 from spos_quant.cost.feasible import Allowed, Counted, Priced, price
 from spos_quant.cost.program import Program
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import human
+from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError
 from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import IntArray, sample_uniform
@@ -161,7 +161,7 @@ class FeasibleSampler:
         rng = np.random.default_rng(0)
         if not len(self._draw(1, rng, None)):
             ranges = "; ".join(
-                f"{b.metric} {b.text} (alone feasible: {human(low)} to {human(high)})"
+                f"{b.metric} {b.text} (alone feasible: {amount(b.metric, low)} to {amount(b.metric, high)})"
                 for b in self.budgets
                 for low, high in [cost_range(self.table, b.metric)]
             )

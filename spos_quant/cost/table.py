@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from spos_quant.cost.metrics import metrics, outside_layers
+from spos_quant.cost.latency import METRIC as LATENCY
+from spos_quant.cost.latency import LatencyTable
+from spos_quant.cost.metrics import Metric, metrics, outside_layers
+from spos_quant.cost.rows import config_rows
+from spos_quant.errors import ConfigError
+from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.search_space import LayerPlace, SearchSpace
 from spos_quant.space.tree import IntArray, Product, decompose
 
@@ -27,15 +32,35 @@ class CostTable:
     """The costs of a search space in every metric, from the shapes of its layers.
 
     Letters: `N` architectures, `A` axes, `T` terms, `M` metrics.
+
+    Args:
+        space: The space.
+        latency: What its layers take on some device; without it there is no metric `latency`.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
+        self.latency = latency
         groups: dict[tuple[int, ...], list[LayerPlace]] = {}
         for place in space.layers:
             groups.setdefault(_axes_of(space, place), []).append(place)
         self.terms = tuple(Term(axes, tuple(places)) for axes, places in groups.items())
         self._tables: dict[str, list[IntArray]] = {}
+
+    def metric(self, name: str) -> Metric:
+        """What a layer contributes to a metric, registered or measured.
+
+        Raises:
+            ConfigError: no such metric, or no table of latencies.
+        """
+        if name != LATENCY:
+            return metrics[name]
+        if self.latency is None:
+            raise ConfigError(
+                f"no latencies of {self.space.name!r} are known; measure them with: spos-quant latency RUN, or give it "
+                "a table of your own with --table"
+            )
+        return self.latency.cost
 
     @cached_property
     def tree(self) -> Product:
@@ -49,7 +74,7 @@ class CostTable:
         return self._tables[metric]
 
     def _table(self, term: Term, metric: str) -> IntArray:
-        function = metrics[metric]
+        function = self.metric(metric)
         sizes = [len(self.space.axes[a].candidates) for a in term.axes]
         table = np.zeros(sizes, dtype=np.int64)
         for combination in product(*map(range, sizes)):
@@ -61,7 +86,7 @@ class CostTable:
     def totals(self, architectures: Sequence[Sequence[int]] | IntArray, metric: str = "bitops") -> IntArray:
         """`[N]` costs of `[N, A]` architectures, one gather per term."""
         indices = np.asarray(architectures, dtype=np.int64).reshape(len(architectures), len(self.space.axes))
-        result = np.full(len(indices), outside_layers(metric, self.space.outline.other_macs), dtype=np.int64)
+        result = np.full(len(indices), self.constant(metric), dtype=np.int64)
         for term, table in zip(self.terms, self.tables(metric), strict=True):
             if term.axes:
                 flat = np.ravel_multi_index(tuple(indices[:, a] for a in term.axes), table.shape)
@@ -69,6 +94,12 @@ class CostTable:
             else:
                 result += table
         return result
+
+    def config_total(self, config: BitConfig, metric: str) -> int:
+        """The cost of a bit configuration, candidate of the space or not. Raises `SpaceError` as `config_rows`."""
+        function = self.metric(metric)
+        rows = config_rows(self.space, config)
+        return self.constant(metric) + sum(function(r.shape, r.weight_bits, r.act_bits, r.counted) for r in rows)
 
     def total(self, architecture: Sequence[int], metric: str = "bitops") -> int:
         """The cost of one architecture."""
@@ -90,7 +121,9 @@ class CostTable:
         return result
 
     def constant(self, metric: str) -> int:
-        """What no axis changes and no term holds: multiply-adds outside convolutions and linear layers."""
+        """What no axis changes and no term holds: multiply-adds outside of layers, and the time that these take."""
+        if metric == LATENCY:
+            return 0 if self.latency is None else self.latency.rest
         return outside_layers(metric, self.space.outline.other_macs)
 
 

@@ -1,4 +1,4 @@
-"""Counts as people read them."""
+"""Counts and times as people read them."""
 
 from __future__ import annotations
 
@@ -9,3 +9,16 @@ def human(value: float) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.4g}{suffix}"
     return f"{value:.4g}"
+
+
+def duration(nanoseconds: float) -> str:
+    """A time for people, rounded to four digits: `2.307 ms`."""
+    for unit, factor in (("s", 10**9), ("ms", 10**6), ("us", 10**3)):
+        if nanoseconds >= factor:
+            return f"{nanoseconds / factor:.4g} {unit}"
+    return f"{nanoseconds:.4g} ns"
+
+
+def amount(metric: str, value: float) -> str:
+    """The value of a cost metric for people."""
+    return duration(value) if metric == "latency" else human(value)

@@ -1,15 +1,21 @@
-"""How long exported files take in onnxruntime, side by side."""
+"""How long exported files, and single layers, take in onnxruntime, side by side."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper
 
-from spos_quant.export.runtime import OnnxModel
+from spos_quant.cost.latency import LayerCall
+from spos_quant.export.integer.graph import Array
+from spos_quant.export.layer_files import layer_file
+from spos_quant.export.runtime import OnnxModel, open_session
 
 ROUNDS = 50
 _WARM_UP = 3
@@ -31,13 +37,53 @@ def latencies(paths: Sequence[Path], shape: Sequence[int], *, threads: int = 1, 
     """
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     models = [OnnxModel(path, threads=threads) for path in paths]
-    for model in models:
+    return [1000 * seconds for seconds in _interleaved([partial(model, x) for model in models], rounds)]
+
+
+def layer_latencies(layers: Sequence[LayerCall], *, threads: int = 1, rounds: int = ROUNDS) -> list[int]:
+    """Median nanoseconds of one image per layer, less what onnxruntime takes to run nothing.
+
+    Args:
+        layers: What to time.
+        threads: CPU threads of a call.
+        rounds: Calls of each layer that are timed; each round calls every layer once.
+
+    Raises:
+        ExportError: a layer that has no integer form.
+    """
+    calls = [_call(_NOTHING, np.zeros((1, 1), np.float32), threads)]
+    for layer in layers:
+        calls.append(_call(*layer_file(layer.geometry, layer.weight_bits, layer.act_bits), threads))
+    nothing, *seconds = _interleaved(calls, rounds)
+    return [max(1, round(1e9 * (one - nothing))) for one in seconds]
+
+
+def _call(file: bytes, x: Array, threads: int) -> Callable[[], Any]:
+    session = open_session(file, threads)
+    return partial(session.run, None, {session.get_inputs()[0].name: x})
+
+
+_NOTHING = helper.make_model(
+    helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "nothing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+    ),
+    opset_imports=[helper.make_opsetid("", 17)],
+    ir_version=8,
+).SerializeToString()
+
+
+def _interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of each call."""
+    for call in calls:
         for _ in range(_WARM_UP):
-            model(x)
-    times: list[list[float]] = [[] for _ in models]
+            call()
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
-        for model, taken in zip(models, times, strict=True):
+        for call, taken in zip(calls, times, strict=True):
             start = time.perf_counter()
-            model(x)
-            taken.append(1000 * (time.perf_counter() - start))
+            call()
+            taken.append(time.perf_counter() - start)
     return [median(taken) for taken in times]

@@ -18,6 +18,18 @@ Answers = Callable[[Floats], Floats]
 """Preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
 
 
+def open_session(source: str | bytes, threads: int) -> Any:
+    """A session of onnxruntime on the CPU, of a file or its bytes. Raises what onnxruntime raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Further levels fuse into 8-bit kernels that saturate on processors without VNNI where weights have 8 bits.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxModel:
     """An ONNX file in onnxruntime on the CPU.
 
@@ -30,16 +42,9 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
-        import onnxruntime
-
         check(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        # Further levels fuse into 8-bit kernels that saturate on processors without VNNI where weights have 8 bits.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(str(path), threads)
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
             raise ExportError(f"{path}: onnxruntime cannot load it: {str(error)[:300]}") from None
         inputs = self._session.get_inputs()

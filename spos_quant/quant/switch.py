@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from spos_quant.errors import ModelError
 from spos_quant.quant.kinds import kind_of
 from spos_quant.quant.quantizers import quantizer_pair
+from spos_quant.space.outline import Geometry
 
 Bits = int | None
 
@@ -149,6 +150,22 @@ class SwitchLayer(nn.Module):
         if self.kind.transposed:
             return self.weight[: self.active_in, : self.active_out // self.active_groups]
         return self.weight[: self.active_out, : self.active_in // self.active_groups]
+
+    def geometry(self, x: Tensor) -> Geometry:
+        """A call of the layer on a batch `x`, with the active channels."""
+        kind, weight = self.kind.float_class.__name__, tuple(self.active_weight().shape)
+        if "stride" not in self.settings:
+            return Geometry(kind, tuple(x.shape[1:]), weight)
+        begin, end = self._geometry.border[-2::-2], self._geometry.border[::-2]  # torch says the last dimension first
+        return Geometry(
+            kind,
+            tuple(x.shape[1:]),
+            weight,
+            self.settings["stride"],
+            (*begin, *end),
+            self.settings["dilation"],
+            self.active_groups,
+        )
 
     def active_bias(self) -> Tensor | None:
         """The bias of the active channels."""

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COSTS = ("bitops", "macs", "params", "weight_bytes")
+COSTS = ("bitops", "macs", "params", "weight_bytes", "latency")
 COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "searches", *COSTS)
 FRONT_COLUMNS = ("metric", "cost", "score", "loss", "architecture", "searches")
 

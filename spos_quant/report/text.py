@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import floor, isfinite, log10, sqrt
 from typing import Any, TypeGuard
 
-from spos_quant.cost.units import human
+from spos_quant.cost.units import duration, human
 
 UNITS = {
     "bitops": "BitOps",
@@ -14,6 +14,7 @@ UNITS = {
     "macs": "MACs",
     "params": "parameters",
     "weight_bytes": "bytes of weights",
+    "latency": "ns of latency",
 }
 NONE = "\u2013"
 """Stands where there is no value: a dash as wide as a digit."""
@@ -50,6 +51,11 @@ def points(difference: float) -> str:
     return f"{shown} point{'' if shown == '1.0' else 's'}"
 
 
+def amount(metric: str, value: float | None) -> str:
+    """A cost with its unit: `2.312M BitOps`, `2.312 ms`."""
+    return duration(value) if metric == "latency" and known(value) else f"{count(value)} {unit(metric)}"
+
+
 def count(value: float | None) -> str:
     """A count: `2.312M`."""
     return human(value) if known(value) else NONE
@@ -84,7 +90,7 @@ def space_size(value: int) -> str:
 
 def budget_text(metric: str, limit: int, text: str | None = None) -> str:
     """A budget as it was given, with its value where the words alone do not say it: `35 % = 2.31M BitOps`."""
-    value = f"{count(limit)} {unit(metric)}"
+    value = amount(metric, limit)
     given = (text or "").replace(",", "").replace("_", "").strip()
     if given.endswith("%") or given[:1] in ("w", "W") or given.endswith("i"):
         return f"{given} = {value}"

@@ -21,7 +21,7 @@ from spos_quant.report.facts import (
     of_kind,
     top1,
 )
-from spos_quant.report.text import NONE, by_chance, count, known, percent, points, unit
+from spos_quant.report.text import NONE, amount, by_chance, count, known, percent, points, unit
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def sentence(data: Data, result: Result) -> str:
 
 def _found(data: Data, result: Result) -> str:
     budget = result.get("budget") or {}
-    limits = " and ".join(f"{count(limit)} {unit(metric)}" for metric, limit in budget.items())
+    limits = " and ".join(amount(metric, limit) for metric, limit in budget.items())
     start = f"Within {limits} the search found" if limits else f"The search {result['key']} found"
     if keeps_budget(result) is False:
         broken = [m for m, limit in budget.items() if (cost_of(result, m) or 0) > limit]
-        costs = " and ".join(f"{count(cost_of(result, m))} {unit(m)}" for m in broken)
+        costs = " and ".join(amount(m, cost_of(result, m)) for m in broken)
         start = f"The search for {limits} broke its budget with {costs}; it found"
     split, stand = _stand(data, result)
     if split is None:

@@ -6,10 +6,30 @@ that axes, sizes and costs need no torch afterwards.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-FORMAT = "spos-quant/outline/3"
+FORMAT = "spos-quant/outline/4"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One call of a layer, as far as it decides how long that takes, for one image."""
+
+    kind: str
+    """Class name of the float layer, such as `Conv2d`."""
+    input: tuple[int, ...]
+    """Shape of what it reads: channels and positions, or, for a linear layer, features last."""
+    weight: tuple[int, ...]
+    """Shape of its weight."""
+    stride: tuple[int, ...] = ()
+    """Per dimension; empty, as the next two, for a linear layer."""
+    padding: tuple[int, ...] = ()
+    """At the begin of each dimension, then at its end."""
+    dilation: tuple[int, ...] = ()
+    """Per dimension."""
+    groups: int = 1
+    """Groups of channels."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,10 @@ class LayerShape:
     """Elements of the bias, 0 where it has none."""
     out_channels: int
     """Output channels or features."""
+    geometry: Geometry | None = None
+    """Of each of its runs; None where they differ, or nobody asked."""
+    runs: int = 1
+    """How often it runs."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,16 @@ class LayerOutline:
     It is the axis name of their choice block, or a block of the module tree."""
     shapes: tuple[LayerShape, ...]
     """One per width candidate of the block; a single one where the width does not change the layer."""
+
+
+def _compact(items: list[tuple[str, Any]]) -> Any:
+    """A geometry as a list of its fields, because a space has thousands of them; anything else as a mapping."""
+    if items[0][0] == "kind" and len(items) == len(fields(Geometry)):
+        return [value for _, value in items]
+    return {key: value for key, value in items if (key, value) not in _USUAL}
+
+
+_USUAL = (("geometry", None), ("runs", 1))
 
 
 @dataclass(frozen=True)
@@ -76,14 +110,22 @@ class Outline:
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain values that `from_json` reads back."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self, dict_factory=_compact)}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Outline:
         """The outline that `to_json` wrote. Raises `KeyError` or `TypeError` where it is none."""
 
         def layer(item: dict[str, Any]) -> LayerOutline:
-            return LayerOutline(**{**item, "shapes": tuple(LayerShape(**shape) for shape in item["shapes"])})
+            return LayerOutline(**{**item, "shapes": tuple(map(shape, item["shapes"]))})
+
+        def shape(item: dict[str, Any]) -> LayerShape:
+            parts = item.get("geometry")
+            if parts is None:
+                return LayerShape(**item)
+            kind, x, weight, stride, padding, dilation, groups = parts
+            geometry = Geometry(kind, tuple(x), tuple(weight), tuple(stride), tuple(padding), tuple(dilation), groups)
+            return LayerShape(**{**item, "geometry": geometry})
 
         if raw.get("format") != FORMAT:
             raise KeyError("format")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spos_quant.cost.budget import BUDGETED, cost_range
+from spos_quant.cost.budget import budgeted, cost_range
 from spos_quant.searchers.base import Scored
 from spos_quant.searchers.front import contenders, front, hypervolume
 from spos_quant.space.tree import IntArray
@@ -105,7 +105,7 @@ class Evaluated:
 
 def evaluated(run: Run) -> Evaluated:
     """The evaluations of the run's supernet; none where it was not searched."""
-    metrics = [name for name in BUDGETED if name != "bitops" or not run.spec.full_precision]
+    metrics = budgeted(run.table)
     texts: list[str] = []
     scores: list[float] = []
     losses: list[float | None] = []

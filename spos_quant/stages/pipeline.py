@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from spos_quant.cost.budget import Budget
-from spos_quant.cost.rows import config_rows, total
+from spos_quant.errors import ConfigError
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.uniform import offered_pairs
 from spos_quant.stages.card import write_card
@@ -52,17 +53,22 @@ def run_all(
 
 
 def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) -> list[Result]:
-    """The cheapest uniform configuration that costs as much as the winner or more; else the dearest one."""
+    """The cheapest uniform configuration that costs as much as the winner or more; else the dearest one.
+
+    Bits that a table of latencies does not have are left out.
+    """
     if run.spec.full_precision:
         return []
     metric = metric_of(run, budgets)
 
-    def cost(config: Any) -> int:
-        return total(config_rows(run.space, config), metric)
-
-    target = cost(read_bit_config(winner.bits_path))
-    pairs = sorted({*offered_pairs(run.space), *_USUAL})
-    priced = sorted((cost(run.space.uniform_config(*pair)), pair) for pair in pairs)
+    target = run.table.config_total(read_bit_config(winner.bits_path), metric)
+    priced = []
+    for pair in sorted({*offered_pairs(run.space), *_USUAL}):
+        with suppress(ConfigError):
+            priced.append((run.table.config_total(run.space.uniform_config(*pair), metric), pair))
+    if not priced:
+        return []
+    priced.sort()
     _, (weight_bits, act_bits) = next((p for p in priced if p[0] >= target), priced[-1])
     return [given_result(run, f"w{weight_bits}a{act_bits}")]
 

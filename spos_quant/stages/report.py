@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.rows import config_rows, space_summary
+from spos_quant.errors import ConfigError
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
-from spos_quant.space.bit_config import read_bit_config
+from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluate import exports
 from spos_quant.stages.evaluated import Evaluated, evaluated
@@ -119,7 +121,8 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "key": result.key,
         "kind": kind,
         "budget": search.get("budget"),
-        "cost": {k: cost[k] for k in ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")},
+        "cost": {k: cost[k] for k in ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")}
+        | _latency(run, config),
         "layers": cost["layers"],
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
@@ -131,6 +134,14 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],
         "export": exports(result),
     }
+
+
+def _latency(run: Run, config: BitConfig) -> dict[str, int]:
+    """What the run's table says, in nanoseconds; nothing without one, or where it lacks these layers."""
+    try:
+        return {} if run.table.latency is None else {LATENCY: run.table.config_total(config, LATENCY)}
+    except ConfigError:
+        return {}
 
 
 def _commands(run: Run) -> list[dict[str, str]]:

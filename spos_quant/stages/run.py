@@ -15,6 +15,7 @@ import yaml
 
 from spos_quant.backbones.build import space_of
 from spos_quant.config import RetrainConfig
+from spos_quant.cost.latency import read_latency_csv
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import RunError, near
 from spos_quant.loggers import LogTarget
@@ -51,8 +52,11 @@ class Run:
 
     @cached_property
     def table(self) -> CostTable:
-        """Costs of the search space."""
-        return CostTable(self.space)
+        """Costs of the search space, latencies among them where the run has a table of them."""
+        if not self.latency_path.exists():
+            return CostTable(self.space)
+        check(self.latency_path)
+        return CostTable(self.space, read_latency_csv(self.latency_path))
 
     @cached_property
     def data(self) -> DataSet:
@@ -76,6 +80,11 @@ class Run:
     def log_path(self) -> Path:
         """Every evaluation of the run."""
         return self.path / "evaluations.sqlite"
+
+    @property
+    def latency_path(self) -> Path:
+        """How long layers of the space take."""
+        return self.path / "latency.csv"
 
     @property
     def bench_path(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
 from spos_quant.backbones.build import build
@@ -33,8 +34,6 @@ MOST_GPUS = 100_000
 _TIMES = 8
 _IMAGES = (4, 16)
 """Sizes of the two batches whose times tell what a step costs and what an image."""
-_AS_TRAINED = {"find_unused_parameters": True}
-"""How `strategy: auto` wraps a supernet, most of which a path leaves out."""
 _BACKWARD = 3
 """A training step computes as much as so many forward passes."""
 
@@ -238,9 +237,10 @@ def _wrapped_seconds(
     supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
 ) -> float:
     """`_step_seconds` under DDP, in a group of this process alone."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        return _step_seconds(supernet, config, batch, paths, DistributedDataParallel(supernet, **_AS_TRAINED))
+    distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:  # as `strategy: auto` wraps a supernet, most of which a path leaves out
+        wrapped = DistributedDataParallel(supernet, find_unused_parameters=True)
+        return _step_seconds(supernet, config, batch, paths, wrapped)
     finally:
         distributed.destroy_process_group()
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
 from spos_quant.cost.knapsack import Losses
+from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.sensitivity import check_gradient
@@ -21,7 +22,7 @@ from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
-from spos_quant.run_dir import store_json
+from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
 from spos_quant.searchers.evaluate import LoggedEvaluator
 from spos_quant.space.uniform import uniform_architectures
@@ -131,7 +132,10 @@ def _finished(run: Run, request: Request) -> dict[str, Any] | None:
 
 def _settings(run: Run, request: Request) -> dict[str, Any]:
     search = run.spec.search.model_dump(mode="json")
-    return {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
+    settings = {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
+    if any(budget.metric == LATENCY for budget in request.budgets):
+        settings["latency"] = digest(run.latency_path)  # by another table something else is the best
+    return settings
 
 
 class _Session:
@@ -191,6 +195,7 @@ class _Session:
         cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
         provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
         result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
+        metrics = {budget.metric for budget in request.budgets}
         asked = [run.space.encode(scored.architecture) for scored in outcome.results]
         summary = {
             "key": request.key,
@@ -199,6 +204,7 @@ class _Session:
             "max_accuracy_drop": request.max_drop,
             "architecture": run.space.encode(best.architecture),
             "bitops": bitops,
+            "latency": run.table.total(best.architecture, LATENCY) if LATENCY in metrics else None,
             "score": best.score,
             "loss": best.loss,
             "evaluations": len(asked),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,12 +32,19 @@ class _Seen:
         weight = layer.active_weight()
         biases = 0 if layer.bias is None else layer.active_out
         macs = layer.kind.macs(weight, inputs[0], output, layer.active_out)
+        shape = LayerShape(macs, weight.numel(), biases, layer.active_out, layer.geometry(inputs[0]))
         before = self.shapes.get(layer)
         # A layer that runs several times works several times and is stored once.
-        self.shapes[layer] = LayerShape(macs + (before.macs if before else 0), weight.numel(), biases, layer.active_out)
+        self.shapes[layer] = shape if before is None else _again(before, shape)
         # Kept alive, so that no other tensor can take its identity during the run; one that was written to is another.
         key = id(inputs[0]), inputs[0]._version
         self.reads.setdefault(layer, self._tensors.setdefault(key, (inputs[0], layer))[1])
+
+
+def _again(before: LayerShape, now: LayerShape) -> LayerShape:
+    """A layer that runs once more."""
+    geometry = now.geometry if now.geometry == before.geometry else None
+    return replace(before, macs=before.macs + now.macs, geometry=geometry, runs=before.runs + 1)
 
 
 def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.latency import METRIC as LATENCY
+from spos_quant.cost.latency import read_latency_csv
 from spos_quant.cost.rows import architecture_rows, space_summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
@@ -145,7 +148,23 @@ class Supernet(nn.Module):
     def cost(self, architecture: Architecture) -> dict[str, Any]:
         """What `spos-quant cost --json` prints of an architecture."""
         architecture = self.space.canonical(architecture)
-        return space_summary(self.space, architecture_rows(self.space, architecture), self.space.encode(architecture))
+        found = space_summary(self.space, architecture_rows(self.space, architecture), self.space.encode(architecture))
+        if self.table.latency is not None:
+            found[LATENCY] = self.table.total(architecture, LATENCY)
+        return found
+
+    def use_latency_table(self, path: str | Path) -> None:
+        """Makes `latency` a cost of its architectures, so that `latency_budget="2ms"` is a budget.
+
+        Args:
+            path: A table as `spos-quant latency` writes it, or of your own device.
+
+        Raises:
+            ConfigError: no such table, or one that lacks a layer of the space.
+        """
+        latency = read_latency_csv(Path(path))
+        latency.check(self.space, str(path))
+        self.table = CostTable(self.space, latency)
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
         """`n` architectures uniform over those within the budgets, such as `bitops_budget="6.3Gi"`.

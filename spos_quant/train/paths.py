@@ -25,7 +25,7 @@ from spos_quant.cost.feasible import extreme
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import human
+from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.registry import Registry
 from spos_quant.space.search_space import Architecture
@@ -202,7 +202,7 @@ class CostUniform(PathSampler):
             try:
                 self.bins.append(_band(problem, first, last))
             except BudgetError:
-                empty.append(f"{human(first)} to {human(last)}")
+                empty.append(f"{amount(metric, first)} to {amount(metric, last)}")
         if not self.bins:
             raise ConfigError(
                 f"train.path_low, train.path_high: no architecture of {self.space.name!r} costs {low:,} to {high:,} "

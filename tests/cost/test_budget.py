@@ -9,11 +9,11 @@ from spos_quant.cost.budget import (
     budgets_json,
     budgets_key,
     cost_range,
-    human,
     keeps,
     parse_budget,
 )
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError
 from spos_quant.space.outline import Outline
 from spos_quant.space.resolve import resolve

@@ -1,0 +1,175 @@
+"""`spos-quant latency`: a run's table of what layers take, measured in onnxruntime or brought from another device."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from spos_quant.cost.budget import cost_range
+from spos_quant.cost.latency import METRIC, LatencyTable, LayerCall, calls, latency_csv, read_latency_csv
+from spos_quant.cost.table import CostTable
+from spos_quant.errors import ConfigError
+from spos_quant.export.integer.formats import integer_graph
+from spos_quant.export.integer.onnx_writer import write_onnx_int8
+from spos_quant.export.latency import latencies, layer_latencies
+from spos_quant.export.onnx_file import finish
+from spos_quant.progress import progress
+from spos_quant.quant.onnx import export_float
+from spos_quant.run_dir import store
+from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.stages.models import make_network, scoring_batches
+from spos_quant.stages.run import Run
+
+NETWORKS = 10
+"""Whole networks that the sum is held against."""
+MOST_NETWORKS = 1_000
+_AT_ONCE = 32
+"""Layers whose rounds are interleaved; after so many the table is written."""
+_STREAM = 12
+
+
+def template(space: SearchSpace, path: Path) -> int:
+    """Writes a table without times, to be filled in on another device; returns its number of rows.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    wanted = calls(space)
+    source = LatencyTable(source=f"{space.name} on a device of yours; say which, and how it was measured")
+    try:
+        path.write_text(latency_csv(source, wanted), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from None
+    return len(wanted)
+
+
+def bring(run: Run, path: Path) -> dict[str, Any]:
+    """Makes a user's table the run's own; searches under a latency budget are then made anew.
+
+    Raises:
+        ConfigError: no such table, or one that lacks a layer of the space.
+    """
+    found = read_latency_csv(path)
+    found.check(run.space, str(path))
+    bare = CostTable(run.space, found)
+    return _kept(run, found if found.rest else found.with_rest(bare), measured=0)
+
+
+def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[str, Any]:
+    """Measures what the run's table lacks: layers, then whole networks of random architectures.
+
+    Args:
+        run: The run.
+        threads: CPU threads of a call.
+        networks: Whole networks to hold the sum against.
+        show: Whether progress is shown.
+
+    Returns:
+        `path, source, layers, networks, rest, cheapest, dearest` (nanoseconds), `error` as `LatencyTable.error`, and
+        `measured`, the number of rows that are new.
+
+    Raises:
+        ConfigError: the run has a table of another device or number of threads.
+        ExportError: a layer or a network that has no integer form; it names the module.
+    """
+    if not 0 <= networks <= MOST_NETWORKS:
+        raise ConfigError(f"--n {networks}: expected 0 to {MOST_NETWORKS:,} networks")
+    source = _source(threads)
+    table = run.table.latency or LatencyTable(source=source)
+    if table.source != source:
+        raise ConfigError(
+            f"{run.latency_path} was measured elsewhere ({table.source}), here it would be {source}; leave the table "
+            "as it is, bring another one with --table, or choose another --out"
+        )
+    missing = table.missing(run.space)
+    with progress("layers", len(missing), unit="layers", show=show) as tick:
+        for start in range(0, len(missing), _AT_ONCE):
+            some = missing[start : start + _AT_ONCE]
+            table = replace(table, layers={**table.layers, **_measured(some, threads)})
+            _store(run, table)
+            for _ in some:
+                tick("")
+    drawn = _draw(run.space, run.seed, networks)
+    fresh = [each for each in drawn if run.space.encode(each) not in table.networks]
+    if fresh:
+        whole = _whole(run, fresh, threads, show)
+        table = replace(table, networks={**table.networks, **whole})
+    return _kept(run, table.with_rest(CostTable(run.space, table)), measured=len(missing) + len(fresh))
+
+
+def _measured(layers: Sequence[LayerCall], threads: int) -> dict[LayerCall, int]:
+    return dict(zip(layers, layer_latencies(layers, threads=threads), strict=True))
+
+
+def _draw(space: SearchSpace, seed: int, n: int) -> list[Architecture]:
+    """Random architectures, each once; the first ones are the same however many are asked for."""
+    rng = np.random.default_rng([seed, _STREAM])
+    return list(dict.fromkeys(space.sample(rng) for _ in range(min(n, space.size))))
+
+
+def _whole(run: Run, architectures: Sequence[Architecture], threads: int, show: bool) -> dict[str, int]:
+    """Nanoseconds of whole networks, untrained, measured together."""
+    images = next(iter(scoring_batches(run, "search-val")))[0][:_AT_ONCE]
+    with TemporaryDirectory() as folder, progress("networks", len(architectures), unit="networks", show=show) as tick:
+        paths = []
+        for i, architecture in enumerate(architectures):
+            paths.append(Path(folder) / f"{i}.onnx")
+            config = run.space.bit_config(architecture)
+            network = make_network(run, config, inherited=False, seed=run.seed)
+            model = network.subnet((0,) * len(network.space.axes)).eval()
+            if run.spec.full_precision:
+                with torch.no_grad():
+                    export_float(model, images[:1], paths[-1])
+                finish(paths[-1], {})
+            else:
+                write_onnx_int8(integer_graph(model, images), paths[-1], {})
+            tick("")
+        found = latencies(paths, (1, *run.spec.input), threads=threads)
+    texts = map(run.space.encode, architectures)
+    return {text: round(1e6 * ms) for text, ms in zip(texts, found, strict=True)}
+
+
+def _store(run: Run, table: LatencyTable) -> None:
+    store(run.latency_path, latency_csv(table).encode("utf-8"))
+
+
+def _kept(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
+    """Writes a table and says what it holds."""
+    _store(run, table)
+    costs = CostTable(run.space, table)
+    cheapest, dearest = cost_range(costs, METRIC)
+    return {
+        "path": str(run.latency_path),
+        "source": table.source,
+        "layers": len(table.layers),
+        "networks": len(table.networks),
+        "rest": table.rest,
+        "cheapest": cheapest,
+        "dearest": dearest,
+        "error": table.error(costs),
+        "said": table.said(costs),
+        "measured": measured,
+    }
+
+
+def _source(threads: int) -> str:
+    plural = "" if threads == 1 else "s"
+    return f"onnxruntime {version('onnxruntime')}, {_processor()}, {threads} thread{plural}, one image at a time"
+
+
+def _processor() -> str:
+    """The processor's name; where the system does not say it, its kind."""
+    try:
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        names = []
+    return str(names[0]).strip() if names else platform.processor() or platform.machine()
