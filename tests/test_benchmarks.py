@@ -33,6 +33,14 @@ def test_interference_is_measured_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_sums_of_latencies_are_held_against_networks():
+    command = [sys.executable, str(ROOT / "benchmarks" / "latency_sum.py"), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "off by" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_whole_search_runs():
     command = [sys.executable, str(ROOT / "benchmarks" / "whole_search.py"), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
