@@ -46,7 +46,7 @@ def finish(
     """Completes an exported file of quantize - dequantize chains, which then say the bits that are there."""
     model = onnx.load(path)
     _narrow(model.graph, odd_weights, binary_inputs)
-    _shield_float_weights(model.graph)
+    _shield(model.graph)
     complete(model, metadata, path)
 
 
@@ -151,15 +151,17 @@ def _narrow(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
             clip.input[2] = one.name
 
 
-def _shield_float_weights(graph: Any) -> None:
-    """Keeps onnxruntime from rounding float weights of layers with quantized inputs to 8 bits.
+def _shield(graph: Any) -> None:
+    """Keeps onnxruntime from rounding what is float in a layer with quantized inputs.
 
-    Its optimizer does so where a dequantizer feeds such a layer (onnxruntime pull request 22969); the maximum of one
+    Where a dequantizer feeds a layer, its optimizer rounds float weights to 8 bits (onnxruntime pull request 22969) and
+    biases to whole steps of input times weight (22889), which are coarse where both have few bits. The maximum of one
     tensor is that tensor, and nothing it looks for.
     """
     chains = Chains(graph)
-    for node in [node for node in graph.node if node.op_type in LAYERS]:
-        if chains.bits(node.input[1], weight=True) is None and chains.bits(node.input[0], weight=False) is not None:
+    for node in [node for node in graph.node if node.op_type in (*LAYERS, "ConvTranspose")]:
+        rounded = chains.bits(node.input[1], weight=True) is None or len(node.input) > 2
+        if rounded and chains.bits(node.input[0], weight=False) is not None:
             shielded = f"{node.name}/shielded"
             place = list(graph.node).index(node)
             graph.node.insert(place, onnx.helper.make_node("Max", [node.input[0]], [shielded], name=f"{shielded}/Max"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from export_cases import Graph, images, logits, space, supernet
@@ -248,3 +249,23 @@ def test_weights_without_a_zero_and_learned_steps_are_stored_and_counted_as_they
             (dequantize,) = (n for n in graph.chain(node.input[1]) if n.op_type == "DequantizeLinear")
             scale = graph.constants[dequantize.input[1]].reshape(-1, *[1] * (stored.ndim - 1))
             np.testing.assert_array_equal(stored * scale, layer.quant_weight().value.detach().numpy())
+
+
+@pytest.mark.parametrize("form", ["onnx-qcdq", "onnx-packed"])
+@pytest.mark.parametrize("bits", [(1, 2), (2, 2), (3, 4), (4, 4), (8, 8), (None, 4)])
+def test_biases_stay_as_they_are_whatever_onnxruntime_optimizes(form, bits, tmp_path):
+    """onnxruntime would round a bias to whole steps of input times weight: half of one is what a bias here is."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 6, 3, bias=True), torch.nn.Flatten(),
+        torch.nn.Linear(6 * 16, 5),
+    )  # fmt: skip
+    x = torch.randn(16, 3, 8, 8)
+    supernet = sq.quantize(net, x[:8], bits=[bits], keep_float=(), calibrate=[x])
+    model = supernet.subnet((0,) * len(supernet.space.axes)).eval()
+    sq.export_onnx(model, x, tmp_path / "a.onnx", format=form)
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        ours = model(x).numpy()
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
