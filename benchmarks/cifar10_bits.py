@@ -47,6 +47,7 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
+    parser.add_argument("--spaces", help="of the network, between commas [all of them]")
     parser.add_argument("--weights", help="float weights that every row starts from; without, the supernet's")
     parser.add_argument("--data", default="cifar10", help="cifar10[:ROOT] or imagefolder:ROOT")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
@@ -62,7 +63,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.tiny:
         given.data, given.set = "fake", [*TINY, *given.set]
-    spaces = {name: write_space(given, name) for name in NETWORKS[given.network]}
+    names = NETWORKS[given.network] if given.spaces is None else given.spaces.split(",")
+    spaces = {name: write_space(given, name) for name in names}
     jobs = list(plan(given, spaces))
     rows: dict[Job, list[dict[str, Any]]] = {}
     for seeds in range(1, given.seeds + 1):

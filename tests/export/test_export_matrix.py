@@ -41,7 +41,7 @@ CASES = [
 
 @cache
 def model(backbone: str, weight_bits: int, act_bits: int) -> nn.Module:
-    """An untrained network with statistics and clips as if it were trained."""
+    """An untrained network with statistics, biases and clips as if it were trained."""
     raw = {"name": "matrix", "backbone": backbone, "input": list(INPUTS[backbone]), "classes": 10}
     made = build(space_of(parse_spec({**raw, "axes": {"bits": [[weight_bits, act_bits]]}}, "matrix")), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -49,6 +49,9 @@ def model(backbone: str, weight_bits: int, act_bits: int) -> nn.Module:
         for norm in batch_norms(made):
             norm.running_mean.copy_(torch.randn(norm.bias.shape, generator=generator) * 0.1)
             norm.running_var.copy_(torch.rand(norm.bias.shape, generator=generator) + 0.5)
+        for layer, *_ in made.quantized_layers():
+            if layer.bias is not None:
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=generator) * 0.3)
     calibrate_clips(made, images(backbone, 6, seed=9))
     return made.subnet((0,) * len(made.space.axes)).eval()
 
