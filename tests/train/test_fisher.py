@@ -66,7 +66,28 @@ def _by_hand(model, name, layer, pair, x, y):
     return 0.5 * float((gradient * error).sum()) ** 2
 
 
-def test_labels_follow_from_the_seed_and_none_are_needed():
+def test_without_labels_its_mean_is_the_gauss_newton_matrix_times_the_error():
+    """d' J' (diag(p) - p p') J d / 2 of every image, by the Jacobian, as the mean over signs."""
+    model = small()
+    supernet = sq.quantize(model, torch.randn(4, 1, 6, 6), bits=[(None, None), (2, None)], keep_float=["0", "last"])
+    (x, _), _ = batches(n=4)
+    found = [fisher_sensitivity(supernet, [x], seed=seed).rows[0].loss for seed in range(400)]
+    layer = supernet.quantized_layers()[0][0]
+    inputs = model[:2](x)
+    output = model[2](inputs).detach()
+    layer.activate_bits(2, None)
+    error = (layer(inputs) - output).detach()
+    layer.activate_bits(None, None)
+    expected = []
+    for one, d in zip(output, error, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda o: model[3:](o[None])[0], one).reshape(3, -1)
+        moved = jacobian @ d.flatten()
+        p = model[3:](one[None])[0].softmax(0)
+        expected.append(0.5 * (moved @ (torch.diag(p) - p[:, None] * p) @ moved).item())
+    assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.1)
+
+
+def test_signs_follow_from_the_seed_and_no_labels_are_needed():
     supernet = sq.quantize(small(), torch.randn(4, 1, 6, 6), bits=[(2, 8), (4, 8), (8, 8)], keep_float=[])
     images = [x for x, _ in batches()]
     one, again, other = (fisher_sensitivity(supernet, images, seed=s) for s in (0, 0, 1))
