@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
 from spos_quant.quant.switch import InputQuantizer
+from spos_quant.spread import stride
 from spos_quant.supernet.network import named_blocks
 from spos_quant.supernet.supernet import Supernet
 
@@ -84,7 +85,7 @@ class _Record:
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].detach().flatten()
-        kept = values[:: max(1, len(values) // _VALUES)]
+        kept = values[:: stride(len(values), _VALUES)]
         extremes = torch.stack((values.min(), values.max()))
         self.seen.setdefault(self.quantizer, []).append((kept, extremes))
 

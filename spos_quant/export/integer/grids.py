@@ -18,6 +18,7 @@ from spos_quant.export.integer.graph import Array, Grid
 from spos_quant.export.integer.steps import MOVES, Step, Steps
 from spos_quant.export.integer.watched import run_all
 from spos_quant.export.runtime import in_batches
+from spos_quant.spread import stride
 
 _SAMPLE = 4096
 """Values of a tensor and batch that a step is judged on."""
@@ -159,7 +160,7 @@ def _observe(model: Any, tensors: list[str], images: Array) -> dict[str, Array]:
 
 def _sample(values: Array) -> Array:
     flat = values.ravel()
-    return flat[:: max(1, len(flat) // _SAMPLE)]
+    return flat[:: stride(len(flat), _SAMPLE)]
 
 
 def _best_grid(values: Array, signed: bool, *, powers: bool) -> Grid:
