@@ -92,7 +92,7 @@ def test_an_error_after_an_interrupt_is_its_consequence():
     """Ctrl-C in the middle of an import leaves half a package behind, which fails in ways of its own."""
     code = """
 import os, signal, time
-import spos_quant.stages.cost as cost
+import spos_quant.stages.spaces as spaces
 from spos_quant.cli import main
 
 def broken():
@@ -102,7 +102,7 @@ def broken():
     except KeyboardInterrupt:
         raise AttributeError("partially initialized module") from None
 
-cost.all_spaces = broken
+spaces.all_spaces = broken
 main(["spaces"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -60,6 +60,9 @@ def test_the_page_of_results_is_fresh():
     assert deploy.PATH.read_text("utf-8") == deploy.text(), "run python tools/make_deploy.py"
 
 
-def test_the_published_schema_is_fresh():
-    for path, text in [tool("make_tables").schema()]:  # outlines: tests/backbones/test_build.py
+def test_the_published_schema_and_the_list_of_spaces_are_fresh():
+    for path, text in [
+        tool("make_tables").schema(),
+        tool("make_tables").spaces(),
+    ]:  # outlines: tests/backbones/test_build.py
         assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"

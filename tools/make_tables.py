@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what is generated and stored: the outlines of the built-in search spaces and the schema of bit configurations.
+"""Writes what is generated and stored: outlines and costs of the built-in search spaces, the schema of bit configurations.
 
 python tools/make_tables.py            # writes
 python tools/make_tables.py --check    # exits 1 where a stored file is not what would be written
@@ -15,6 +15,7 @@ from pathlib import Path
 from spos_quant.backbones.build import builtin_spaces, load_spec, measure, outline_json, structure_hash
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.outline import Outline
+from spos_quant.stages.spaces import LIST, spaces_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +32,11 @@ def generated() -> Iterator[tuple[Path, str]]:
     yield schema()
 
 
+def spaces() -> tuple[Path, str]:
+    """The list of the built-in spaces, which follows from the outlines that are stored."""
+    return ROOT / "search_spaces" / "tables" / LIST, spaces_json()
+
+
 def schema() -> tuple[Path, str]:
     """The JSON Schema of bit configurations."""
     made = {
@@ -44,16 +50,19 @@ def schema() -> tuple[Path, str]:
 def main() -> int:
     """Writes or checks; returns the exit status."""
     check = "--check" in sys.argv[1:]
-    made = list(generated())
-    stale = [path for path, text in made if not path.exists() or path.read_text("utf-8") != text]
+    stale = []
+    for part in (generated, lambda: [spaces()]):  # the second reads what the first wrote
+        for path, text in list(part()):
+            if path.exists() and path.read_text("utf-8") == text:
+                continue
+            stale.append(path)
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, "utf-8")
     if check:
         for path in stale:
             sys.stderr.write(f"{path} is stale; run: python tools/make_tables.py\n")
-        return 1 if stale else 0
-    for path, text in made:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    return 0
+    return 1 if check and stale else 0
 
 
 if __name__ == "__main__":

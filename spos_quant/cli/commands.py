@@ -334,7 +334,7 @@ def cost(
 @app.command()
 def spaces(as_json: o.Json = False, verbose: o.Verbose = False) -> None:
     """The built-in search spaces."""
-    from spos_quant.stages.cost import all_spaces
+    from spos_quant.stages.spaces import all_spaces
 
     found = all_spaces()
     if as_json:

@@ -1,11 +1,10 @@
-"""`spos-quant cost` and `spos-quant spaces`: what architectures cost; no torch where the outline is stored."""
+"""`spos-quant cost`: what architectures cost; no torch where the outline is stored."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from spos_quant.backbones.build import builtin_spaces, load_space
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.rows import architecture_rows, config_rows, space_summary
@@ -65,21 +64,3 @@ def _summary(space: SearchSpace, rows: Any, architecture: str | None) -> dict[st
     found = space_summary(space, rows, architecture)
     notation = None if architecture is None else space.notation(space.decode(architecture))
     return found if notation is None else {**found, "notation": notation}
-
-
-def all_spaces() -> list[dict[str, Any]]:
-    """`name, backbone, size, cheapest, dearest` of the built-in search spaces."""
-    found = []
-    for name in builtin_spaces():
-        space = load_space(name)
-        cost = space_cost(space)
-        found.append(
-            {
-                "name": name,
-                "backbone": space.spec.backbone,
-                "size": space.size,
-                "cheapest": cost["cheapest"],
-                "dearest": cost["dearest"],
-            }
-        )
-    return found

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cli_cases import SPACE, refused
+
+import search_spaces
+from spos_quant.backbones.build import builtin_spaces
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(call, tmp_path):
 
 
 def test_our_own_faults_exit_1_and_v_shows_where(call, monkeypatch):
-    import spos_quant.stages.cost as stage
+    import spos_quant.stages.spaces as stage
 
     monkeypatch.setattr(stage, "all_spaces", lambda: 1 / 0)
     status, _, err = call("spaces")
@@ -140,8 +144,21 @@ def test_our_own_faults_exit_1_and_v_shows_where(call, monkeypatch):
     assert "Traceback" in err
 
 
+@pytest.mark.parametrize("text", ["", "{}", '{"digest": "of another version", "spaces": []}', "[1]"])
+def test_a_list_of_spaces_that_does_not_fit_is_made_anew(text, tmp_path, monkeypatch):
+    from spos_quant.stages import spaces
+
+    wanted = spaces.all_spaces()
+    assert [space["name"] for space in wanted] == list(builtin_spaces())
+    folder = Path(shutil.copytree(Path(search_spaces.__file__).parent, tmp_path / "search_spaces"))
+    (folder / "tables" / spaces.LIST).write_text(text)
+    monkeypatch.setattr(spaces, "files", lambda _: folder)
+    monkeypatch.setattr(spaces, "priced_spaces", lambda: ["made anew"])
+    assert spaces.all_spaces() == ["made anew"]
+
+
 def test_ctrl_c_says_how_to_go_on(call, monkeypatch):
-    import spos_quant.stages.cost as stage
+    import spos_quant.stages.spaces as stage
 
     def interrupted():
         raise KeyboardInterrupt
