@@ -1,0 +1,74 @@
+"""What 8-bit convolutions of oneDNN would save an evaluation: one against torch's float convolution, per shape.
+
+    python benchmarks/int8_convolution.py       # seconds
+
+Both run on one thread, channels last, in interleaved rounds. The integer one gets its codes ready made and gives float
+sums, as an evaluator would use it: making the codes is not counted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from common import write_result
+
+SHAPES = {
+    "resnet20 at 32, stage 1": (16, 32, 128),
+    "resnet20 at 32, stage 2": (32, 16, 128),
+    "resnet20 at 32, stage 3": (64, 8, 128),
+    "resnet18 at 64, stage 1": (64, 16, 64),
+    "resnet18 at 64, stage 2": (128, 8, 64),
+    "resnet18 at 64, stage 3": (256, 4, 64),
+}
+"""Channels in and out, side of the picture, images."""
+_STEP, _ROUNDS = 0.1, 25
+
+
+def pair(channels: int, side: int, images: int) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+    """The integer convolution and the float one, of 4-bit codes."""
+    weight = torch.randint(-7, 8, (channels, channels, 3, 3), dtype=torch.int8)
+    scale = torch.rand(channels) + 0.1
+    x = torch.randint(0, 16, (images, channels, side, side), dtype=torch.uint8)
+    x = x.to(memory_format=torch.channels_last)
+    one, none = [1, 1], torch.zeros(channels, dtype=torch.int32)
+    packed = torch.ops.onednn.qconv_prepack(weight, scale, _STEP, 0, one, one, one, 1, list(x.shape))
+    real, kernel = x.float() * _STEP, weight.float() * scale.view(-1, 1, 1, 1)
+    kernel = kernel.to(memory_format=torch.channels_last)
+
+    def integers() -> torch.Tensor:
+        rest: tuple[Any, ...] = (one, one, one, 1, 1.0, 0, torch.float32, "none", [None], "")
+        made: torch.Tensor = torch.ops.onednn.qconv2d_pointwise(x, _STEP, 0, packed, scale, none, None, *rest)
+        return made
+
+    return integers, lambda: F.conv2d(real, kernel, padding=1)
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows = []
+    for name, shape in SHAPES.items():
+        calls = pair(*shape)
+        difference = float((calls[0]() - calls[1]()).abs().max() / calls[1]().abs().max())
+        times: list[list[float]] = [[], []]
+        for _ in range(_ROUNDS):
+            for call, taken in zip(calls, times, strict=True):
+                start = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - start)
+        ratio = statistics.median(times[0]) / statistics.median(times[1])
+        rows.append({"shape": name, "int8_per_float": ratio, "largest_relative_difference": difference})
+        print(f"{name:26} {ratio:5.2f} of the float convolution; answers differ by {difference:.1e}", flush=True)
+    vnni = bool(torch.cpu._is_vnni_supported())
+    print(f"VNNI: {'yes' if vnni else 'no'}")
+    write_result("int8_convolution", {"vnni": vnni, "threads": 1, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
