@@ -13,6 +13,9 @@ import numpy.typing as npt
 from spos_quant.errors import ExportError
 from spos_quant.run_dir import check
 
+_OF_QONNX = b"qonnx.custom_op"
+"""In every file that has its operators."""
+
 Floats = npt.NDArray[np.float32]
 Answers = Callable[[Floats], Floats]
 """Preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
@@ -46,6 +49,11 @@ class OnnxModel:
         try:
             self._session = open_session(str(path), threads)
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+            if _OF_QONNX in path.read_bytes():
+                raise ExportError(
+                    f"{path} has operators of QONNX, which onnxruntime does not know: `spos-quant verify` and the package "
+                    "qonnx run it; for onnxruntime export onnx-qcdq, onnx-packed or onnx-int8"
+                ) from None
             raise ExportError(f"{path}: onnxruntime cannot load it: {str(error)[:300]}") from None
         inputs = self._session.get_inputs()
         if len(inputs) != 1:

@@ -337,6 +337,16 @@ def test_files_that_the_runtime_cannot_load(tmp_path):
         OnnxModel(tmp_path / "a.onnx")
 
 
+def test_a_file_of_qonnx_is_named(tmp_path):
+    node = onnx.helper.make_node("Quant", ["x"], ["y"], domain="qonnx.custom_op.general")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("qonnx.custom_op.general", 1)]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets), tmp_path / "q.onnx")
+    with pytest.raises(ExportError, match=r"q\.onnx has operators of QONNX, which onnxruntime does not know"):
+        OnnxModel(tmp_path / "q.onnx")
+
+
 def test_a_product_of_two_activations_is_an_error_and_no_layer(tmp_path):
     class Attention(nn.Module):
         def __init__(self):
