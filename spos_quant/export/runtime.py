@@ -51,8 +51,8 @@ class OnnxModel:
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
             if _OF_QONNX in path.read_bytes():
                 raise ExportError(
-                    f"{path} has operators of QONNX, which onnxruntime does not know: `spos-quant verify` and the package "
-                    "qonnx run it; for onnxruntime export onnx-qcdq, onnx-packed or onnx-int8"
+                    f"{path} has operators of QONNX, which onnxruntime does not know: `spos-quant verify` and the "
+                    "package qonnx run it; for onnxruntime export onnx-qcdq, onnx-packed or onnx-int8"
                 ) from None
             raise ExportError(f"{path}: onnxruntime cannot load it: {str(error)[:300]}") from None
         inputs = self._session.get_inputs()
