@@ -25,6 +25,7 @@ from spos_quant.report.markup import Markup, command_line, element, head_cell, j
 from spos_quant.report.text import (
     NONE,
     TIMES,
+    cost,
     count,
     exact,
     file_size,
@@ -92,8 +93,8 @@ def _accuracy_tile(result: Result) -> tuple[str, str, str]:
 def _cost_tile(data: Data, result: Result) -> tuple[str, str, str]:
     metric = metric_of(data, result)
     limit = (result.get("budget") or {}).get(metric)
-    note = "no budget in this metric" if limit is None else f"of {count(limit)} allowed"
-    return unit(metric)[:1].upper() + unit(metric)[1:], count(cost_of(result, metric)), note
+    note = "no budget in this metric" if limit is None else f"of {cost(metric, limit)} allowed"
+    return unit(metric)[:1].upper() + unit(metric)[1:], cost(metric, cost_of(result, metric)), note
 
 
 def _bits_tiles(result: Result) -> list[tuple[str, str, str]]:

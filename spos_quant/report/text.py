@@ -14,7 +14,7 @@ UNITS = {
     "macs": "MACs",
     "params": "parameters",
     "weight_bytes": "bytes of weights",
-    "latency": "ns of latency",
+    "latency": "latency",
 }
 NONE = "\u2013"
 """Stands where there is no value: a dash as wide as a digit."""
@@ -51,9 +51,14 @@ def points(difference: float) -> str:
     return f"{shown} point{'' if shown == '1.0' else 's'}"
 
 
+def cost(metric: str, value: float | None) -> str:
+    """A cost where its metric is named beside it: `2.312M`, `2.312 ms`."""
+    return duration(value) if metric == "latency" and known(value) else count(value)
+
+
 def amount(metric: str, value: float | None) -> str:
-    """A cost with its unit: `2.312M BitOps`, `2.312 ms`."""
-    return duration(value) if metric == "latency" and known(value) else f"{count(value)} {unit(metric)}"
+    """A cost that says what it is: `2.312M BitOps`, `2.312 ms`."""
+    return cost(metric, value) if metric == "latency" else f"{cost(metric, value)} {unit(metric)}"
 
 
 def count(value: float | None) -> str:

@@ -65,3 +65,16 @@ def test_by_chance_needs_numbers_of_images() -> None:
     assert text.by_chance({"top1": 0.961, "n": 360}, {"top1": 0.955, "n": 360})
     assert not text.by_chance({"top1": 0.961, "n": 10**6}, {"top1": 0.955, "n": 10**6})
     assert not text.by_chance({"top1": 0.961}, {"top1": 0.955})
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "alone", "named"),
+    [
+        ("bitops", 2_312_000, "2.312M", "2.312M BitOps"),
+        ("latency", 2_312_400, "2.312 ms", "2.312 ms"),
+        ("latency", 950, "950 ns", "950 ns"),
+        ("latency", None, text.NONE, text.NONE),
+    ],
+)
+def test_costs_with_and_without_their_metric(metric, value, alone, named):
+    assert (text.cost(metric, value), text.amount(metric, value)) == (alone, named)
