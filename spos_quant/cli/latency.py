@@ -33,7 +33,7 @@ def latency(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """What each layer at each bits takes in onnxruntime, as a table for --latency-budget; or a table of your own."""
+    """Times every layer at all its bits in onnxruntime for --latency-budget, or takes a table of your own."""
     if table is not None and template is not None:
         raise ConfigError("give either --table or --template, not both")
     opening = Opening(target, out, data, seed, assignments)
