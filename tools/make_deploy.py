@@ -19,7 +19,7 @@ HEAD = """# Deploy: which file for what
 
 | you have | take | because |
 | --- | --- | --- |
-| a processor with onnxruntime, speed counts | `onnx-int8` | all convolutions run as 8-bit kernels; few bits save no time there |
+| a processor with 8-bit instructions (VNNI), speed counts | `onnx-int8` | all convolutions run as 8-bit kernels; few bits save no time there, and without such instructions a float file may be faster (`benchmarks/README.md`) |
 | a processor with onnxruntime, bytes count | `onnx-packed` | weights lie in the bits that they have |
 | any ONNX runtime, or a compiler that reads QDQ | `onnx-qcdq` | standard operators, the trained model's answers |
 | an FPGA flow that reads QONNX (FINN, hls4ml) | `qonnx` | the quantizers are operators of their own |
