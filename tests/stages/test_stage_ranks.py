@@ -89,7 +89,7 @@ def test_an_interrupt_stops_all_ranks_after_the_same_step(tmp_path, undisturbed)
 def launcher(run: Path, port: int) -> subprocess.Popen[str]:
     """What is started on one of two machines, as docs/scale.md says it."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "2"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "5"]
     command = [*torchrun, "-m", "spos_quant.stages.ranks", str(run), "supernet", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
