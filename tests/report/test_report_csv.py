@@ -7,7 +7,7 @@ import report_sample as sample
 
 from spos_quant.report import bench_csv, evaluations_csv, front_csv
 
-HEAD = "architecture,generation,cost,score,loss,on_front,searches,bitops,macs,params,weight_bytes\n"
+HEAD = "architecture,generation,cost,score,loss,on_front,searches,bitops,macs,params,weight_bytes,latency\n"
 
 
 def columns(data):
@@ -39,7 +39,7 @@ def test_every_evaluation_is_a_row_with_its_exact_values() -> None:
 def test_what_is_not_known_is_empty() -> None:
     item = {"architecture": "0,1", "describe": {}, "generation": None, "cost": 7, "score": 0.5, "loss": None}
     data = {"evaluations": [{**item, "searches": ["a", "b"], "costs": {"macs": 7, "params": 3}}], "front": [0]}
-    assert evaluations_csv(columns(data)) == f'{HEAD}"0,1",,7,0.5,,1,a b,,7,3,\n'
+    assert evaluations_csv(columns(data)) == f'{HEAD}"0,1",,7,0.5,,1,a b,,7,3,,\n'
 
 
 def test_no_evaluations_leave_the_head() -> None:

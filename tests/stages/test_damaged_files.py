@@ -123,10 +123,10 @@ def fuzz(run: Path, command, n: int, seed: int) -> Counter[tuple[str, str]]:
         said = command("export", run, "--result", KEY, "--format", form, json=True)
         (folder / "checksums.sha256").unlink()
         path, whole = Path(said["path"]), Path(said["path"]).read_bytes()
-        assert answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None)) == "answered"
+        assert answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None, {})) == "answered"
         for number in range(n):
             path.write_bytes(spoiler.graph(whole) if number % 2 else spoiler.bytes(whole))
-            told = answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None))
+            told = answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None, {}))
             counts[f"verify {form}", told] += 1
             if form == "onnx-qcdq":
                 counts["predict", answered(lambda p=path: predict_split(p, "digits", "test", 0))] += 1
