@@ -8,14 +8,14 @@ sums, as an evaluator would use it: making the codes is not counted.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from common import write_result
+
+from spos_quant.export.latency import median_seconds
 
 SHAPES = {
     "resnet20 at 32, stage 1": (16, 32, 128),
@@ -56,13 +56,8 @@ def main() -> None:
     for name, shape in SHAPES.items():
         calls = pair(*shape)
         difference = float((calls[0]() - calls[1]()).abs().max() / calls[1]().abs().max())
-        times: list[list[float]] = [[], []]
-        for _ in range(_ROUNDS):
-            for call, taken in zip(calls, times, strict=True):
-                start = time.perf_counter()
-                call()
-                taken.append(time.perf_counter() - start)
-        ratio = statistics.median(times[0]) / statistics.median(times[1])
+        integers, floats = median_seconds(calls, _ROUNDS)
+        ratio = integers / floats
         rows.append({"shape": name, "int8_per_float": ratio, "largest_relative_difference": difference})
         print(f"{name:26} {ratio:5.2f} of the float convolution; answers differ by {difference:.1e}", flush=True)
     vnni = bool(torch.cpu._is_vnni_supported())

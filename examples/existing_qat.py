@@ -41,7 +41,8 @@ model = nn.Sequential(
     nn.Flatten(),
     nn.Linear(144, 4),
 )
-supernet = sq.quantize(model, x[:64], bits=[(2, 2), (4, 4)])
+# Brevitas' own export wants consecutive integers; 2-bit weights of `midrise`, the default, are odd ones.
+supernet = sq.quantize(model, x[:64], bits=[(2, 2), (4, 4)], quantizer="gaussian+pact")
 # Any architecture will do here: one at random of those that cost at most half of the dearest.
 (architecture,) = supernet.sample(np.random.default_rng(0), 1, bitops_budget="50%")
 subnet = supernet.subnet(architecture)

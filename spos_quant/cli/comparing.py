@@ -9,7 +9,7 @@ import typer
 from spos_quant.cli import options as o
 from spos_quant.cli import show
 from spos_quant.cli.commands import app
-from spos_quant.cli.opening import Opening
+from spos_quant.cli.opening import Opening, say_latency
 
 Seeds = Annotated[
     int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each, with the run's seed and those after it.")
@@ -119,6 +119,7 @@ def bench(
 
     run = opening.plan.run
     budgets = combined_budgets(run.table, o.budget_options(bitops, macs, params, weight_bytes, latency))
+    say_latency(run.table, [budget for each in budgets for budget in each])
     words = check(run, [text for text in bits.split(",") if text.strip()], budgets, seeds)
     if dry_run:
         models = seeds * sum(word.count(len(budgets)) for word in words)

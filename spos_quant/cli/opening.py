@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
 from spos_quant.cli.options import check_device, check_ray, parse_requests
-from spos_quant.cost.units import human
+from spos_quant.cost.units import LATENCY, human
 
 if TYPE_CHECKING:
+    from spos_quant.cost.budget import Budget
+    from spos_quant.cost.table import CostTable
     from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.run import Run
     from spos_quant.stages.search import Request
+
+
+def say_latency(table: CostTable, budgets: Sequence[Budget]) -> None:
+    """What a person should know who bounds latency; nothing where nobody does."""
+    if table.latency is not None and any(budget.metric == LATENCY for budget in budgets):
+        show.remark(table.latency.said(table))
 
 
 class Opening:
@@ -58,8 +67,7 @@ class Opening:
             wants_gradients(self.plan.run, request)
             for text in budget_warnings(list(request.budgets), table):
                 show.remark(f"warning: {text}")
-        if budgets.get("latency") and table.latency is not None:
-            show.remark(table.latency.said(table))
+            say_latency(table, request.budgets)
         check_device(device)
         check_ray(ray)
         return requests

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from spos_quant.cost.units import duration, human
 from spos_quant.progress import remark
 
-__all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table", "verified"]
+__all__ = ["bench", "count", "emit", "layers", "models", "percent", "remark", "say", "table", "time", "verified"]
 
 
 def emit(value: Any) -> None:

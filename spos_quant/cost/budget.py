@@ -9,9 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from spos_quant.cost.feasible import price
-from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import amount
+from spos_quant.cost.units import LATENCY, amount
 from spos_quant.errors import BudgetError, SpaceError
 from spos_quant.space.bit_config import parse_uniform
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.outline import Geometry, LayerShape
 from spos_quant.space.spec import Bits
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from spos_quant.cost.table import CostTable
     from spos_quant.space.search_space import LayerPlace, SearchSpace
 
-METRIC = "latency"
-"""In nanoseconds, so that sums are exact."""
 _PER_MICROSECOND = 1000
 _SHAPES = ("input", "weight", "stride", "padding", "dilation")
 COLUMNS = (
@@ -76,7 +75,10 @@ class LatencyTable:
         """
         call = _call(shape, weight_bits if counted else None, act_bits if counted else None)
         if call not in self.layers:
-            raise ConfigError(f"the latency table has no row for {call}")
+            raise ConfigError(
+                f"the latency table has no row for {call}: measure what misses with `spos-quant latency RUN`, or bring "
+                "a table that has it with --table"
+            )
         return self.layers[call] * shape.runs
 
     def missing(self, space: SearchSpace) -> list[LayerCall]:
@@ -132,7 +134,7 @@ class LatencyTable:
             architectures = [space.decode(text) for text in self.networks]
         except SpaceError as error:
             raise ConfigError(f"latency table: a network of another space: {error}") from None
-        sums = bare.totals(architectures, METRIC).tolist() if architectures else []
+        sums = bare.totals(architectures, LATENCY).tolist() if architectures else []
         return list(zip(self.networks.values(), sums, strict=True))
 
 

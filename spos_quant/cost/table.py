@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.latency import LatencyTable
 from spos_quant.cost.metrics import Metric, metrics, outside_layers
 from spos_quant.cost.rows import config_rows
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.search_space import LayerPlace, SearchSpace

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LATENCY = "latency"
+"""The cost metric whose values are nanoseconds; all others are counts."""
+
 
 def human(value: float) -> str:
     """A count for people, rounded to four digits: `2.307M`."""
@@ -21,4 +24,4 @@ def duration(nanoseconds: float) -> str:
 
 def amount(metric: str, value: float) -> str:
     """The value of a cost metric for people."""
-    return duration(value) if metric == "latency" else human(value)
+    return duration(value) if metric == LATENCY else human(value)

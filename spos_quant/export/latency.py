@@ -37,7 +37,7 @@ def latencies(paths: Sequence[Path], shape: Sequence[int], *, threads: int = 1, 
     """
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     models = [OnnxModel(path, threads=threads) for path in paths]
-    return [1000 * seconds for seconds in _interleaved([partial(model, x) for model in models], rounds)]
+    return [1000 * seconds for seconds in median_seconds([partial(model, x) for model in models], rounds)]
 
 
 def layer_latencies(layers: Sequence[LayerCall], *, threads: int = 1, rounds: int = ROUNDS) -> list[int]:
@@ -54,7 +54,7 @@ def layer_latencies(layers: Sequence[LayerCall], *, threads: int = 1, rounds: in
     calls = [_call(_NOTHING, np.zeros((1, 1), np.float32), threads)]
     for layer in layers:
         calls.append(_call(*layer_file(layer.geometry, layer.weight_bits, layer.act_bits), threads))
-    nothing, *seconds = _interleaved(calls, rounds)
+    nothing, *seconds = median_seconds(calls, rounds)
     return [max(1, round(1e9 * (one - nothing))) for one in seconds]
 
 
@@ -75,8 +75,8 @@ _NOTHING = helper.make_model(
 ).SerializeToString()
 
 
-def _interleaved(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of each call."""
+def median_seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of each call; every round calls each once, after a few calls to warm up."""
     for call in calls:
         for _ in range(_WARM_UP):
             call()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import floor, isfinite, log10, sqrt
 from typing import Any, TypeGuard
 
-from spos_quant.cost.units import duration, human
+from spos_quant.cost import units
 
 UNITS = {
     "bitops": "BitOps",
@@ -53,17 +53,17 @@ def points(difference: float) -> str:
 
 def cost(metric: str, value: float | None) -> str:
     """A cost where its metric is named beside it: `2.312M`, `2.312 ms`."""
-    return duration(value) if metric == "latency" and known(value) else count(value)
+    return units.amount(metric, value) if known(value) else NONE
 
 
 def amount(metric: str, value: float | None) -> str:
     """A cost that says what it is: `2.312M BitOps`, `2.312 ms`."""
-    return cost(metric, value) if metric == "latency" else f"{cost(metric, value)} {unit(metric)}"
+    return cost(metric, value) if metric == units.LATENCY else f"{cost(metric, value)} {unit(metric)}"
 
 
 def count(value: float | None) -> str:
     """A count: `2.312M`."""
-    return human(value) if known(value) else NONE
+    return units.human(value) if known(value) else NONE
 
 
 def exact(value: int | None) -> str:

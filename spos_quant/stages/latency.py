@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from spos_quant.cost.budget import cost_range
-from spos_quant.cost.latency import METRIC, LatencyTable, calls, latency_csv, read_latency_csv
+from spos_quant.cost.latency import LatencyTable, calls, latency_csv, read_latency_csv
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.export.integer.formats import integer_graph
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
@@ -146,7 +147,7 @@ def _kept(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
     """Writes a table and says what it holds."""
     _store(run, table)
     costs = CostTable(run.space, table)
-    cheapest, dearest = cost_range(costs, METRIC)
+    cheapest, dearest = cost_range(costs, LATENCY)
     return {
         "path": str(run.latency_path),
         "source": table.source,

@@ -8,6 +8,7 @@ from typing import Any
 
 from spos_quant.cost.budget import Budget
 from spos_quant.errors import ConfigError
+from spos_quant.progress import remark
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.uniform import offered_pairs
 from spos_quant.stages.card import write_card
@@ -67,6 +68,7 @@ def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) ->
         with suppress(ConfigError):
             priced.append((run.table.config_total(run.space.uniform_config(*pair), metric), pair))
     if not priced:
+        remark("no uniform bits to compare with: the latency table has none of them in every layer")
         return []
     priced.sort()
     _, (weight_bits, act_bits) = next((p for p in priced if p[0] >= target), priced[-1])

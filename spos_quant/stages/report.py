@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.rows import config_rows, space_summary
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
 from spos_quant.backbones.build import build
@@ -237,7 +236,7 @@ def _wrapped_seconds(
     supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
 ) -> float:
     """`_step_seconds` under DDP, in a group of this process alone."""
-    distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:  # as `strategy: auto` wraps a supernet, most of which a path leaves out
         wrapped = DistributedDataParallel(supernet, find_unused_parameters=True)
         return _step_seconds(supernet, config, batch, paths, wrapped)

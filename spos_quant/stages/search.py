@@ -14,11 +14,11 @@ import numpy as np
 
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
 from spos_quant.cost.knapsack import Losses
-from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress

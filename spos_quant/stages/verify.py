@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spos_quant.cost.latency import METRIC as LATENCY
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import RunError
 from spos_quant.export import api
 from spos_quant.export.runtime import Floats, compare

@@ -32,7 +32,9 @@ class _Seen:
         weight = layer.active_weight()
         biases = 0 if layer.bias is None else layer.active_out
         macs = layer.kind.macs(weight, inputs[0], output, layer.active_out)
-        shape = LayerShape(macs, weight.numel(), biases, layer.active_out, layer.geometry(inputs[0]))
+        # Of one image, whose windows may have become a batch of their own inside.
+        runs = len(inputs[0])
+        shape = LayerShape(macs, weight.numel(), biases, layer.active_out, layer.geometry(inputs[0]), runs)
         before = self.shapes.get(layer)
         # A layer that runs several times works several times and is stored once.
         self.shapes[layer] = shape if before is None else _again(before, shape)
@@ -44,7 +46,7 @@ class _Seen:
 def _again(before: LayerShape, now: LayerShape) -> LayerShape:
     """A layer that runs once more."""
     geometry = now.geometry if now.geometry == before.geometry else None
-    return replace(before, macs=before.macs + now.macs, geometry=geometry, runs=before.runs + 1)
+    return replace(before, macs=before.macs + now.macs, geometry=geometry, runs=before.runs + now.runs)
 
 
 def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from spos_quant.cost.budget import parse_budget
-from spos_quant.cost.latency import METRIC as LATENCY
 from spos_quant.cost.latency import read_latency_csv
 from spos_quant.cost.rows import architecture_rows, space_summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
+from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
+from spos_quant.progress import remark
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, parameters_stay
 from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
@@ -156,6 +157,8 @@ class Supernet(nn.Module):
     def use_latency_table(self, path: str | Path) -> None:
         """Makes `latency` a cost of its architectures, so that `latency_budget="2ms"` is a budget.
 
+        How far such sums are from whole networks, as far as the table knows, is said on stderr.
+
         Args:
             path: A table as `spos-quant latency` writes it, or of your own device.
 
@@ -165,6 +168,7 @@ class Supernet(nn.Module):
         latency = read_latency_csv(Path(path))
         latency.check(self.space, str(path))
         self.table = CostTable(self.space, latency)
+        remark(latency.said(self.table))
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
         """`n` architectures uniform over those within the budgets, such as `bitops_budget="6.3Gi"`.

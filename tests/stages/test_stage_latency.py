@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stages_settings import TINY
 
 import spos_quant as sq
@@ -169,11 +170,35 @@ def test_a_latency_budget_needs_a_table(command, tmp_path):
     assert "measure them with: spos-quant latency" in err
 
 
-def test_in_python(copy, tmp_path):
+def test_a_bench_within_a_latency_says_how_far_it_may_be_off(command, copy):
+    status, _, err = command("bench", copy, "--bits", "random:1", "--latency-budget", "60%", "--dry-run")
+    assert status == 0
+    assert "of 2 whole networks it is off by" in err
+
+
+def test_rows_of_a_layer_that_were_folded_into_the_batch_are_runs():
+    """Windows of attention become a batch of their own: 4 windows of 3 tokens, each a call of the layer."""
+
+    class Windows(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.fc(x.reshape(-1, 3, 8)).reshape(len(x), -1)
+
+    supernet = sq.quantize(Windows(), torch.rand(2, 4 * 3 * 8), bits=[(4, 4)], keep_float=[])
+    (place,) = supernet.space.layers
+    (shape,) = place.shapes
+    assert (shape.runs, shape.geometry.input, shape.macs) == (4, (3, 8), 4 * 3 * 8 * 5)
+
+
+def test_in_python(copy, tmp_path, capsys):
     supernet = sq.build(sq.load_space("digits-mixed"))
     with pytest.raises(ConfigError, match="no latencies"):
         supernet.sample(np.random.default_rng(0), 1, latency_budget="1ms")
     supernet.use_latency_table(copy / "latency.csv")
+    assert "of 2 whole networks it is off by" in capsys.readouterr().err
     half = cost_range(supernet.table, "latency")[1] / 2
     for architecture in supernet.sample(np.random.default_rng(0), 20, latency_budget="50%"):
         assert 0 < supernet.cost(architecture)["latency"] <= half
