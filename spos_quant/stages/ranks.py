@@ -2,6 +2,7 @@
 
 Where all devices are in one machine, a command starts the ranks itself. On several, torchrun is started on each:
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
         -m spos_quant.stages.ranks RUN supernet        # or results/KEY
 """
@@ -28,6 +29,10 @@ SUPERNET = "supernet"
 _OWNED = "SPOS_QUANT_OWNED"
 """Set where the command that started the ranks owns the run for them."""
 
+_OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Set to 1, each start of a job has a key-value store of its own. Else ranks that torchrun starts again read in its
+store where their fellows listened before (PyTorch issue 135712): they spend restarts on connecting to the dead."""
+
 
 def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
     """Trains in one process per device where the configuration asks for several; False leaves it to this process.
@@ -42,8 +47,8 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
     TrainingSteps(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises
     if config.num_nodes > 1:
         raise ConfigError(
-            f"num_nodes={config.num_nodes}: start this on each machine: torchrun --nnodes {config.num_nodes} "
-            f"--nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
+            f"num_nodes={config.num_nodes}: start this on each machine: {_OWN_STORE}=1 torchrun "
+            f"--nnodes {config.num_nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
             f"-m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
         )
     command = [sys.executable, "-m", "spos_quant.stages.ranks", str(run.path), what, device]
@@ -89,6 +94,10 @@ def main() -> None:
 
 def _train(path: str, what: str, device: str) -> None:
     run = open_existing(path)
+    if os.environ["RANK"] == "0" and os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ.get(_OWN_STORE) != "1":
+        remark(
+            f"warning: a job that loses a rank may not find together again; start torchrun with {_OWN_STORE}=1 everywhere"
+        )
     with _owned(run):
         if what == SUPERNET:
             from spos_quant.stages.train import train_here

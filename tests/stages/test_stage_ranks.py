@@ -91,7 +91,8 @@ def launcher(run: Path, port: int) -> subprocess.Popen[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "5"]
     command = [*torchrun, "-m", "spos_quant.stages.ranks", str(run), "supernet", "cpu"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.mark.slow
@@ -103,7 +104,10 @@ def test_a_launcher_on_each_of_two_machines(tmp_path, capsys, monkeypatch, undis
     command = ["train", "digits-mixed", "--out", str(run), *SHORT, *MACHINES]
     assert run_command(command) == 2
     said = capsys.readouterr().err
-    assert "start this on each machine: torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d" in said
+    assert (
+        "start this on each machine: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes 2 --nproc-per-node 1"
+        in said
+    )
     assert f"-m spos_quant.stages.ranks {run} supernet; then repeat this command" in said
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
