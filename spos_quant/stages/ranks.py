@@ -48,8 +48,8 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
     if config.num_nodes > 1:
         raise ConfigError(
             f"num_nodes={config.num_nodes}: start this on each machine: {_OWN_STORE}=1 torchrun "
-            f"--nnodes {config.num_nodes} --nproc-per-node {config.devices} --rdzv-backend c10d --rdzv-endpoint HOST:29400 "
-            f"-m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
+            f"--nnodes {config.num_nodes} --nproc-per-node {config.devices} --rdzv-backend c10d "
+            f"--rdzv-endpoint HOST:29400 -m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
         )
     command = [sys.executable, "-m", "spos_quant.stages.ranks", str(run.path), what, device]
     # Ranks that outlive this process go on writing, so that they must go on owning the run.
@@ -95,9 +95,7 @@ def main() -> None:
 def _train(path: str, what: str, device: str) -> None:
     run = open_existing(path)
     if os.environ["RANK"] == "0" and os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ.get(_OWN_STORE) != "1":
-        remark(
-            f"warning: a job that loses a rank may not find together again; start torchrun with {_OWN_STORE}=1 everywhere"
-        )
+        remark(f"warning: start torchrun with {_OWN_STORE}=1 on each machine, or a job that loses a rank may stall")
     with _owned(run):
         if what == SUPERNET:
             from spos_quant.stages.train import train_here
