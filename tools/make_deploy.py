@@ -28,11 +28,13 @@ HEAD = """# Deploy: which file for what
 How each is made and what it holds is in [Export](export.md). Every file below was asked about the test split by what is in the
 file alone; *agreement* is the share of images that get the label of the trained model, *difference* the largest of a logit.
 `onnx-int8` and `integers` fold BatchNorm and round residual sums, so they answer a little differently unless the training ends in
-them (`retrain.fold`); a file that would answer too many images otherwise is refused, and listed below the table.
+them (`retrain.fold`); a file that would answer too many images otherwise is refused, and listed below the table. Networks whose
+files of integers were refused went on training in the integers: rows *with fold*, held against the model that this training made.
 
 """
 
 Row = dict[str, Any]
+WHEN = ("before", "after")
 
 
 def main() -> None:
@@ -46,12 +48,13 @@ def text() -> str:
     where = found["environment"]
     columns = ("network", "format", "bytes", "packed weights", "test top-1", "of the model", "agreement", "difference")
     rows = table(columns, (cells(row) for row in found["rows"] if row["file"]))
-    refusals = [f"- {row['family']}, `{row['format']}`: {row['refused']}" for row in found["rows"] if row["refused"]]
+    refusals = [f"- {network(row)}, `{row['format']}`: {row['refused']}" for row in found["rows"] if row["refused"]]
     parts = [
         f"Networks at uniform {found['bits']}, trained for {found['steps']} steps of {found['batch_size']} images on scikit-learn's "
         "digits, enlarged: enough to hold answers against, whatever they are worth.\n",
         rows,
         *(["Refused:\n", *refusals, ""] if refusals else []),
+        *folding(found["rows"]),
         "`python benchmarks/deploy.py --work DIR`\n",
         f"Measured on {where['cpus']} CPU cores with torch {where['packages']['torch']}, onnxruntime "
         f"{where['packages']['onnxruntime']}, at commit {where['commit']}; `benchmarks/results/deploy.json`.\n",
@@ -59,11 +62,29 @@ def text() -> str:
     return HEAD + "\n".join(parts)
 
 
+def network(row: Row) -> str:
+    """Which network, and how its training ended."""
+    return f"{row['family']} with fold" if "fold" in row else row["family"]
+
+
+def folding(rows: list[Row]) -> list[str]:
+    """What folding cost, and what the training in integers won back."""
+    folds = {row["family"]: row["fold"] for row in rows if "fold" in row}
+    if not folds:
+        return []
+    columns = ("network", "steps in integers", "agreement before", "after", "search-val top-1 before", "after")
+    cells = (
+        [family, f"{fold['steps']:,}", *(f"{fold[when][what]:.2%}" for what in ("agreement", "top1") for when in WHEN)]
+        for family, fold in folds.items()
+    )
+    return ["What training in integers does, against the retrained model on search-val:\n", table(columns, cells)]
+
+
 def cells(row: Row) -> list[str]:
     """A file as cells of the table."""
     file = row["file"]
     return [
-        row["family"],
+        network(row),
         f"`{row['format']}`",
         f"{file['bytes']:,}",
         f"{row['weight_bytes']:,}",
