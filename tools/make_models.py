@@ -32,7 +32,7 @@ multiply-adds are those of torch's counter, BitOps read from the subnet are thos
 saving and loading, and four threads: {holding} of {count}.
 
 *Error* and *agreement* are those of W8A8 in every layer, the first and the last too, against the float model on 64 pictures
-that it was not trained on: logits relative to how they vary over the pictures, and the share of equal labels.
+that it was not trained on: logits relative to how they vary over the pictures, and the share of equal labels.{notes}
 
 | model | layers | left float | MACs | outside | error | agreement | QCDQ file |
 |---|---|---|---|---|---|---|---|
@@ -54,18 +54,19 @@ def main() -> int:
     for name in wanted:
         found = asdict(examine(name))
         print(json.dumps(found), flush=True)
-        rows = {row["name"]: row for row in before()} | {name: found}
-        result = write_result("models", {"rows": [rows[n] for n in NAMES if n in rows]})
+        known = before()
+        rows = {row["name"]: row for row in known["rows"]} | {name: found}
+        result = write_result("models", {**known, "rows": [rows[n] for n in NAMES if n in rows]})
         (ROOT / "docs" / "models.md").write_text(page(json.loads(result.read_text("utf-8"))), "utf-8")
-    return int(not all(map(holds, before())))
+    return int(not all(map(holds, before()["rows"])))
 
 
-def before() -> list[dict[str, Any]]:
-    """The rows that were measured so far."""
+def before() -> dict[str, Any]:
+    """The `rows` that were measured so far, and the `notes` on them that a person wrote into the file."""
     if not (RESULTS / "models.json").exists():
-        return []
-    rows: list[dict[str, Any]] = json.loads((RESULTS / "models.json").read_text("utf-8"))["rows"]
-    return rows
+        return {"notes": "", "rows": []}
+    found = json.loads((RESULTS / "models.json").read_text("utf-8"))
+    return {key: found[key] for key in ("notes", "rows")}
 
 
 def holds(row: dict[str, Any]) -> bool:
@@ -81,7 +82,8 @@ def page(result: dict[str, Any]) -> str:
         for r in result["rows"]
     )
     count, holding = len(result["rows"]), sum(map(holds, result["rows"]))
-    return TEXT.format(count=count, holding=holding, rows=rows, torch=result["environment"]["packages"]["torch"])
+    package = result["environment"]["packages"]["torch"]
+    return TEXT.format(count=count, holding=holding, rows=rows, torch=package, notes=result["notes"])
 
 
 if __name__ == "__main__":
