@@ -6,14 +6,13 @@ that axes, sizes and costs need no torch afterwards.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 FORMAT = "spos-quant/outline/4"
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):  # which JSON writes without the names: a space has thousands of them
     """One call of a layer, as far as it decides how long that takes, for one image."""
 
     kind: str
@@ -72,14 +71,8 @@ class LayerOutline:
     """One per width candidate of the block; a single one where the width does not change the layer."""
 
 
-def _compact(items: list[tuple[str, Any]]) -> Any:
-    """A geometry as a list of its fields, because a space has thousands of them; anything else as a mapping."""
-    if items[0][0] == "kind" and len(items) == len(fields(Geometry)):
-        return [value for _, value in items]
-    return {key: value for key, value in items if (key, value) not in _USUAL}
-
-
 _USUAL = (("geometry", None), ("runs", 1))
+"""What is not written down, because it is read so."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,11 @@ class Outline:
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain values that `from_json` reads back."""
-        return {"format": FORMAT, **asdict(self, dict_factory=_compact)}
+
+        def unusual(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {key: value for key, value in items if (key, value) not in _USUAL}
+
+        return {"format": FORMAT, **asdict(self, dict_factory=unusual)}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Outline:
@@ -123,8 +120,7 @@ class Outline:
             parts = item.get("geometry")
             if parts is None:
                 return LayerShape(**item)
-            kind, x, weight, stride, padding, dilation, groups = parts
-            geometry = Geometry(kind, tuple(x), tuple(weight), tuple(stride), tuple(padding), tuple(dilation), groups)
+            geometry = Geometry._make(tuple(part) if isinstance(part, list) else part for part in parts)
             return LayerShape(**{**item, "geometry": geometry})
 
         if raw.get("format") != FORMAT:
