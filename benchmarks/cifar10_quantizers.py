@@ -10,7 +10,7 @@ takes ImageNet's mean and deviation, `cifar10` its own); the row `float` shows w
 
 A variant is words joined by `+`:
 
-    baseline     gaussian weight steps, calibrated clips that are then learned (PACT)
+    baseline     `gaussian+pact`: gaussian weight steps, calibrated clips that are then learned (PACT)
     stock        the largest weight decides the step, clips start at 6.0: what Brevitas does unless told otherwise
     lsq          learned weight steps, started from the gaussian ones
     midrise      four levels without zero at 2 bits (other bits are the baseline's: those rows are left out)
@@ -48,7 +48,7 @@ from spos_quant.train.evaluation import recalibrate, score
 from spos_quant.train.loop import Training, fit
 
 WORDS: dict[str, dict[str, Any]] = {
-    "baseline": {},
+    "baseline": {"quantizer": "gaussian+pact"},
     "stock": {"quantizer": "absmax+pact"},
     "lsq": {"quantizer": "lsq+pact"},
     "midrise": {"quantizer": "midrise+pact"},
@@ -133,6 +133,7 @@ def open_run(work: Path, variant: str, seed: int, given: argparse.Namespace) -> 
     space = {
         "name": "resnet20-quantizers",
         "backbone": "resnet20",
+        "quantizer": "gaussian+pact",
         "input": [3, 32, 32],
         "classes": 10,
         "weights": None if given.weights is None else str(Path(given.weights).resolve()),

@@ -5,7 +5,7 @@
 
 The networks are trained for a few steps on scikit-learn's digits, enlarged to what they take, at uniform w4a4: enough
 for answers that a file can be held against, whatever they are worth. Where the files of integers are refused, the
-retraining goes on as the refusal says, in the integers themselves. `tools/make_deploy.py` writes the page.
+retraining goes on in the integers themselves (`retrain.fold`). `tools/make_deploy.py` writes the page.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class SearchConfig(Strict):
     population: int = Field(default=50, ge=2, le=MAX_POPULATION)
     """Architectures per generation."""
     generations: int = Field(default=20, ge=1, le=MAX_COUNT)
-    """Generations, the random first one included."""
+    """Generations, the first population included."""
     parents: int = Field(default=10, ge=1, le=MAX_POPULATION)
     """The best architectures so far that may have children."""
     crossover: int = Field(default=25, ge=0, le=MAX_POPULATION)

@@ -29,7 +29,7 @@ How each is made and what it holds is in [Export](export.md). Every file below w
 file alone; *agreement* is the share of images that get the label of the trained model, *difference* the largest of a logit.
 `onnx-int8` and `integers` fold BatchNorm and round residual sums, so they answer a little differently unless the training ends in
 them (`retrain.fold`); a file that would answer too many images otherwise is refused, and listed below the table. Networks whose
-files of integers were refused went on training in the integers: rows *with fold*, held against the model that this training made.
+files of integers were refused went on training in the integers: rows *with fold*, held against the integers that this training made.
 
 """
 

@@ -38,7 +38,7 @@ that it was not trained on: logits relative to how they vary over the pictures, 
 |---|---|---|---|---|---|---|---|
 {rows}
 
-A QCDQ file whose *labels differ* was refused by the parity check. Measured with torch {torch};
+*no* names the error that the export ended with; *labels differ* would be a file that the parity check refused. Measured with torch {torch};
 `python tools/make_models.py` measures (hours on two busy cores; needs timm) and writes `benchmarks/results/models.json` and this page,
 `pytest -m slow tests/convert` asserts what must hold, and that 90 % of the labels agree.
 """

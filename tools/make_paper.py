@@ -140,6 +140,9 @@ Only the residual blocks count, their 1x1 shortcuts included; the first convolut
 
 ## Recipe
 
+Of `shufflenetv2-blocks`. `resnet18-mixed` and `resnet34-mixed` have one of ours: 120 epochs each, cosine, candidates judged
+by all of search-val.
+
 {recipe}
 
 ## Beside the paper
@@ -154,6 +157,7 @@ here; the one of our spaces has it in the 3x3, as torchvision's has, and 4.09G.
 | what | paper | authors' code | here, and how to get the other |
 |---|---|---|---|
 | how a path is drawn | uniformly | one of seven bins of 10M MACs, then a network inside it, by up to 500 tries | as the paper; the code's, by exact band sampling: `--set train.path_sampler=cost-uniform --set train.path_low=290M --set train.path_high=359999999 --set train.path_bins=7` |
+| first population of a search | random | random | led by the uniform bits within the budget, in spaces of bits (decision 0037); as the paper: `--set search.first=random` |
 | pictures that judge a candidate | held out of the training set | the validation set | held out of train, a fifth; the test split is read once, at the end |
 | affine parameters of the supernet's first and last BatchNorm | - | none | as everywhere else; a path's statistics are recomputed anyway |
 | initial weights | - | N(0, 1/fan-in), 0.01 at both ends | He normal |

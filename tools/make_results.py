@@ -99,7 +99,7 @@ model-compression-toolkit {result["tool"]["model-compression-toolkit"]}, same fl
 {table(("", "test top-1", "loss"), rows)}
 It took {result["seconds"]:.0f} s at a load average of {result["load_average"]:.1f}; its ONNX file has {result["file_bytes"]:,} bytes, weights stored as float32.
 
-`python benchmarks/peers/mct_resnet20.py --data imagefolder:CIFAR --weights FILE`
+`python benchmarks/peers/mct_resnet20.py --data imagefolder:CIFAR --weights FILE --images {result["settings"]["images"]}`
 """
 
 
@@ -118,10 +118,11 @@ def quantizers(result: Row) -> str:
     return f"""## Quantizers and recipes of retraining: {result["steps"]} steps
 
 ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps of {result["batch_size"]} images, learning rate {result["lr"]} falling to 0;
+`baseline` is `gaussian+pact`, the default until `midrise+pact` took its place, and the quantizer of `distill` and `progressive`;
 `stock` is Brevitas's own step and clip. Best on search-val: {chosen}.{result.get("notes", "")}
 
 {table(("bits", "variant", "seeds", "search-val top-1", "test top-1"), rows)}
-`python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]}`
+`python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]} --name {result["benchmark"]}`
 """
 
 
@@ -153,7 +154,7 @@ All rows of a space take the same steps from the same float weights; `best` is w
 {steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
 {result.get("notes", "")}
 {table(("space", "budget", "bits", "BitOps", "search-val top-1", "test top-1", "std", "seeds"), rows)}
-`python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR {settings}`
+`python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR --name {result["benchmark"]} {settings}`
 """
 
 

@@ -27,7 +27,11 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=2**31 - 1, help="Seed of the run [0].")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of train, retrain or search: --set train.epochs=5."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of train, retrain, search, rank or ray, or log: --set train.epochs=5.",
+    ),
 ]
 ResultKey = Annotated[
     str | None, typer.Option("--result", metavar="KEY", help="Which result, where there are several.")
@@ -37,12 +41,13 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Adds the traceba
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Budget range, cost and an estimate of the time; starts nothing.")
 ]
+_COUNT_HELP = "2.5M, 6.3Gi or 35%; may be repeated."
 _BUDGET_HELP = "2.5M, 6.3Gi, w3a4 or 35%; may be repeated."
 Bitops = Annotated[
     list[str] | None, typer.Option("--bitops-budget", "--target-bops", metavar="B", help=f"BitOps: {_BUDGET_HELP}")
 ]
-Macs = Annotated[list[str] | None, typer.Option("--macs-budget", metavar="B", help=f"Multiply-adds: {_BUDGET_HELP}")]
-Params = Annotated[list[str] | None, typer.Option("--params-budget", metavar="B", help=f"Parameters: {_BUDGET_HELP}")]
+Macs = Annotated[list[str] | None, typer.Option("--macs-budget", metavar="B", help=f"Multiply-adds: {_COUNT_HELP}")]
+Params = Annotated[list[str] | None, typer.Option("--params-budget", metavar="B", help=f"Parameters: {_COUNT_HELP}")]
 WeightBytes = Annotated[
     list[str] | None, typer.Option("--weight-bytes-budget", metavar="B", help=f"Bytes of weights: {_BUDGET_HELP}")
 ]

@@ -224,7 +224,8 @@ class _Converted:
         for name in channels:
             if name not in wanted.layers:
                 raise SpaceError(
-                    f"layer {name!r} misses in the bit configuration{near(name, wanted.layers)}; give it null for float"
+                    f"layer {name!r} is missing in the bit configuration{near(name, wanted.layers)}; "
+                    "give it null for float"
                 )
 
     def _take_signs(self, wanted: BitConfig) -> None:

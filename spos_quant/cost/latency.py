@@ -76,8 +76,8 @@ class LatencyTable:
         call = _call(shape, weight_bits if counted else None, act_bits if counted else None)
         if call not in self.layers:
             raise ConfigError(
-                f"the latency table has no row for {call}: measure what misses with `spos-quant latency RUN`, or bring "
-                "a table that has it with --table"
+                f"the latency table has no row for {call}: measure what is missing with "
+                "`spos-quant latency RUN`, or bring a table that has it with --table"
             )
         return self.layers[call] * shape.runs
 
@@ -229,7 +229,7 @@ def parse_latency_csv(text: str, where: str) -> LatencyTable:
     rows = csv.DictReader(line for _, line in kept)
     absent = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if absent:
-        raise ConfigError(f"{where}: column {absent[0]!r} misses; expected {', '.join(COLUMNS)}")
+        raise ConfigError(f"{where}: column {absent[0]!r} is missing; expected {', '.join(COLUMNS)}")
     layers: dict[LayerCall, int] = {}
     networks: dict[str, int] = {}
     rest: list[int] = []

@@ -104,7 +104,7 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
     rows = []
     for name, kind, shape, counted in _shapes(space, config):
         if name not in config.layers:
-            raise SpaceError(f"layer {name!r} misses in the bit configuration")
+            raise SpaceError(f"layer {name!r} is missing in the bit configuration")
         bits = config.layers[name]
         if bits.out_channels not in (None, shape.out_channels):
             raise SpaceError(

@@ -30,7 +30,7 @@ _SHARES = tuple(1 - i / 20 for i in range(11))
 
 @searchers.register("evolution")
 class Evolution:
-    """A population of random architectures, then generations of crossovers and mutations of the best so far."""
+    """A first population (`search.first`), then generations of crossovers and mutations of the best so far."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem

@@ -245,7 +245,7 @@ class SearchSpace:
         start = self.canonical([found.get(a, 0) for a in range(len(self.axes))])
         for layer, _ in self.active_layers(start):
             if layer.name not in config.layers:
-                raise SpaceError(f"layer {layer.name!r} misses in the bit configuration")
+                raise SpaceError(f"layer {layer.name!r} is missing in the bit configuration")
             bits = config.layers[layer.name]
             if not layer.quantized:
                 if (bits.weight_bits, bits.act_bits) != (None, None):

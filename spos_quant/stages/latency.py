@@ -33,6 +33,8 @@ from spos_quant.stages.run import Run
 NETWORKS = 10
 """Whole networks that the sum is held against."""
 MOST_NETWORKS = 1_000
+_IMAGES = 2
+"""That ranges of integers are read from: they change no time."""
 _AT_ONCE = 32
 """Layers whose rounds are interleaved; after so many the table is written."""
 _PASSES = 2
@@ -119,7 +121,7 @@ def _draw(space: SearchSpace, seed: int, n: int) -> list[Architecture]:
 
 def _whole(run: Run, architectures: Sequence[Architecture], threads: int, show: bool) -> dict[str, int]:
     """Nanoseconds of whole networks, untrained, measured together."""
-    images = next(iter(scoring_batches(run, "search-val")))[0][:_AT_ONCE]
+    images = next(iter(scoring_batches(run, "search-val")))[0][:_IMAGES]
     with TemporaryDirectory() as folder, progress("networks", len(architectures), unit="networks", show=show) as tick:
         paths = []
         for i, architecture in enumerate(architectures):

@@ -4,7 +4,7 @@ Where all devices are in one machine, a command starts the ranks itself. On seve
 
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
-        -m spos_quant.stages.ranks RUN supernet        # or results/KEY
+        --max-restarts 3 -m spos_quant.stages.ranks RUN supernet        # or results/KEY
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
         raise ConfigError(
             f"num_nodes={config.num_nodes}: start this on each machine: {_OWN_STORE}=1 torchrun "
             f"--nnodes {config.num_nodes} --nproc-per-node {config.devices} --rdzv-backend c10d "
-            f"--rdzv-endpoint HOST:29400 -m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
+            f"--rdzv-endpoint HOST:29400 --max-restarts 3 "
+            f"-m spos_quant.stages.ranks {run.path} {what}; then repeat this command"
         )
     command = [sys.executable, "-m", "spos_quant.stages.ranks", str(run.path), what, device]
     # Ranks that outlive this process go on writing, so that they must go on owning the run.

@@ -106,7 +106,7 @@ def with_tail(text):
         (changed("layers", LAYER, "act_bits"), f"layers.{LAYER}.act_bits: is missing"),
         (changed("layers", LAYER, "act_bit", to=4), "unknown key; did you mean 'act_bits'?"),
         (changed("layers", LAYER, "out_channels", to=7), "says 7 output channels, its operator and width give 16"),
-        (changed("layers", LAYER), f"layer '{LAYER}' misses in the bit configuration"),
+        (changed("layers", LAYER), f"layer '{LAYER}' is missing in the bit configuration"),
         (changed("layers", LAYER + "x", to=CONFIG["layers"][LAYER]), f"has not; did you mean '{LAYER}'?"),
         (changed("layers", "a\nb", to=CONFIG["layers"][LAYER]), r"names a layer 'a\nb' that"),
         (changed("layers", "a" * 5000, to=CONFIG["layers"][LAYER]), "has not; (known: conv1,"),

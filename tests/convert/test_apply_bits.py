@@ -92,7 +92,7 @@ def test_hawq_tables_by_a_hand_count(name: str, gbops: tuple[float, float]) -> N
     ("given", "error", "message"),
     [
         (config(MLP | {"3.fc": (4, 4)}), SpaceError, "names a layer '3.fc' that the model has not"),
-        (config({"0": (4, 4), "2": (4, 4)}), SpaceError, "layer '4' misses in the bit configuration.*give it null"),
+        (config({"0": (4, 4), "2": (4, 4)}), SpaceError, "layer '4' is missing in the bit configuration.*give it null"),
         (config(MLP | {"2": (9, 4)}), SpaceError, "2"),
         (config(MLP, quantizer="gausian+pact"), Exception, "did you mean 'gaussian'"),
         ("{no json", SpaceError, "no JSON text"),

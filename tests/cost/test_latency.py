@@ -163,8 +163,8 @@ GOOD = "layer,Linear,64,10x64,,,,1,2,4,,3.5"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x.csv: column 'what' misses"),
-        ("what,kind\n", "x.csv: column 'input' misses"),
+        ("", "x.csv: column 'what' is missing"),
+        ("what,kind\n", "x.csv: column 'input' is missing"),
         (f"{HEAD}\n{GOOD[:-3]}\n", "x.csv, line 2: microseconds is ''; expected a number"),
         (f"# a\n\n{HEAD}\n{GOOD}\n{GOOD[:-3]}-1\n", "x.csv, line 5: microseconds is '-1'"),
         (f"{HEAD}\n{GOOD[:-3]}nan\n", "microseconds is 'nan'"),

@@ -146,7 +146,7 @@ def test_the_backbones_own_operator_need_not_be_offered():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["layers"].pop("b0.c2"), "layer 'b0.c2' misses"),
+        (lambda c: c["layers"].pop("b0.c2"), "layer 'b0.c2' is missing"),
         (lambda c: c["layers"].update({"b0.c3": c["layers"]["b0.c2"]}), "layer 'b0.c3' .* not in the network"),
         (lambda c: c["layers"].update({"b0.c9": c["layers"]["b0.c2"]}), "'b0.c9' .*did you mean"),
         (lambda c: c["blocks"].update(b7=c["blocks"]["b0"]), "block 'b7'"),

@@ -113,7 +113,7 @@ def test_uniform_keeps_locked_and_float_layers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["layers"].pop("b0.c2"), "layer 'b0.c2' misses"),
+        (lambda c: c["layers"].pop("b0.c2"), "layer 'b0.c2' is missing"),
         (lambda c: c["layers"].update(x=c["layers"]["stem"]), "layer 'x' that 'toy' has not"),
         (lambda c: c["layers"]["b0.c1"].update(weight_bits=7), "no candidate of space 'toy'"),
         (lambda c: c["layers"]["stem"].update(weight_bits=4, act_bits=4), "kept float"),
