@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
     given = parser.parse_args()
     run = open_existing(str(given.run))
-    amounts = sorted(int(text) for text in given.amounts.split(","))
+    # A data set of fewer images than the largest amount is taken whole.
+    amounts = sorted({min(int(text), len(run.data.train)) for text in given.amounts.split(",")})
     rows = list(measured(run, given, amounts))
     table = [against(rows, amounts, amount) for amount in amounts]
     for row in table:

@@ -27,7 +27,7 @@ INSIDE = ("ARCHITECTURE", "models", "paper", "reliability")
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in INSIDE)
 LANGUAGES = ("python", "yaml", "toml", "console")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OTHER_PROGRAMS = ("python3", ".venv/bin/pip", "pip", "ray", "torchrun")
+OTHER_PROGRAMS = ("export", "python3", ".venv/bin/pip", "pip", "ray", "torchrun")
 
 
 def text_of(page: str) -> str:
