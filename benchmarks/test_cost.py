@@ -3,7 +3,8 @@
 Claim: a million architectures of a per-layer ResNet-50 are costed in less than a second; 10,000 architectures are drawn
 in less than 0.2 s where less than one in a hundred would be feasible; `--help`, `spaces` and `cost` answer in less than
 half a second.
-Floor: for the commands, Python's own start.
+Floor: for the commands, Python's own start. `cost` misses: it reads a space, and the imports of numpy and pydantic and
+the classes that check settings are most of its time.
 
     pytest benchmarks/test_cost.py --benchmark-only -n0
 """
