@@ -144,7 +144,7 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
         print(f"{row['space']:22} {budget:>13} {row['bits']:10} {bitops:>15} {accuracy}", flush=True)
     if given.tiny:
         return
-    told = {name: getattr(given, name) for name in ("uniform", "bits", "budgets", "seeds", "workers", "set")}
+    told = {name: getattr(given, name) for name in ("spaces", "uniform", "bits", "budgets", "seeds", "workers", "set")}
     weights = None if given.weights is None else Path(given.weights).name
     command = {"data": given.data.partition(":")[0], "weights": weights, **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"

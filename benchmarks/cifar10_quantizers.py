@@ -48,7 +48,7 @@ from spos_quant.train.evaluation import recalibrate, score
 from spos_quant.train.loop import Training, fit
 
 WORDS: dict[str, dict[str, Any]] = {
-    "baseline": {"quantizer": "gaussian+pact"},
+    "baseline": {},
     "stock": {"quantizer": "absmax+pact"},
     "lsq": {"quantizer": "lsq+pact"},
     "midrise": {"quantizer": "midrise+pact"},

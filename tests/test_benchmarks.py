@@ -56,7 +56,7 @@ def test_recalibration_is_measured_and_goes_on(tmp_path):
         "--n",
         "2",
         "--amounts",
-        "64,128",
+        "64,100000",  # more than there are: all
         "--batch",
         "64",
         "--images",
@@ -68,7 +68,7 @@ def test_recalibration_is_measured_and_goes_on(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "recalibration.py"), tmp_path / "run", *options]
     first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert first.endswith(again), "what was measured is not measured again"
-    assert again.splitlines()[-1].startswith("images 128, kendall ")
+    assert again.splitlines()[-1].startswith("images 1151, kendall ")
     assert again.splitlines()[-1].endswith("regret 0.0, mean_difference 0.0")
 
 
@@ -77,3 +77,17 @@ def test_unknown_variants_are_named():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown variant 'emma'; expected words of baseline, stock, lsq" in done.stderr
+
+
+@pytest.mark.slow
+def test_files_of_integers_are_those_of_the_reference_on_a_test_split(tmp_path):
+    ours = [sys.executable, "-m", "spos_quant"]
+    train = [*ours, "train", "digits-mixed", "--out", tmp_path / "run", "--set", "train.iterations=2"]
+    train += ["--set", "retrain.iterations=2"]
+    subprocess.run(train, check=True, capture_output=True)
+    retrain = [*ours, "retrain", tmp_path / "run", "--bits", "w2a2"]
+    subprocess.run(retrain, check=True, capture_output=True)
+    command = [sys.executable, str(ROOT / "benchmarks" / "integer_parity.py"), str(tmp_path / "run"), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [" 0 other labels" in line for line in done.stdout.splitlines()] == [True, True]

@@ -33,6 +33,7 @@ SCRIPTS = {
     "supernet_memory": "memory of supernets against the number of widths and bit-widths",
     "whole_search": "a thousand evaluations beside the same search on stock Brevitas modules",
     "latency_sum": "the sum of a table of latencies beside whole networks",
+    "integer_parity": "files of integers beside the NumPy reference, on test splits",
     "int8_convolution": "8-bit convolutions of oneDNN beside float ones",
     "plan_check": "what a plan says of two ranks, beside two ranks",
 }

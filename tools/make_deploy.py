@@ -51,7 +51,8 @@ def text() -> str:
     refusals = [f"- {network(row)}, `{row['format']}`: {row['refused']}" for row in found["rows"] if row["refused"]]
     parts = [
         f"Networks at uniform {found['bits']}, trained for {found['steps']} steps of {found['batch_size']} images on scikit-learn's "
-        "digits, enlarged: enough to hold answers against, whatever they are worth.\n",
+        "digits, enlarged: enough to hold answers against, whatever they are worth."
+        f"{found.get('notes', '')}\n",
         rows,
         *(["Refused:\n", *refusals, ""] if refusals else []),
         *folding(found["rows"]),

@@ -143,7 +143,7 @@ def bits(result: Row) -> str:
     ]
     told = result["command"]
     weights = ["--weights FILE"] if told["weights"] else []
-    tried = [f"--{key} {told[key]}" for key in ("uniform", "bits") if key in told]
+    tried = [f"--{key} {told[key]}" for key in ("spaces", "uniform", "bits") if told.get(key)]
     settings = " ".join(
         [*weights, *tried, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])]
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from spos_quant.cli import run as run_command
+from spos_quant.stages import ranks
 
 SHORT = [*("--set", "train.iterations=12"), *("--set", "train.checkpoint_steps=3"), *("--device", "cpu")]
 TWO = ["--set", "train.devices=2"]
@@ -121,6 +122,28 @@ def test_a_launcher_on_each_of_two_machines(tmp_path, capsys, monkeypatch, undis
     assert (run / "supernet.safetensors").read_bytes() == undisturbed
     assert run_command([*command, "--json"]) == 0  # nothing is left to do
     assert '"skipped": true' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rank", "machines", "own_store", "warned"),
+    [("0", "2", None, True), ("0", "2", "1", False), ("1", "2", None, False), ("0", "1", None, False)],
+)
+def test_the_first_rank_of_several_machines_warns_of_a_shared_store(
+    monkeypatch, capsys, rank, machines, own_store, warned
+):
+    environment = {"RANK": rank, "GROUP_WORLD_SIZE": machines, "SPOS_QUANT_OWNED": "1"}
+    if own_store is not None:
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = own_store
+    else:
+        monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    trained = []
+    monkeypatch.setattr(ranks, "open_existing", lambda path: path)
+    monkeypatch.setattr("spos_quant.stages.train.train_here", lambda run, **_: trained.append(run))
+    ranks._train("run", "supernet", "cpu")
+    assert trained == ["run"]
+    assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err) is warned
 
 
 def test_a_batch_that_ranks_cannot_share_is_said_before_any_is_started(tmp_path, capsys):

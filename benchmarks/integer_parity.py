@@ -1,0 +1,69 @@
+"""onnxruntime and the file of integers against the NumPy reference, on every image of a trained run's test split.
+
+    python benchmarks/integer_parity.py RUN [RUN ...]
+
+Of each retrained result of each run: images with another label than the reference, and the largest difference of a
+logit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common import write_result
+
+from spos_quant.export.integer import reference
+from spos_quant.export.integer.file import IntegerModel, write_integers
+from spos_quant.export.integer.onnx_writer import write_onnx_int8
+from spos_quant.export.runtime import OnnxModel, compare
+from spos_quant.stages.fold import graph_of
+from spos_quant.stages.loading import load_model
+from spos_quant.stages.models import scoring_batches
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--tiny", action="store_true", help="nothing is written as a result")
+    given = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    for name in given.runs:
+        for result in open_existing(name).results():
+            if result.model_path.exists():
+                found += rows(result)
+    if not given.tiny:
+        write_result("integer_parity", {"rows": found})
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    """A row per file of a result."""
+    graph = graph_of(result, load_model(result))
+    batches = [x.numpy() for x, _ in scoring_batches(result.run, "test", all_images=True)]
+    wanted = [reference.run(graph, x) for x in batches]
+    found = []
+    with TemporaryDirectory() as folder:
+        onnx, integers = Path(folder) / "m.onnx", Path(folder) / "m.safetensors"
+        write_onnx_int8(graph, onnx, {})
+        write_integers(graph, integers, {})
+        files: dict[str, Callable[[Any], Any]] = {"onnx-int8": OnnxModel(onnx), "integers": IntegerModel(integers)}
+        for form, answer in files.items():
+            parity = compare((ours, answer(x)) for ours, x in zip(wanted, batches, strict=True))
+            others = round((1 - parity.agreement) * parity.n)
+            told = {"run": result.run.spec.name, "result": result.key, "format": form, "images": parity.n}
+            found.append({**told, "other_labels": others, "max_abs_diff": parity.max_abs_diff})
+            print(
+                f"{told['run']:16} {told['result']:28} {form:10} {parity.n:7,} images, {others} other labels, "
+                f"logits differ by {parity.max_abs_diff:.1e} at most",
+                flush=True,
+            )
+    return found
+
+
+if __name__ == "__main__":
+    main()
