@@ -2,7 +2,7 @@
 
     python benchmarks/integer_parity.py RUN [RUN ...]
 
-Of each retrained result of each run: images with another label than the reference, and the largest difference of a
+Of each retrained result of each run but float ones: images with another label than the reference, and the largest difference of a
 logit.
 """
 
@@ -20,6 +20,7 @@ from spos_quant.export.integer import reference
 from spos_quant.export.integer.file import IntegerModel, write_integers
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
 from spos_quant.export.runtime import OnnxModel, compare
+from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.fold import graph_of
 from spos_quant.stages.loading import load_model
 from spos_quant.stages.models import scoring_batches
@@ -35,7 +36,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for name in given.runs:
         for result in open_existing(name).results():
-            if result.model_path.exists():
+            if result.model_path.exists() and not read_bit_config(result.bits_path).is_float:
                 found += rows(result)
     if not given.tiny:
         write_result("integer_parity", {"rows": found})
