@@ -66,7 +66,7 @@ def rows(result: Result) -> list[dict[str, Any]]:
                 {**told, "other_labels": others, "max_abs_diff": parity.max_abs_diff, "largest_logit": largest}
             )
             print(
-                f"{told['run']:16} {told['result']:28} {form:10} {parity.n:7,} images, {others} other labels, "
+                f"{told['run']:16} {told['result']:20} {form:10} {parity.n:7,} images, {others} other labels, "
                 f"logits up to {largest:.1f} differ by {parity.max_abs_diff:.1e} at most",
                 flush=True,
             )

@@ -106,7 +106,28 @@ def whole_search(found: Row) -> str:
     )
 
 
-OUTCOMES: dict[str, Callable[[Row], str]] = {"whole_search": whole_search}
+def integer_parity(found: Row) -> str:
+    """Labels and logits over all test images."""
+    rows = found["rows"]
+    images = ", ".join(f"{n:,}" for n in sorted({row["images"] for row in rows}))
+    relative = max(row["max_abs_diff"] / row["largest_logit"] for row in rows)
+    return (
+        f". {sum(row['other_labels'] for row in rows)} other labels on splits of {images} images, logits differ by {relative:.0e} of "
+        f"the largest one at most"
+    )
+
+
+def latency_sum(found: Row) -> str:
+    """Errors of the sums."""
+    errors = ", ".join(f"{row['space']} {row['error']['mean']:.1%}" for row in found["rows"])
+    return f". Off on average by: {errors}"
+
+
+OUTCOMES: dict[str, Callable[[Row], str]] = {
+    "whole_search": whole_search,
+    "integer_parity": integer_parity,
+    "latency_sum": latency_sum,
+}
 
 
 if __name__ == "__main__":
