@@ -157,6 +157,8 @@ class SearchConfig(Strict):
     """Images per forward pass of an evaluation."""
     max_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """The first so many images of search-val that score a candidate; all where null."""
+    int8: bool = False
+    """Whether convolutions of a candidate sum integers: faster where a CPU has VNNI, the same but for rounding."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
 

@@ -54,6 +54,15 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         return result
 
 
+def integer_codes(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The codes of `x` counted from the lowest level: uint8 of its shape and order in memory, no more than 256 levels.
+
+    Times the step, with `low` added first, they are what the quantizer makes of `x`, to the last bit.
+    """
+    view = _View(x, step)
+    return view.back(active(x).codes(view.of(x), view.scale(step), low, high))
+
+
 class _FakeQuant(torch.autograd.Function):
     """`quantized` with its gradients."""
 

@@ -44,6 +44,11 @@ def quantized(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.clamp(torch.round(x / scale), low, high) * scale
 
 
+def codes(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The numbers of the levels that `quantized` rounds to, counted from the lowest, as uint8."""
+    return (torch.clamp(torch.round(x / scale), low, high) - low).to(torch.uint8)
+
+
 def gradients(
     upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -88,12 +93,14 @@ class Kernels:
     """`quantized` where one scale serves all: `[n]` and a scalar."""
     rows: Callable[..., Tensor]
     """`quantized` where every row has its scale: `[C, n]` and `[C, 1]`."""
+    codes: Callable[..., Tensor]
+    """`codes` of `[n]` and a scalar."""
     flat_gradients: Callable[..., tuple[Tensor, Tensor]]
     row_gradients: Callable[..., tuple[Tensor, Tensor]]
     compiled: bool
 
 
-EAGER = Kernels(quantized, quantized, flat_gradients, row_gradients, compiled=False)
+EAGER = Kernels(quantized, quantized, codes, flat_gradients, row_gradients, compiled=False)
 _active = EAGER
 
 
@@ -171,13 +178,20 @@ def _load(folder: Path) -> Kernels:
     for name in _SHAPES:
         with _inductor() as inductor:
             made[name] = inductor.CompiledArtifact.load(path=str(folder / f"{name}.bin"), format="binary")
-    flat, rows = made.pop("flat"), made.pop("rows")  # which answer with a list of one
-    return Kernels(lambda *given: flat(*given)[0], lambda *given: rows(*given)[0], **made, compiled=True)
+    for name in ("flat", "rows", "codes"):
+        made[name] = _only(made[name])
+    return Kernels(**made, compiled=True)
+
+
+def _only(kernel: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
+    """A compiled kernel of one result, which answers with a list of it."""
+    return lambda *given: kernel(*given)[0]
 
 
 _SHAPES = {
     "flat": ("flat", "", "", ""),
     "rows": ("rows", "scales", "", ""),
+    "codes": ("flat", "", "", ""),
     "flat_gradients": ("flat", "flat", "", "", "", ""),
     "row_gradients": ("rows", "rows", "scales", "", "", ""),
 }

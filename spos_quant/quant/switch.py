@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from brevitas.proxy.runtime_quant import ActQuantProxyFromInjector
 from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
+from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.integers import integer_convolution
 from spos_quant.quant.kinds import kind_of
 from spos_quant.quant.quantizers import quantizer_pair
 from spos_quant.space.outline import Geometry
@@ -32,6 +35,14 @@ def values_only(proxy: nn.Module, wanted: bool = True) -> nn.Module:
     """
     proxy.skip_create_quant_tensor = wanted  # type: ignore[assignment]
     return proxy
+
+
+class Levels(NamedTuple):
+    """Whole multiples of a step, scalars all."""
+
+    step: Tensor
+    lowest: Tensor
+    highest: Tensor
 
 
 class InputQuantizer(nn.Module):
@@ -53,6 +64,15 @@ class InputQuantizer(nn.Module):
         """`x` with its values rounded to the levels of `bits`."""
         value: Tensor = self.by_bits[str(bits)](x)
         return value
+
+    def levels(self, bits: int) -> Levels | None:
+        """The levels of `bits` as codes; None where they are no multiples of a step, as with a signed bit."""
+        proxy: Any = self.by_bits[str(bits)]
+        quantizer = proxy.fused_activation_quant_proxy.tensor_quant
+        if not isinstance(getattr(quantizer, "int_quant", None), FusedIntQuant):
+            return None
+        _, step, *_ = quantizer(self.clip(bits).new_zeros(1))
+        return Levels(step, quantizer.int_quant.lowest, quantizer.int_quant.highest)
 
     def clip(self, bits: int) -> nn.Parameter:
         """The learned clip of one bit-width, a scalar."""
@@ -95,8 +115,10 @@ class SwitchLayer(nn.Module):
         self.active_in, self.active_out = self.in_channels, self.out_channels
         self.weight_bits: Bits = None
         self.act_bits: Bits = None
-        self.kept: dict[tuple[Bits, int, int], Tensor] | None = None
-        """Quantized weights by bits and channels, while `kept_weights` is open."""
+        self.kept: dict[tuple[Any, ...], Any] | None = None
+        """What is made of the weight, by bits and channels, while `kept_weights` is open."""
+        self.integers = False
+        """Whether sums are of integers where they can be, while `kept_weights` is open."""
 
     def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
         """Gives the layer its quantizers: one per weight bit-width, and one for its input, perhaps shared.
@@ -173,6 +195,10 @@ class SwitchLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer on `x` with the active channels and bits."""
+        if self.integers and not torch.is_grad_enabled():
+            made = integer_convolution(self, x)
+            if made is not None:
+                return made
         if self.act_bits is not None:
             assert self.input_quant is not None
             x = self.input_quant(x, self.act_bits)
@@ -186,23 +212,28 @@ class SwitchLayer(nn.Module):
         key = self.weight_bits, self.active_in, self.active_out
         if key not in kept:
             kept[key] = self.weight_quant[str(self.weight_bits)](self.active_weight())
-        return kept[key]
+        weight: Tensor = kept[key]
+        return weight
 
 
 @contextmanager
-def kept_weights(layers: Iterable[SwitchLayer]) -> Iterator[None]:
-    """While open, these layers quantize a weight once for many batches; weights must not change in the meantime.
+def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> Iterator[None]:
+    """While open, these layers quantize a weight once for many batches; weights and clips must not change meanwhile.
 
     Nothing is kept where gradients are recorded, and nothing afterwards.
+
+    Args:
+        layers: Of a supernet.
+        integers: Whether they sum integers where they can (`quant.integers`); needs `integers_available()`.
     """
     layers = list(layers)
     for layer in layers:
-        layer.kept = {}
+        layer.kept, layer.integers = {}, integers
     try:
         yield
     finally:
         for layer in layers:
-            layer.kept = None
+            layer.kept, layer.integers = None, False
 
 
 class SwitchBatchNorm2d(nn.Module):

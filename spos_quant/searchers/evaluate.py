@@ -49,6 +49,8 @@ class SupernetEvaluator:
         compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it.
         channels_last: Whether weights, and with them what convolutions give, lie in memory with their channels last:
             faster, and other last bits of the scores.
+        int8: Whether convolutions sum integers, where the processor can (`quant.integers`): faster, and now and then
+            another level of an activation.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class SupernetEvaluator:
         *,
         compiled: bool = False,
         channels_last: bool = False,
+        int8: bool = False,
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
-        self.compiled = compiled
+        self.compiled, self.int8 = compiled, int8
         if channels_last:  # convolutions take their memory format from the weights
             supernet.to(memory_format=torch.channels_last)
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
@@ -72,7 +75,7 @@ class SupernetEvaluator:
         for architecture in architectures:
             self.supernet.activate(architecture)
             device = str(next(self.supernet.parameters()).device)
-            with compiled_kernels(self.compiled, device), kept_weights(self._layers):
+            with compiled_kernels(self.compiled, device), kept_weights(self._layers, integers=self.int8):
                 recalibrate(self.supernet, self.recalibration, self._norms)
                 result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)

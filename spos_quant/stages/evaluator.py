@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 
 from spos_quant.backbones.build import build, space_of
+from spos_quant.progress import remark
+from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import WORTH_COMPILING
 from spos_quant.run_dir import digest
 from spos_quant.searchers.actors import Actors
@@ -29,6 +31,7 @@ from spos_quant.stages.models import recalibration_batches, scoring_batches
 from spos_quant.stages.plan import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import load_weights, read_weights
+from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.batches import FixedBatches
 from spos_quant.train.devices import device_of
 
@@ -83,8 +86,20 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
         compiled=pixels * search.population * search.generations >= 10 * WORTH_COMPILING,
         # Of one evaluation alone: scores are shared by searches of any size.
         channels_last=pixels >= _WORTH_REORDERING,
+        int8=search.int8 and _integers_on(where),
     )
+    if where.type == "cpu" and pixels >= _WORTH_REORDERING:
+        keep_freed_memory()
     return ThreadLimit(evaluate, search.threads)
+
+
+def _integers_on(device: torch.device) -> bool:
+    """Whether convolutions can sum integers there; says so where not."""
+    can = device.type == "cpu" and integers_available()
+    if not can:
+        lacks = "works on a CPU" if device.type != "cpu" else "needs a processor with VNNI and a torch with oneDNN"
+        remark(f"search.int8 {lacks}: candidates are judged in float instead, with the same answers but for rounding")
+    return can
 
 
 def load_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
@@ -102,6 +117,8 @@ def evaluator_settings(run: Run) -> str:
     search = run.spec.search
     images = [search.recalibration_images, search.batch_size, search.max_images]
     parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
+    if search.int8:  # a log of float evaluations stays what it is
+        parts.append("int8")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
