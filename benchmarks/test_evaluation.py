@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import kept_weights
+from spos_quant.quant.switch import absorbed_norms, kept_weights
+from spos_quant.supernet.network import norms_behind
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.evaluation import recalibrate
 
@@ -66,7 +67,8 @@ def test_int8_candidate(against: Callable[..., float], tiny: bool, case: str, bi
     supernet = supernet_of(case, bits).to(memory_format=torch.channels_last)
     plain, x = network(case, "float"), images(case, tiny)
     layers = [layer for layer, *_ in supernet.quantized_layers()]
-    with compiled_kernels(not tiny), kept_weights(layers, integers=True):
+    pairs = norms_behind(supernet.body) if work == "score" else ()
+    with compiled_kernels(not tiny), kept_weights(layers, integers=True), absorbed_norms(pairs):
         against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", INT8_TARGETS[case])
 
 

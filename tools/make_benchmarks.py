@@ -32,6 +32,9 @@ SCRIPTS = {
     "large_spaces": "the largest spaces: load, count, sample, complete",
     "supernet_memory": "memory of supernets against the number of widths and bit-widths",
     "whole_search": "a thousand evaluations beside the same search on stock Brevitas modules",
+    "int8_ranking": "candidates judged with sums of integers beside the exact path",
+    "freed_memory": "passes and steps where freed memory is kept",
+    "recalibration": "how candidates rank when few images recalibrate them",
     "latency_sum": "the sum of a table of latencies beside whole networks",
     "integer_parity": "files of integers beside the NumPy reference, on test splits",
     "int8_convolution": "8-bit convolutions of oneDNN beside float ones",
@@ -89,21 +92,51 @@ def scripts() -> str:
     lines = []
     for name, what in SCRIPTS.items():
         path = BENCHMARKS / "results" / f"{name}.json"
-        outcome = OUTCOMES[name](json.loads(path.read_text("utf-8"))) if name in OUTCOMES and path.exists() else ""
+        if not path.exists():
+            lines.append(f"- `python benchmarks/{name}.py`: {what}; not measured yet")
+            continue
+        outcome = OUTCOMES[name](json.loads(path.read_text("utf-8"))) if name in OUTCOMES else ""
         lines.append(f"- `python benchmarks/{name}.py`: {what}; `benchmarks/results/{name}.json`{outcome}")
     return "## Scripts\n\n" + "\n".join(lines) + "\n"
 
 
 def whole_search(found: Row) -> str:
     """How much faster, against the target, and where the time goes."""
-    ours, whole = found["seconds_each"]["ours"], found["whole_seconds"]
-    share = ours["score"] / sum(ours.values())
+    whole, each = found["whole_seconds"], found["seconds_each"]
+    said = []
+    for name, ratio in found["ratios"].items():
+        share = each[name]["score"] / sum(each[name].values())
+        said.append(
+            f"{name}: {ratio:.2f} times as fast (target: 4), {whole[name] / whole['float']:.2f} searches of the float "
+            f"network, {share:.0%} of it scoring, {found['searcher_seconds'] / whole[name]:.1%} the searcher itself"
+        )
+    return f". {'; '.join(said)}. Stock Brevitas takes {whole['stock Brevitas'] / whole['float']:.2f} float searches"
+
+
+def int8_ranking(found: Row) -> str:
+    """Whether sums of integers change what wins, and what they save."""
     return (
-        f". {found['ratio']:.2f} times as fast (target: 4), {whole['ours'] / whole['float']:.2f} searches of the float network: "
-        f"{share:.0%} of it scores, the searcher itself takes {found['searcher_seconds'] / whole['ours']:.1%}. Twice as fast is "
-        f"what exact arithmetic can give here: stock Brevitas takes {whole['stock Brevitas'] / whole['float']:.2f} float searches, and without VNNI 8-bit convolutions are "
-        "hardly faster than float ones"
+        f". Of {found['n']} candidates within a narrow band {found['changed_ranks']} change their rank, by "
+        f"{found['largest_change_of_rank']} at most (Kendall {found['kendall_top1']:.2f}), top-1 changes by "
+        f"{100 * found['mean_difference_top1']:.2f} points on average where candidates differ by "
+        f"{100 * found['spread_top1']:.1f} (one deviation); {found['ratio']:.2f} of the exact path's time"
     )
+
+
+def freed_memory(found: Row) -> str:
+    """What keeping it saves, and costs."""
+    rows = (row for row in found["rows"] if row["what"] != "MB")
+    times = ", ".join(f"{row['case']} {row['what']} {row['kept'] / row['given_back']:.2f}" for row in rows)
+    sizes = ", ".join(
+        f"{row['case']} {row['kept'] / row['given_back']:.2f}" for row in found["rows"] if row["what"] == "MB"
+    )
+    return f". Time kept per time given back: {times}; largest size: {sizes}"
+
+
+def recalibration(found: Row) -> str:
+    """How few images rank as many do."""
+    rows = ", ".join(f"{row['images']:,} images {row['kendall']:.2f}" for row in found["table"])
+    return f". Kendall's tau against the last: {rows}"
 
 
 def integer_parity(found: Row) -> str:
@@ -125,6 +158,9 @@ def latency_sum(found: Row) -> str:
 
 OUTCOMES: dict[str, Callable[[Row], str]] = {
     "whole_search": whole_search,
+    "int8_ranking": int8_ranking,
+    "freed_memory": freed_memory,
+    "recalibration": recalibration,
     "integer_parity": integer_parity,
     "latency_sum": latency_sum,
 }

@@ -76,9 +76,13 @@ def integer_convolution(layer: SwitchLayer, x: Tensor) -> Tensor | None:
     packed: PackedLayer | None = layer.kept[key]
     if packed is None:
         return None
+    weight, bias = packed.weight, layer.active_bias()
+    if layer.norm is not None:
+        factor, constant = layer.norm.line()
+        weight = weight._replace(scales=weight.scales * factor)
+        bias = constant if bias is None else bias * factor + constant
     codes = integer_codes(x, *packed.levels)
-    where = layer._geometry, layer.active_groups
-    return _run(codes, packed.step, packed.zero_point, packed.weight, layer.active_bias(), *where)
+    return _run(codes, packed.step, packed.zero_point, weight, bias, layer._geometry, layer.active_groups)
 
 
 def _has_kernel(layer: SwitchLayer, x: Tensor) -> bool:

@@ -119,6 +119,8 @@ class SwitchLayer(nn.Module):
         """What is made of the weight, by bits and channels, while `kept_weights` is open."""
         self.integers = False
         """Whether sums are of integers where they can be, while `kept_weights` is open."""
+        self.norm: SwitchBatchNorm2d | None = None
+        """What this layer applies to its sums itself, while `absorbed_norms` is open."""
 
     def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
         """Gives the layer its quantizers: one per weight bit-width, and one for its input, perhaps shared.
@@ -202,7 +204,8 @@ class SwitchLayer(nn.Module):
         if self.act_bits is not None:
             assert self.input_quant is not None
             x = self.input_quant(x, self.act_bits)
-        return self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
+        y = self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
+        return y if self.norm is None else self.norm.normalized(y)
 
     def _used_weight(self) -> Tensor:
         """The weight of the active channels on the levels of the active bits."""
@@ -236,6 +239,27 @@ def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> It
             layer.kept, layer.integers = None, False
 
 
+@contextmanager
+def absorbed_norms(pairs: Iterable[tuple[SwitchLayer, SwitchBatchNorm2d]]) -> Iterator[None]:
+    """While open, layers apply the BatchNorm behind them to their sums, which passes on what it gets.
+
+    A layer that sums integers multiplies its sums anyway, so that normalising them costs nothing. Statistics must not
+    be recomputed meanwhile.
+
+    Args:
+        pairs: Layers, each with the BatchNorm that it alone feeds.
+    """
+    pairs = list(pairs)
+    # Not as a submodule: a norm has its name in the network already.
+    for layer, norm in pairs:
+        layer.__dict__["norm"], norm.absorbed = norm, True
+    try:
+        yield
+    finally:
+        for layer, norm in pairs:
+            layer.__dict__["norm"], norm.absorbed = None, False
+
+
 class SwitchBatchNorm2d(nn.Module):
     """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths.
 
@@ -256,6 +280,8 @@ class SwitchBatchNorm2d(nn.Module):
         self.momentum = momentum
         self.active = channels
         self.active_bits: Bits = None
+        self.absorbed = False
+        """Whether the layer in front normalises, while `absorbed_norms` is open."""
 
     def split(self, bits: Iterable[Bits]) -> None:
         """Gives these bit-widths affine parameters of their own, started from the shared ones, which float uses."""
@@ -278,10 +304,21 @@ class SwitchBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` of shape `[n, channels, H, W]` normalised by batch statistics in training, by running ones otherwise."""
+        return x if self.absorbed else self.normalized(x)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """`x` normalised, whoever asks."""
         c = self.active
         return F.batch_norm(
             x, self.running_mean[:c], self.running_var[:c], *self.affine(), self.training, self.momentum, self.eps
         )
+
+    def line(self) -> tuple[Tensor, Tensor]:
+        """What normalising by running statistics multiplies each active channel with, and what it adds then."""
+        c = self.active
+        weight, bias = self.affine()
+        factor = weight * torch.rsqrt(self.running_var[:c] + self.eps)
+        return factor, bias - self.running_mean[:c] * factor
 
 
 class Affine(nn.Module):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import kept_weights
+from spos_quant.quant.switch import absorbed_norms, kept_weights
 from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.log import EvaluationLog
 from spos_quant.space.search_space import Architecture
+from spos_quant.supernet.network import norms_behind
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, recalibrate, score
 
@@ -69,6 +70,7 @@ class SupernetEvaluator:
             supernet.to(memory_format=torch.channels_last)
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
+        self._pairs = list(norms_behind(supernet.body)) if int8 else []
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order, made as they are asked for."""
@@ -77,7 +79,8 @@ class SupernetEvaluator:
             device = str(next(self.supernet.parameters()).device)
             with compiled_kernels(self.compiled, device), kept_weights(self._layers, integers=self.int8):
                 recalibrate(self.supernet, self.recalibration, self._norms)
-                result = score(self.supernet, self.validation)
+                with absorbed_norms(self._pairs):
+                    result = score(self.supernet, self.validation)
             yield Evaluation(architecture, result.top1, result.loss)
 
 

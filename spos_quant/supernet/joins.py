@@ -25,7 +25,8 @@ def residual(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
 
 def residual_relu(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
     """`relu(main(x) + shortcut(x))` (ResNet, arXiv 1512.03385)."""
-    return residual(x, main, shortcut).relu()
+    y = residual(x, main, shortcut)
+    return y.relu() if main is None else y.relu_()  # the sum is nobody else's; what a skip gives may be
 
 
 def chain(x: Tensor, main: Branch | None, _shortcut: Branch | None) -> Tensor:

@@ -13,7 +13,7 @@ from spos_quant.quant import integers
 from spos_quant.quant.fused import integer_codes
 from spos_quant.quant.integers import integer_convolution, integers_available
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import InputQuantizer, SwitchLayer, kept_weights
+from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, absorbed_norms, kept_weights
 
 needs_vnni = pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -86,6 +86,28 @@ def test_slices_and_other_shapes_are_packed_anew(monkeypatch: pytest.MonkeyPatch
             torch.testing.assert_close(made, layer(x), rtol=1e-5, atol=1e-5)
             layer.integers = True
     assert calls == [True] * 4
+
+
+@needs_vnni
+@torch.no_grad()
+@pytest.mark.parametrize("weight_bits", [4, None])
+@pytest.mark.parametrize("kind", ["3x3", "bias"])
+def test_a_layer_normalises_what_it_gives(kind: str, weight_bits: int | None) -> None:
+    """In its steps where it sums integers, afterwards where it has none to sum."""
+    layer, x = layer_of(kind, 4, 4, signed=False), images(signed=False)
+    layer.activate_bits(weight_bits, 4)
+    layer.activate_channels(8, 7)
+    norm = SwitchBatchNorm2d(12).eval()
+    norm.activate_channels(7)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        tensor.uniform_(0.5, 2)
+    expected = norm(layer(x))
+    with kept_weights([layer], integers=True), absorbed_norms([(layer, norm)]):
+        y = layer(x)
+        assert norm(y) is y
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(norm(layer(x)), expected)
+    assert "norm" not in dict(layer.named_modules())
 
 
 @needs_vnni

@@ -15,6 +15,7 @@ from spos_quant.backbones.build import space_of
 from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.errors import BudgetError, ConfigError
+from spos_quant.quant.integers import integers_available
 from spos_quant.searchers.base import Evaluation, Objective, Scored
 from spos_quant.searchers.evaluate import FunctionEvaluator, SupernetEvaluator
 from spos_quant.searchers.front import front
@@ -57,6 +58,21 @@ def test_supernet_evaluator_activates_recalibrates_and_scores(digits):
         by_hand.append(Evaluation(a, found.top1, found.loss))
     assert made == by_hand
     assert len({e.loss for e in made}) == 3
+
+
+@pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
+@pytest.mark.parametrize("norms", ["shared", "per-bits"])
+def test_sums_of_integers_change_scores_by_rounding_only(norms):
+    spec = sq.load_space("digits-mixed").spec.model_copy(update={"batch_norm": norms})
+    supernet = sq.build(space_of(spec), seed=1)
+    asked = supernet.space.sample_many(np.random.default_rng(0), 4)
+    given = supernet, batches(2, 64), batches(3, 64, seed=1)
+    exact, made = (list(SupernetEvaluator(*given, int8=int8)(asked)) for int8 in (False, True))
+    assert [e.loss for e in made] != [e.loss for e in exact]
+    for a, b in zip(made, exact, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=2e-2)
+        assert a.score == pytest.approx(b.score, abs=0.05)
+    assert list(SupernetEvaluator(*given)(asked)) == exact
 
 
 def test_evaluations_do_not_depend_on_what_was_evaluated_before(digits):

@@ -22,3 +22,19 @@ def test_scores_do_not_depend_on_the_size_of_a_search(tiny_run, monkeypatch):
     assert made(population=100_000, generations=1_000) == (True, True)
     monkeypatch.setattr(evaluator, "_WORTH_REORDERING", 1)
     assert made() == (False, False)
+
+
+def test_integers_are_summed_where_they_can_be_and_scored_apart(tiny_run, monkeypatch, capsys):
+    run = open_existing(str(tiny_run))
+    parts, settings = evaluator.parts_of(run), evaluator.evaluator_settings(run)
+    asked = replace(
+        parts, spec=parts.spec.model_copy(update={"search": parts.spec.search.model_copy(update={"int8": True})})
+    )
+    monkeypatch.setattr(evaluator, "integers_available", lambda: True)
+    assert evaluator.make_evaluator(asked, "cpu").evaluator.int8
+    assert not evaluator.make_evaluator(parts, "cpu").evaluator.int8
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(evaluator, "integers_available", lambda: False)
+    assert not evaluator.make_evaluator(asked, "cpu").evaluator.int8
+    assert "search.int8 needs a processor with VNNI" in capsys.readouterr().err
+    assert evaluator.evaluator_settings(replace(run, spec=asked.spec)) != settings

@@ -17,7 +17,7 @@ def _basic(kernel: int) -> OperatorMaker:
         layers = {
             "conv1": conv(site.inputs, most, kernel, site.stride, signed=site.signed),
             "bn1": site.norm(most),
-            "relu1": nn.ReLU(),
+            "relu1": nn.ReLU(inplace=True),
             "conv2": conv(most, site.outputs, kernel),
             "bn2": site.norm(site.outputs),
         }
@@ -47,10 +47,10 @@ def bottleneck(site: Site) -> Operator:
     layers = {
         "conv1": conv(site.inputs, most, 1, signed=site.signed),
         "bn1": site.norm(most),
-        "relu1": nn.ReLU(),
+        "relu1": nn.ReLU(inplace=True),
         "conv2": conv(most, most, 3, site.stride),
         "bn2": site.norm(most),
-        "relu2": nn.ReLU(),
+        "relu2": nn.ReLU(inplace=True),
         "conv3": conv(most, site.outputs, 1),
         "bn3": site.norm(site.outputs),
     }
@@ -70,13 +70,13 @@ def sepconv3x3(site: Site) -> Operator:
     layers = {
         "depthwise1": conv(site.inputs, site.inputs, 3, site.stride, site.inputs, signed=site.signed),
         "bn1": site.norm(site.inputs),
-        "relu1": nn.ReLU(),
+        "relu1": nn.ReLU(inplace=True),
         "pointwise1": conv(site.inputs, most, 1),
         "bn2": site.norm(most),
-        "relu2": nn.ReLU(),
+        "relu2": nn.ReLU(inplace=True),
         "depthwise2": conv(most, most, 3, groups=most),
         "bn3": site.norm(most),
-        "relu3": nn.ReLU(),
+        "relu3": nn.ReLU(inplace=True),
         "pointwise2": conv(most, site.outputs, 1),
         "bn4": site.norm(site.outputs),
     }

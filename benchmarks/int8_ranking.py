@@ -1,0 +1,117 @@
+"""How candidates rank when their convolutions sum integers (`search.int8`), against the exact float path.
+
+    python benchmarks/int8_ranking.py RUN --n 30                    # minutes
+    python benchmarks/int8_ranking.py RUN --n 3 --images 64 --recalibration 32 --tiny
+
+RUN is a run directory with a trained supernet. Architectures are drawn within a band of BitOps, so that the order is
+not only that more bits are better; each is judged both ways in turn, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import write_result
+
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.quant.integers import integers_available
+from spos_quant.searchers.base import Evaluation
+from spos_quant.searchers.evaluate import SupernetEvaluator
+from spos_quant.searchers.fidelity import kendall, regret
+from spos_quant.space.search_space import Architecture
+from spos_quant.stages.models import load_supernet
+from spos_quant.stages.plan import open_existing
+from spos_quant.stages.run import Run
+from spos_quant.train.allocation import keep_freed_memory
+from spos_quant.train.batches import FixedBatches
+
+Judge = Callable[[Architecture], tuple[Evaluation, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
+    parser.add_argument("--budget", default="w3a3", help="most BitOps; the least are four fifths of it [%(default)s]")
+    parser.add_argument("--images", type=int, help="of search-val that score [all]")
+    parser.add_argument("--recalibration", type=int, default=1024, help="training images [%(default)s]")
+    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
+    given = parser.parse_args()
+    if not integers_available():
+        parser.error("this processor or this torch has no 8-bit convolutions: there is nothing to compare")
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    run = open_existing(str(given.run))
+    found = judged(run, given)
+    figures = compared(found)
+    print(*(f"{name} {value}" for name, value in figures.items()), sep="\n")
+    if not given.tiny:
+        told = {"space": run.spec.name, "n": given.n, "budget": given.budget, "recalibration": given.recalibration}
+        write_result("int8_ranking", {**told, "images": given.images, "load": os.getloadavg()[0], **figures})
+
+
+def judges(run: Run, given: argparse.Namespace) -> dict[str, Judge]:
+    """Both ways, each with a supernet of its own."""
+    training = FixedBatches(run.data, "train", images=given.recalibration, batch_size=128, seed=run.seed)
+    validation = FixedBatches(run.data, "search-val", images=given.images, batch_size=128)
+
+    def made(int8: bool) -> Judge:
+        evaluator = SupernetEvaluator(
+            load_supernet(run), training, validation, compiled=not given.tiny, channels_last=True, int8=int8
+        )
+
+        def judge(architecture: Architecture) -> tuple[Evaluation, float]:
+            start = time.perf_counter()
+            (evaluation,) = evaluator([architecture])
+            return evaluation, time.perf_counter() - start
+
+        return judge
+
+    return {"exact": made(int8=False), "int8": made(int8=True)}
+
+
+def judged(run: Run, given: argparse.Namespace) -> dict[str, list[tuple[Evaluation, float]]]:
+    """Evaluations and seconds of every architecture, the two ways in turn."""
+    budget = parse_budget(given.budget, "bitops", run.table)
+    sampler = FeasibleSampler(run.table, [replace(budget, low=budget.limit * 4 // 5)])
+    ways = judges(run, given)
+    found: dict[str, list[tuple[Evaluation, float]]] = {name: [] for name in ways}
+    for architecture in sampler.sample(np.random.default_rng(0), given.n):
+        for name, judge in ways.items():
+            found[name].append(judge(architecture))
+    return found
+
+
+def compared(found: dict[str, list[tuple[Evaluation, float]]]) -> dict[str, float]:
+    """How scores, ranks and seconds of the two ways compare."""
+    top1, loss = (
+        {name: np.array([getattr(e, what) for e, _ in rows]) for name, rows in found.items()}
+        for what in ("score", "loss")
+    )
+    ranks = {name: np.argsort(np.argsort(-values, kind="stable")) for name, values in top1.items()}
+    seconds = {name: statistics.median(took for _, took in rows) for name, rows in found.items()}
+    return {
+        "kendall_top1": kendall(top1["exact"], top1["int8"]),
+        "kendall_loss": kendall(loss["exact"], loss["int8"]),
+        "regret_top1": regret(top1["int8"], top1["exact"], 1),
+        "changed_ranks": int((ranks["exact"] != ranks["int8"]).sum()),
+        "largest_change_of_rank": int(np.abs(ranks["exact"] - ranks["int8"]).max()),
+        "mean_difference_top1": float(np.abs(top1["exact"] - top1["int8"]).mean()),
+        "spread_top1": float(top1["exact"].std()),
+        "seconds_exact": seconds["exact"],
+        "seconds_int8": seconds["int8"],
+        "ratio": seconds["int8"] / seconds["exact"],
+    }
+
+
+if __name__ == "__main__":
+    main()
