@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spos_quant.quant.integers import integers_available
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -70,6 +72,26 @@ def test_recalibration_is_measured_and_goes_on(tmp_path):
     assert first.endswith(again), "what was measured is not measured again"
     assert again.splitlines()[-1].startswith("images 1151, kendall ")
     assert again.splitlines()[-1].endswith("regret 0.0, mean_difference 0.0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
+def test_ranks_with_sums_of_integers_are_compared(tmp_path):
+    train = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--set", "train.iterations=3"]
+    subprocess.run([*train, "--out", tmp_path / "run"], check=True, capture_output=True)
+    options = ["--n", "3", "--images", "64", "--recalibration", "32", "--tiny"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "int8_ranking.py"), tmp_path / "run", *options]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    figures = dict(line.split() for line in said.splitlines())
+    assert figures.keys() >= {"kendall_top1", "changed_ranks", "ratio"}
+    assert float(figures["mean_difference_top1"]) < 0.1
+
+
+@pytest.mark.slow
+def test_freed_memory_is_compared():
+    command = [sys.executable, str(ROOT / "benchmarks" / "freed_memory.py"), "--tiny"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in said.splitlines()] == ["resnet20"] * 5 + ["resnet18"] * 5
 
 
 def test_unknown_variants_are_named():

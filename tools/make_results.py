@@ -158,6 +158,47 @@ All rows of a space take the same steps from the same float weights; `best` is w
 """
 
 
+def number(value: float | None) -> str:
+    """Two decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def interference(result: Row) -> str:
+    """Remedies against bit interference: how supernets rank, and what is found in them."""
+    told, uniform = result["command"], ("w2a2", "w4a4", "w8a8")
+    rows = []
+    for row in result["rows"]:
+        loss, best = row["by_loss"], row["best"]
+        rows.append(
+            [
+                row["variant"],
+                *(percent(row["uniform"].get(bits)) for bits in uniform),
+                *(number(loss[key]) for key in ("kendall", "within_strata", "kendall_of_one")),
+                *(percent(best[key]) for key in ("supernet_top1", "search_val_top1_mean", "top1_mean")),
+            ]
+        )
+    first = result["rows"][0]
+    low, high = loss["interval"]
+    top = first["ceiling"]
+    ceiling = (
+        ""
+        if top is None
+        else f" Two seeds of training alone agree with tau {number(top['kendall'])}, the most to hope for in `of one seed`."
+    )
+    names = ("supernet", *(f"{bits} in it" for bits in uniform), "tau", "within strata", "of one seed")
+    return f"""## Bit interference: remedies, how supernets rank, and what is found in them
+
+Supernets of ResNet-20 from the same float weights, {told["steps"]} steps (`longer`: three times as many; `sandwich` takes three paths a
+step). {told["n"]} architectures of the band {result["band"]} were trained alone, {told["alone"]} steps, {told["seeds"]} seeds, and judged by
+their loss in each supernet: Kendall's tau, that within strata of BitOps, and that against a single seed.{ceiling} By BitOps
+alone, tau is {number(first["by_cost"]["kendall"])}. Of so few architectures a tau is uncertain: the interval of the last row's is {low:.2f} to {high:.2f}.
+The last columns are the best of {told["evaluations"]} evaluations within {result["budget"]}: in the supernet, and retrained for {told["retrain"]} steps.
+
+{table((*names, "best there", "search-val", "test top-1"), rows)}
+`python benchmarks/cifar10_interference.py --data imagefolder:CIFAR --weights FILE --work DIR --variants {",".join(told["variants"])} --n {told["n"]} --seeds {told["seeds"]} --steps {told["steps"]} --alone {told["alone"]} --retrain {told["retrain"]} --evaluations {told["evaluations"]}`
+"""
+
+
 def recalibration(result: Row) -> str:
     """Images that recalibration needs."""
     rows = [
@@ -198,6 +239,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_bits-resnet20-470": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
+    "cifar10_interference": interference,
     "recalibration": recalibration,
     "cifar10_knapsack": knapsack,
     "peers-mct_resnet20": peer,

@@ -1,0 +1,92 @@
+"""What keeping activations of a prefix that candidates share could save a search, at most: a simulation.
+
+    python benchmarks/prefix_cache.py       # seconds
+
+A thousand architectures of ResNet-20 are asked for by the evolution, as in a search within the BitOps of w3a3. Scores are
+made up: every layer gives up a sum of its own that quarters with each bit, so that the search converges. Layers run one
+after the other; a candidate must compute from the first layer on whose bits differ from whatever is kept. Counted are
+multiply-adds. `everything` keeps all activations of all candidates, `one path` those of the last one, a generation being
+sorted so that neighbours share the most.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from common import write_result
+
+from spos_quant.backbones.build import load_space
+from spos_quant.config import SearchConfig
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.table import CostTable
+from spos_quant.searchers.base import Problem, Scored
+from spos_quant.searchers.evolution import Evolution
+from spos_quant.space.search_space import Architecture, SearchSpace
+
+SPACE, BUDGET = "resnet20-mixed", "w3a3"
+Floats = npt.NDArray[np.float64]
+CONFIG = SearchConfig(population=50, generations=20, first="random")
+Path = list[tuple[int | None, int | None]]
+"""Weight and activation bits of every layer, in the order in which they run."""
+
+
+def main() -> None:
+    space = load_space(SPACE)
+    asked = [[path(space, a) for a in generation] for generation in generations(space)]
+    macs = np.array([layer.shapes[0].macs for layer in space.layers], dtype=float)
+    before = np.concatenate([[0.0], np.cumsum(macs)]) / macs.sum()  # share of the layers in front of each
+    paths = [p for generation in asked for p in generation]
+    figures = {"everything": everything(paths, before), "one path": one_path(asked, before)}
+    for name, share in figures.items():
+        print(f"{name:11} {share:.2f} of the multiply-adds are left")
+    write_result("prefix_cache", {"space": SPACE, "budget": BUDGET, "evaluations": len(paths), "left": figures})
+
+
+def generations(space: SearchSpace) -> list[list[Architecture]]:
+    """What a search asks for, generation by generation."""
+    table = CostTable(space)
+    problem = Problem(space, FeasibleSampler(table, [parse_budget(BUDGET, "bitops", table)]), CONFIG, seed=0)
+    given_up = np.random.default_rng(0).lognormal(size=(len(space.layers), 2))
+    searcher, found = Evolution(problem), []
+    while asked := searcher.ask():
+        found.append(asked)
+        searcher.tell([Scored(a, score(path(space, a), given_up), None, 0) for a in asked])
+    return found
+
+
+def path(space: SearchSpace, architecture: Architecture) -> Path:
+    return [(place.weight.value(architecture), place.act.value(architecture)) for place in space.layers]
+
+
+def score(bits: Path, given_up: Floats) -> float:
+    """Minus what every layer gives up; a float one gives up nothing."""
+    shares = np.array([[0.0 if b is None else 4.0**-b for b in layer] for layer in bits])
+    return -float((shares * given_up).sum())
+
+
+def everything(paths: list[Path], before: Floats) -> float:
+    """What is left to compute where all prefixes so far are kept."""
+    kept: set[tuple[object, ...]] = set()
+    left = []
+    for bits in paths:
+        prefixes = [tuple(bits[:n]) for n in range(len(bits) + 1)]
+        left.append(1 - before[max(n for n, prefix in enumerate(prefixes) if not n or prefix in kept)])
+        kept.update(prefixes)
+    return float(np.mean(left))
+
+
+def one_path(asked: list[list[Path]], before: Floats) -> float:
+    """What is left where only the last candidate's activations are kept, and each generation is sorted."""
+    ordered = [bits for generation in asked for bits in sorted(generation, key=str)]
+    left = [1.0]
+    for last, bits in pairwise(ordered):
+        shared = next((n for n, (a, b) in enumerate(zip(last, bits, strict=True)) if a != b), len(bits))
+        left.append(1 - before[shared])
+    return float(np.mean(left))
+
+
+if __name__ == "__main__":
+    main()
