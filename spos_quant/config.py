@@ -159,6 +159,8 @@ class SearchConfig(Strict):
     """The first so many images of search-val that score a candidate; all where null."""
     int8: bool = False
     """Whether convolutions of a candidate sum integers: faster where a CPU has VNNI, the same but for rounding."""
+    prefix_mb: int = Field(default=1024, ge=0, le=MAX_COUNT)
+    """Memory for the activations of a candidate, whose first blocks the next one may share; no score depends on it."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of one evaluation, whatever the number of workers: sums, and with them last bits, depend on it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -15,10 +16,11 @@ from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import absorbed_norms, kept_weights
 from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.log import EvaluationLog
+from spos_quant.searchers.prefix import PrefixCache
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.network import norms_behind
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import batch_norms, recalibrate, score
+from spos_quant.train.evaluation import Score, batch_norms, recalibrate, score
 
 UNSET: Any = object()
 """Stands for `recalibrate` that was not given."""
@@ -52,6 +54,8 @@ class SupernetEvaluator:
             faster, and other last bits of the scores.
         int8: Whether convolutions sum integers, where the processor can (`quant.integers`): faster, and now and then
             another level of an activation.
+        prefix_bytes: What the activations of an image may take that are kept for the next candidate, which may share
+            them; batches must then be the same each time. Scores do not depend on it.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class SupernetEvaluator:
         compiled: bool = False,
         channels_last: bool = False,
         int8: bool = False,
+        prefix_bytes: int = 0,
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
         self.compiled, self.int8 = compiled, int8
@@ -71,17 +76,36 @@ class SupernetEvaluator:
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
         self._pairs = list(norms_behind(supernet.body)) if int8 else []
+        self._prefix_bytes = prefix_bytes
+        self._prefix: PrefixCache | None = None
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order, made as they are asked for."""
+        device = str(next(self.supernet.parameters()).device)
         for architecture in architectures:
             self.supernet.activate(architecture)
-            device = str(next(self.supernet.parameters()).device)
             with compiled_kernels(self.compiled, device), kept_weights(self._layers, integers=self.int8):
-                recalibrate(self.supernet, self.recalibration, self._norms)
-                with absorbed_norms(self._pairs):
-                    result = score(self.supernet, self.validation)
+                result = self._judged(architecture)
             yield Evaluation(architecture, result.top1, result.loss)
+
+    def _judged(self, architecture: Architecture) -> Score:
+        """The score of the active path."""
+        prefix = self._prefix_cache()
+        training, validation = self.recalibration, self.validation
+        if prefix is not None:
+            training, validation = prefix.passes("recalibrate", training), prefix.passes("score", validation)
+        with nullcontext() if prefix is None else prefix.candidate(architecture):
+            recalibrate(self.supernet, training, self._norms)
+            with absorbed_norms(self._pairs):
+                return score(self.supernet, validation)
+
+    def _prefix_cache(self) -> PrefixCache | None:
+        """Made with the first candidate; None where nothing is to be kept."""
+        if self._prefix is None and self._prefix_bytes:
+            device = next(self.supernet.parameters()).device
+            images, _ = next(iter(self.validation))
+            self._prefix = PrefixCache(self.supernet, images[:2].to(device), self._prefix_bytes)
+        return self._prefix
 
 
 class FunctionEvaluator:

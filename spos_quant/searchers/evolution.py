@@ -62,7 +62,8 @@ class Evolution:
             self._add(asked, config.crossover, lambda: self._crossover(parents, rng))
             self._add(asked, config.mutation, lambda: self._mutate(parents, rng))
         self._add_random(asked, config.population - len(asked), rng)
-        return asked
+        # Neighbours then share their first blocks, which an evaluator may keep; the first ones are the leaders'.
+        return sorted(asked) if self.generation else asked
 
     def tell(self, results: Sequence[Scored]) -> None:
         """Takes the scores of the last generation."""

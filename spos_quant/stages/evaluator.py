@@ -87,6 +87,7 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
         # Of one evaluation alone: scores are shared by searches of any size.
         channels_last=pixels >= _WORTH_REORDERING,
         int8=search.int8 and _integers_on(where),
+        prefix_bytes=search.prefix_mb * 2**20 // (len(parts.recalibration) + len(parts.validation)),
     )
     if where.type == "cpu" and pixels >= _WORTH_REORDERING:
         keep_freed_memory()
