@@ -13,6 +13,8 @@ import pytest
 import torch
 from common import RESULTS, commit, write_result
 
+from spos_quant.train.allocation import keep_freed_memory
+
 ROUNDS = 9
 _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 
@@ -20,6 +22,12 @@ _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--device cuda` times networks on a GPU; those rows have a file of their own, `results/MODULE-cuda.json`."""
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where networks run [%(default)s]")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory_stays() -> None:
+    """As in trainings and searches on a CPU, for a subject and its baseline alike."""
+    keep_freed_memory()
 
 
 @pytest.fixture

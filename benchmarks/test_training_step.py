@@ -2,7 +2,8 @@
 
 Claim: at most 1.20 float steps in the same memory format, and at most one contiguous float step, which is what a user
 has today, where images and weights lie channels last.
-Floor: the float step. Stock Brevitas is measured beside it, on the same path, with the same numbers.
+Floor: the float step. Stock Brevitas is measured beside it, on the same path, with the same numbers. Freed memory is
+kept, as in a training, for both sides.
 
     pytest benchmarks/test_training_step.py --benchmark-only -n0
 """

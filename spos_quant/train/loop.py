@@ -28,6 +28,7 @@ from spos_quant.progress import progress
 from spos_quant.quant.kernels import WORTH_COMPILING, compiled_kernels
 from spos_quant.quant.static import plain_values
 from spos_quant.supernet.supernet import Supernet, param_groups
+from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
@@ -126,6 +127,8 @@ class _Loop:
             world_size=fabric.world_size,
         )
         self.total = self.config.steps(self.steps.per_epoch)
+        if fabric.device.type == "cpu" and self.says(None):
+            keep_freed_memory()
         self.optimizer = make_optimizer(model, self.config)
         self.memory_format = torch.channels_last if self.says(self.config.channels_last) else torch.contiguous_format
         for module in (model, *([] if teacher is None else [teacher])):
