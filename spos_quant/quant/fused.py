@@ -99,20 +99,23 @@ def _straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipp
 
 
 class _View:
-    """A tensor as the kernels take it: flat in its own order of memory, or a row per scale."""
+    """A tensor as the kernels take it, flat or a row per scale; elements lie in its own order of memory.
+
+    So neither a tensor that lies channels last nor what is made of it is copied to another order and back.
+    """
 
     def __init__(self, x: Tensor, scale: Tensor) -> None:
         self.shape = x.shape
         self.one = scale.numel() == 1
-        self.channels_last = (
-            x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        )
         self.axis = 0 if self.one else max(range(scale.dim()), key=lambda dim: scale.shape[dim])
+        last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        self.channels_last = last and self.axis == 0
 
     def of(self, x: Tensor) -> Tensor:
         """`[n]` or `[C, n]`, contiguous; a view wherever memory allows."""
+        x = x.permute(0, 2, 3, 1) if self.channels_last else x
         if self.one:
-            return (x.permute(0, 2, 3, 1) if self.channels_last else x).reshape(-1).contiguous()
+            return x.reshape(-1).contiguous()
         return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).contiguous()
 
     def scale(self, scale: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ class _View:
 
     def back(self, y: Tensor) -> Tensor:
         """The kernel's result in the shape of the tensor."""
-        if self.one and self.channels_last:
+        if self.channels_last:
             n, c, h, w = self.shape
             return y.view(n, h, w, c).permute(0, 3, 1, 2)
         if self.one:

@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
 
     A pass of evaluation frees every activation soon after it was made, a step of training when it ends. glibc gives
     such large pieces back to the system, which clears every page of them when the next layer asks: up to half of the
-    time of a pass (`benchmarks/freed_memory.py`). Who has set glibc's malloc by environment variables is left alone; other libraries
-    of the C language have their own ways.
+    time of a pass (`benchmarks/freed_memory.py`). Who has set glibc's malloc by environment variables is left alone;
+    other libraries of the C language have their own ways.
     """
     if any(name in os.environ for name in _SET_BY_USER):
         return False
