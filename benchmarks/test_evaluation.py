@@ -21,11 +21,11 @@ from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import absorbed_norms, kept_weights
 from spos_quant.supernet.network import norms_behind
-from spos_quant.train.evaluation import recalibrate
+from spos_quant.train.evaluation import recalibrate, to_evaluation
 
 
 def score(model: nn.Module, x: Tensor) -> None:
-    model.eval()
+    to_evaluation(model)
     model(x)
 
 
