@@ -18,6 +18,7 @@ A variant is words joined by `+`:
     distill      half of the loss against the float model's answers
     progressive  8 bits at first, the row's own after half of the steps
     ema          moving average of the weights, decay 0.999
+    bf16         bf16 autocast, of the default quantizer's training
 
 `chosen` names the best variant of each bits by search-val; the test split is only reported.
 """
@@ -56,6 +57,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "distill": {"distill": 0.5},
     "progressive": {"progressive": 0.5},
     "ema": {"ema": 0.999},
+    "bf16": {"quantizer": "midrise+pact", "precision": "bf16-mixed"},
 }
 Job = tuple[str, int]
 """A variant and a seed."""

@@ -54,3 +54,19 @@ def test_training_step(
         steps.append(lambda model=model, batch=batch: step(model, batch, y))
     with compiled_kernels(kind != "stock Brevitas" and not tiny, device):
         against(*steps, f"float step, {theirs}", target if kind != "stock Brevitas" else None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bf16_step(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
+    """Under bf16 autocast (`precision: bf16-mixed`), where numbers differ; beside the same step without it."""
+    x = images(case, tiny).to(device).to(memory_format=torch.channels_last)
+    y = torch.randint(10, (len(x),), device=device)
+    ours, same = (network(case, "supernet").train().to(device).to(memory_format=torch.channels_last) for _ in range(2))
+
+    def cast() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = F.cross_entropy(ours(x), y)
+        loss.backward()
+
+    with compiled_kernels(not tiny, device):
+        against(cast, lambda: step(same, x, y), "the same step in float32")

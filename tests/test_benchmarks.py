@@ -88,6 +88,13 @@ def test_ranks_with_sums_of_integers_are_compared(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("script", "said"), [("prefix_cache", "of the time is left"), ("blocks", "to the power of")])
+def test_scripts_run_in_their_smallest_setting(script, said):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--tiny"]
+    assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
 def test_freed_memory_is_compared():
     command = [sys.executable, str(ROOT / "benchmarks" / "freed_memory.py"), "--tiny"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -35,6 +35,8 @@ SCRIPTS = {
     "int8_ranking": "candidates judged with sums of integers beside the exact path",
     "freed_memory": "passes and steps where freed memory is kept",
     "recalibration": "how candidates rank when few images recalibrate them",
+    "prefix_cache": "candidates that start behind the blocks that they share with the one before",
+    "blocks": "time against the number of blocks, drawn in [docs/blocks.svg](../docs/blocks.svg)",
     "latency_sum": "the sum of a table of latencies beside whole networks",
     "integer_parity": "files of integers beside the NumPy reference, on test splits",
     "int8_convolution": "8-bit convolutions of oneDNN beside float ones",
@@ -133,6 +135,21 @@ def freed_memory(found: Row) -> str:
     return f". Time kept per time given back: {times}; largest size: {sizes}"
 
 
+def prefix_cache(found: Row) -> str:
+    """What is left to do."""
+    left = found["left"]
+    return (
+        f". {found['ratio']:.2f} of the time; of the multiply-adds of {found['evaluations']:,} candidates {left['one path']:.2f} "
+        f"would be left behind every layer, {left['everything']:.2f} if nothing were ever forgotten"
+    )
+
+
+def blocks(found: Row) -> str:
+    """How time grows."""
+    powers = ", ".join(f"{name} {power:.2f}" for name, power in found["powers"].items())
+    return f". From {found['blocks'][0]} to {found['blocks'][-1]} blocks time grows with their number to the power of: {powers}"
+
+
 def recalibration(found: Row) -> str:
     """How few images rank as many do."""
     rows = ", ".join(f"{row['images']:,} images {row['kendall']:.2f}" for row in found["table"])
@@ -161,6 +178,8 @@ OUTCOMES: dict[str, Callable[[Row], str]] = {
     "int8_ranking": int8_ranking,
     "freed_memory": freed_memory,
     "recalibration": recalibration,
+    "prefix_cache": prefix_cache,
+    "blocks": blocks,
     "integer_parity": integer_parity,
     "latency_sum": latency_sum,
 }
