@@ -148,7 +148,10 @@ def bits(result: Row) -> str:
         [*weights, *tried, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])]
     )
     steps = {key: value for key, _, value in (text.partition("=") for text in told["set"])}
-    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps
+    seeds, several = told["seeds"], f", {told['seeds']} seeds" if told["seeds"] > 1 else ""
+    if seeds > 1:
+        settings = f"--seeds {seeds} {settings}"
+    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}
 
 All rows of a space take the same steps from the same float weights; `best` is what the search found in a supernet of
 {steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
@@ -236,6 +239,7 @@ def digits(result: Row) -> str:
 SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
+    "cifar10_bits-resnet20-470-seeds": bits,
     "cifar10_bits-resnet20-470": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
