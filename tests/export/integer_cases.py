@@ -76,6 +76,16 @@ class Shuffle(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Stem(nn.Sequential):
+    """Pooling right behind the first layer, padded and with windows that overlap."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            *_conv(3, 8), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *_conv(8, 12), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+        )  # fmt: skip
+
+
 class PreAct(nn.Module):
     """BatchNorm in front of layers, a zero-padded shortcut, and dense connections."""
 
@@ -92,7 +102,7 @@ class PreAct(nn.Module):
         return self.head(self.last(torch.cat((y + short, x[:, :, 1::2, 1::2]), 1)).relu().mean((2, 3)))
 
 
-FAMILIES = {"vgg": Vgg, "mobile": Mobile, "shuffle": Shuffle, "preact": PreAct}
+FAMILIES = {"vgg": Vgg, "mobile": Mobile, "shuffle": Shuffle, "preact": PreAct, "stem": Stem}
 
 
 def _mixed_up(model: nn.Module) -> nn.Module:

@@ -88,6 +88,15 @@ def test_all_layers_run_on_integer_kernels(family, tmp_path):
             assert node.input[3] in weights, "the factor was not multiplied in when the file was loaded"
 
 
+def test_pooling_behind_a_wide_layer_comes_before_its_rounding(tmp_path):
+    write_onnx_int8(graph("stem", 4, 4), tmp_path / "m.onnx", {})
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    made = {name: node for node in nodes for name in node.output}
+    (pool,) = (node for node in nodes if node.op_type == "MaxPool")
+    assert made[pool.input[0]].op_type == "Conv"
+    assert [node.op_type for node in nodes if pool.output[0] in node.input] == ["QuantizeLinear"]
+
+
 def test_every_node_has_initializers_of_its_own(tmp_path):
     write_onnx_int8(graph("resnet", 4, 4), tmp_path / "m.onnx", {})
     made = onnx.load(tmp_path / "m.onnx").graph

@@ -84,6 +84,8 @@ class _Writer:
         self.names = {graph.input: "input"}
         self.used: set[str] = {"input", "logits"}
         self.reals: dict[str, str] = {}
+        self.pooled: set[str] = set()
+        """What a MaxPool gives that was written already, before the rounding in front of it."""
 
     def write(self) -> None:
         for op in self.graph.ops:
@@ -140,11 +142,11 @@ class _Writer:
             self.reals[tensor] = self.node("DequantizeLinear", [name, *self.grid(tensor, name)], name)
         return self.reals[tensor]
 
-    def finish(self, op: Op, made: str) -> None:
+    def finish(self, op: Op, made: str, shaped_as: str | None = None) -> None:
         """Keeps a new tensor to its levels and gives it its name: first what the activation limits, then the bits."""
         scope = self.names[op.output]
         kind = TensorProto.FLOAT if op.grid is None else TensorProto.UINT8
-        self.note(made, int(kind), ["n", *self.shapes[op.output]])
+        self.note(made, int(kind), ["n", *self.shapes[shaped_as or op.output]])
         ends: list[tuple[int, int]] = []
         if op.grid is None:
             if op.limits is not None:
@@ -231,7 +233,20 @@ class _Writer:
             sums = self.node("Conv", inputs, scope, group=op.groups, **_attributes(op.window))
         divisor = self.const(reference.divisors(op, grid), f"{scope}/output/scale")
         zero = self.const(np.full(len(op.scale), op.grid.zero, np.uint8), f"{scope}/output/zero")
-        self.finish(op, self.node("QuantizeLinear", [sums, divisor, zero], scope, axis=1))
+        pool = self._only_pool_behind(op)
+        if pool is not None:
+            # Rounding keeps order, so the largest may be taken first: onnxruntime's MaxPool of floats is many times as
+            # fast as that of codes, and less is left to round.
+            sums = self.node("MaxPool", [sums], f"/{pool.name}", **_attributes(pool.window, pool=True))
+            self.pooled.add(pool.output)
+        made = self.node("QuantizeLinear", [sums, divisor, zero], scope, axis=1)
+        self.finish(op, made, None if pool is None else pool.output)
+
+    def _only_pool_behind(self, op: Op) -> MaxPool | None:
+        """The MaxPool that reads what this step gives, where nothing else does."""
+        users = [user for user in self.graph.ops if op.output in user.inputs]
+        only = users[0] if len(users) == 1 and op.output != self.graph.output else None
+        return only if isinstance(only, MaxPool) else None
 
     @put.register
     def _(self, op: FloatLayer) -> None:
@@ -256,6 +271,9 @@ class _Writer:
 
     @put.register
     def _(self, op: MaxPool) -> None:
+        if op.output in self.pooled:
+            self.names[op.output] = self.codes(op.inputs[0])
+            return
         self.names[op.output] = self.node(
             "MaxPool", [self.codes(op.inputs[0])], self.names[op.output], **_attributes(op.window, pool=True)
         )
