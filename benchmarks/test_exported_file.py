@@ -4,7 +4,9 @@ Claim: the pure integer file (`onnx-int8`) takes at most 1 / 1.7 of the float fi
 32 x 32) and at most a third (ResNet-18, 16 images of 64 x 64, one of 224 x 224). onnxruntime has no kernels below 8
 bits: there fewer bits buy size and memory traffic; BitOps pay on hardware that has them. Files that keep fake
 quantization (`onnx-qcdq`, and `onnx-packed`, which unpacks its weights) are slower than float: little of it is fused.
-Floor: none; the processor's 8-bit instructions decide, and VNNI is what the targets were set for.
+Floor: none; the processor's 8-bit instructions decide, and VNNI is what the targets were set for. Where weights and
+inputs both have 8 bits, weights are stored unsigned, so that no processor's 16-bit sums overflow (decision record
+0026); that costs what 8-bit instructions gain.
 
     pytest benchmarks/test_exported_file.py --benchmark-only -n0
 """
