@@ -151,7 +151,7 @@ def bits(result: Row) -> str:
     seeds, several = told["seeds"], f", {told['seeds']} seeds" if told["seeds"] > 1 else ""
     if seeds > 1:
         settings = f"--seeds {seeds} {settings}"
-    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}
+    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}{result.get("heading", "")}
 
 All rows of a space take the same steps from the same float weights; `best` is what the search found in a supernet of
 {steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
@@ -241,6 +241,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20-470-seeds": bits,
     "cifar10_bits-resnet20-470": bits,
+    "cifar10_bits-resnet20-470-first": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
     "cifar10_interference": interference,
