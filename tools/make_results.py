@@ -195,7 +195,8 @@ Supernets of ResNet-20 from the same float weights, {told["steps"]} steps (`long
 step). {told["n"]} architectures of the band {result["band"]} were trained alone, {told["alone"]} steps, {told["seeds"]} seeds, and judged by
 their loss in each supernet: Kendall's tau, that within strata of BitOps, and that against a single seed.{ceiling} By BitOps
 alone, tau is {number(first["by_cost"]["kendall"])}. Of so few architectures a tau is uncertain: the interval of the last row's is {low:.2f} to {high:.2f}.
-The last columns are the best of {told["evaluations"]} evaluations within {result["budget"]}: in the supernet, and retrained for {told["retrain"]} steps.
+The last columns are the best of {told["evaluations"]} evaluations within {result["budget"]}: in the supernet, and retrained for {told["retrain"]} steps. Variants that
+the command names and the table lacks were not measured.
 
 {table((*names, "best there", "search-val", "test top-1"), rows)}
 `python benchmarks/cifar10_interference.py --data imagefolder:CIFAR --weights FILE --work DIR --variants {",".join(told["variants"])} --n {told["n"]} --seeds {told["seeds"]} --steps {told["steps"]} --alone {told["alone"]} --retrain {told["retrain"]} --evaluations {told["evaluations"]}`
