@@ -115,14 +115,19 @@ def quantizers(result: Row) -> str:
         for s in result["summary"]
     ]
     chosen = ", ".join(f"{variant} at {bits}" for bits, variant in result["chosen"].items())
-    return f"""## Quantizers and recipes of retraining: {result["steps"]} steps
+    measured = [s for s in result["summary"] if s["bits"] != "float"]
+    tried = " ".join(
+        f"--{key} {','.join(dict.fromkeys(s[name] for s in measured))}"
+        for key, name in (("bits", "bits"), ("variants", "variant"))
+    )
+    return f"""## Quantizers and recipes of retraining: {result["steps"]} steps{result.get("heading", "")}
 
 ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps of {result["batch_size"]} images, learning rate {result["lr"]} falling to 0;
 `baseline` is `gaussian+pact`, the default until `midrise+pact` took its place, and the quantizer of `distill` and `progressive`;
 `stock` is Brevitas's own step and clip. Best on search-val: {chosen}.{result.get("notes", "")}
 
 {table(("bits", "variant", "seeds", "search-val top-1", "test top-1"), rows)}
-`python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]} --name {result["benchmark"]}`
+`python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights FILE --work DIR --steps {result["steps"]} {tried} --name {result["benchmark"]}`
 """
 
 
@@ -238,6 +243,7 @@ def digits(result: Row) -> str:
 
 
 SECTIONS: dict[str, Callable[[Row], str]] = {
+    "cifar10_quantizers-470-w2a2": quantizers,
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20-470-seeds": bits,
