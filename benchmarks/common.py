@@ -6,13 +6,18 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from spos_quant.stages.run import environment
+from spos_quant.cost.budget import parse_budget
+from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.space.search_space import Architecture
+from spos_quant.stages.run import Run, environment
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
@@ -43,3 +48,9 @@ def several(workers: int, call: Callable[[Job], Made], jobs: Sequence[Job]) -> I
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(call, job) for job in jobs]):
             yield done.result()
+
+
+def drawn_in_band(run: Run, budget: str, n: int) -> list[Architecture]:
+    """So many architectures between four fifths of a budget of BitOps and all of it, the same ones every time."""
+    limit = parse_budget(budget, "bitops", run.table)
+    return FeasibleSampler(run.table, [replace(limit, low=limit.limit * 4 // 5)]).sample(np.random.default_rng(0), n)

@@ -14,15 +14,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import write_result
+from common import drawn_in_band, write_result
 
-from spos_quant.cost.budget import parse_budget
-from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.quant.integers import integers_available
 from spos_quant.searchers.base import Evaluation
 from spos_quant.searchers.evaluate import SupernetEvaluator
@@ -81,11 +78,9 @@ def judges(run: Run, given: argparse.Namespace) -> dict[str, Judge]:
 
 def judged(run: Run, given: argparse.Namespace) -> dict[str, list[tuple[Evaluation, float]]]:
     """Evaluations and seconds of every architecture, the two ways in turn."""
-    budget = parse_budget(given.budget, "bitops", run.table)
-    sampler = FeasibleSampler(run.table, [replace(budget, low=budget.limit * 4 // 5)])
     ways = judges(run, given)
     found: dict[str, list[tuple[Evaluation, float]]] = {name: [] for name in ways}
-    for architecture in sampler.sample(np.random.default_rng(0), given.n):
+    for architecture in drawn_in_band(run, given.budget, given.n):
         for name, judge in ways.items():
             found[name].append(judge(architecture))
     return found

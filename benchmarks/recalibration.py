@@ -13,16 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import write_result
+from common import drawn_in_band, write_result
 
-from spos_quant.cost.budget import parse_budget
-from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import kept_weights
 from spos_quant.searchers.fidelity import kendall, regret, spearman
@@ -70,11 +67,9 @@ def validation(run: Run, given: argparse.Namespace) -> FixedBatches:
 def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterator[dict[str, Any]]:
     """A row per architecture: its scores by amount. What a former command measured is taken from its file."""
     supernet = load_supernet(run).to(device_of(given.device)).to(memory_format=torch.channels_last)
-    budget = parse_budget(given.budget, "bitops", run.table)
-    sampler = FeasibleSampler(run.table, [replace(budget, low=budget.limit * 4 // 5)])
     training = FixedBatches(run.data, "train", images=amounts[-1], batch_size=given.batch, seed=run.seed)
     given.work.mkdir(parents=True, exist_ok=True)
-    for architecture in sampler.sample(np.random.default_rng(0), given.n):
+    for architecture in drawn_in_band(run, given.budget, given.n):
         path = given.work / f"{run.space.encode(architecture).replace(',', '-')}.json"
         if not path.exists():
             scores = by_amount(supernet, architecture, training, validation(run, given), amounts)
