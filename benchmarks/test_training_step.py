@@ -14,6 +14,7 @@ these rows has 512-bit float convolutions, beside which that counts for more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from networks import CASES, FORMATS, images, network
 from torch import Tensor, nn
 
 from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.static import plain_values
 
 BESIDE = [
     ("contiguous", "contiguous", 1.2),
@@ -51,11 +53,13 @@ def test_training_step(
 ) -> None:
     x = images(case, tiny).to(device)
     y = torch.randint(10, (len(x),), device=device)
-    steps = []
+    steps, models = [], []
     for name, memory in ((kind, FORMATS[ours]), ("float", FORMATS[theirs])):
         model, batch = network(case, name).train().to(device).to(memory_format=memory), x.to(memory_format=memory)
         steps.append(lambda model=model, batch=batch: step(model, batch, y))
-    with compiled_kernels(kind != "stock Brevitas" and not tiny, device):
+        models.append(model)
+    plain = nullcontext() if kind == "stock Brevitas" else plain_values(models[0])
+    with compiled_kernels(kind != "stock Brevitas" and not tiny, device), plain:
         against(*steps, f"float step, {theirs}", target if kind != "stock Brevitas" else None)
 
 

@@ -16,6 +16,7 @@ from brevitas.core.quant.int_base import IntQuant
 from torch import Tensor, nn
 
 from spos_quant.quant.kernels import active
+from spos_quant.quant.views import KernelView
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
@@ -59,7 +60,7 @@ def integer_codes(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
     Times the step, with `low` added first, they are what the quantizer makes of `x`, to the last bit.
     """
-    view = _View(x, step)
+    view = KernelView(x, step.shape)
     return view.back(active(x).codes(view.of(x), view.scale(step), low, high))
 
 
@@ -70,7 +71,7 @@ class _FakeQuant(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
         ctx.save_for_backward(x, scale, low, high)
         ctx.clipped = clipped
-        view, kernels = _View(x, scale), active(x)
+        view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat if view.one else kernels.rows
         return view.back(kernel(view.of(x), view.scale(scale), low, high))
 
@@ -84,7 +85,7 @@ class _FakeQuant(torch.autograd.Function):
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None
         clipped = x.new_ones(()) if ctx.clipped else x.new_zeros(())  # made where it is needed: a GPU waits for copies
-        view, kernels = _View(x, scale), active(x)
+        view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat_gradients if view.one else kernels.row_gradients
         for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped)
         return view.back(for_x), for_scale.reshape(scale.shape), None, None, None
@@ -96,38 +97,3 @@ def _straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipp
     rounded = steps + (torch.round(steps) - steps).detach()
     level = torch.clamp(rounded, low, high)
     return (rounded + (level - rounded).detach() if clipped else level) * scale
-
-
-class _View:
-    """A tensor as the kernels take it, flat or a row per scale; elements lie in its own order of memory.
-
-    So neither a tensor that lies channels last nor what is made of it is copied to another order and back.
-    """
-
-    def __init__(self, x: Tensor, scale: Tensor) -> None:
-        self.shape = x.shape
-        self.one = scale.numel() == 1
-        self.axis = 0 if self.one else max(range(scale.dim()), key=lambda dim: scale.shape[dim])
-        last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        self.channels_last = last and self.axis == 0
-
-    def of(self, x: Tensor) -> Tensor:
-        """`[n]` or `[C, n]`, contiguous; a view wherever memory allows."""
-        x = x.permute(0, 2, 3, 1) if self.channels_last else x
-        if self.one:
-            return x.reshape(-1).contiguous()
-        return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).contiguous()
-
-    def scale(self, scale: Tensor) -> Tensor:
-        """A scalar or `[C, 1]`."""
-        return scale.reshape(()) if self.one else scale.reshape(-1, 1).contiguous()
-
-    def back(self, y: Tensor) -> Tensor:
-        """The kernel's result in the shape of the tensor."""
-        if self.channels_last:
-            n, c, h, w = self.shape
-            return y.view(n, h, w, c).permute(0, 3, 1, 2)
-        if self.one:
-            return y.view(self.shape)
-        moved = [self.shape[self.axis], *(size for dim, size in enumerate(self.shape) if dim != self.axis)]
-        return y.view(moved).movedim(0, self.axis)

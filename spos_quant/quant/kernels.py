@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,27 @@ def row_gradients(
     return for_x, for_scale.sum(1, keepdim=True)
 
 
+def row_variances(x: Tensor) -> Tensor:
+    """The unbiased variance of every row: `[C, 1]` of `[C, n]`."""
+    return torch.var(x, 1, keepdim=True)
+
+
+def _row_variances(x: Tensor) -> Tensor:
+    """`row_variances` in loops that a compiler makes fast.
+
+    Torch's own counts in float64 on a CPU, one number after the other; so does this, in another order, which the
+    rounding to float32 leaves nothing of.
+    """
+    wide = x.to(torch.float64)
+    from_mean = wide - wide.mean(1, keepdim=True)
+    return ((from_mean * from_mean).sum(1, keepdim=True) / (x.shape[1] - 1)).to(x.dtype)
+
+
+def deviation_gradients(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """`slope * x + offset * sign(x)`, of `[C, n]` and two `[C, 1]`: what a step made of mean|x| and std|x| gives x."""
+    return slope * x + offset * torch.sign(x)
+
+
 @dataclass(frozen=True)
 class Kernels:
     """What quantizers compute with; all take contiguous tensors."""
@@ -97,10 +118,22 @@ class Kernels:
     """`codes` of `[n]` and a scalar."""
     flat_gradients: Callable[..., tuple[Tensor, Tensor]]
     row_gradients: Callable[..., tuple[Tensor, Tensor]]
+    variances: Callable[..., Tensor]
+    """`row_variances`."""
+    deviation_gradients: Callable[..., Tensor]
     compiled: bool
 
 
-EAGER = Kernels(quantized, quantized, codes, flat_gradients, row_gradients, compiled=False)
+EAGER = Kernels(
+    flat=quantized,
+    rows=quantized,
+    codes=codes,
+    flat_gradients=flat_gradients,
+    row_gradients=row_gradients,
+    variances=row_variances,
+    deviation_gradients=deviation_gradients,
+    compiled=False,
+)
 _active = EAGER
 
 
@@ -150,11 +183,11 @@ def _make(device: str) -> Kernels:
     folder = cache_dir("kernels", _key(device))
     try:
         with suppress(Exception):  # absent, or damaged: compiled anew
-            return _load(folder)
+            return _load(device, folder)
         # In a process of its own, which can be stopped and may crash.
         command = [sys.executable, "-m", "spos_quant.quant.kernels", device, str(folder)]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
-        return _load(folder)
+        return _load(device, folder)
     except subprocess.TimeoutExpired:
         why = f"it takes more than {COMPILE_SECONDS:.0f} s"
     except subprocess.CalledProcessError as error:
@@ -173,29 +206,38 @@ def _key(device: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _load(folder: Path) -> Kernels:
+def _load(device: str, folder: Path) -> Kernels:
     made: dict[str, Any] = {}
-    for name in _SHAPES:
+    for name in _loops(device):
         with _inductor() as inductor:
-            made[name] = inductor.CompiledArtifact.load(path=str(folder / f"{name}.bin"), format="binary")
-    for name in ("flat", "rows", "codes"):
-        made[name] = _only(made[name])
-    return Kernels(**made, compiled=True)
+            kernel = inductor.CompiledArtifact.load(path=str(folder / f"{name}.bin"), format="binary")
+        made[name] = _unpacked(kernel)
+    return replace(EAGER, **made, compiled=True)
 
 
-def _only(kernel: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
-    """A compiled kernel of one result, which answers with a list of it."""
-    return lambda *given: kernel(*given)[0]
+def _unpacked(kernel: Callable[..., list[Tensor]]) -> Callable[..., Any]:
+    """A compiled kernel, which answers with a list also where there is one result."""
+
+    def call(*given: Tensor) -> Any:
+        found = kernel(*given)
+        return found if len(found) > 1 else found[0]
+
+    return call
 
 
-_SHAPES = {
-    "flat": ("flat", "", "", ""),
-    "rows": ("rows", "scales", "", ""),
-    "codes": ("flat", "", "", ""),
-    "flat_gradients": ("flat", "flat", "", "", "", ""),
-    "row_gradients": ("rows", "rows", "scales", "", "", ""),
-}
-"""Shapes of the arguments of every kernel."""
+def _loops(device: str) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
+    """What is compiled for a device, and the shapes of its arguments."""
+    loops: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+        "flat": (quantized, ("flat", "", "", "")),
+        "rows": (quantized, ("rows", "scales", "", "")),
+        "codes": (codes, ("flat", "", "", "")),
+        "flat_gradients": (flat_gradients, ("flat", "flat", "", "", "", "")),
+        "row_gradients": (row_gradients, ("rows", "rows", "scales", "", "", "")),
+        "deviation_gradients": (deviation_gradients, ("rows", "scales", "scales")),
+    }
+    if device == "cpu":  # elsewhere torch's own variance is fast, and its sums are float32
+        loops["variances"] = (_row_variances, ("rows",))
+    return loops
 
 
 def _compile(device: str, folder: Path) -> None:
@@ -204,10 +246,10 @@ def _compile(device: str, folder: Path) -> None:
     sizes: dict[str, tuple[int, ...]] = {"flat": (4_093,), "rows": (61, 97), "scales": (61, 1), "": ()}
     free: dict[str, dict[int, Any]] = {"flat": {0: many}, "rows": {0: rows, 1: many}, "scales": {0: rows}, "": {}}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shapes in _SHAPES.items():
+    for name, (function, shapes) in _loops(device).items():
         examples = tuple(torch.ones(sizes[shape], device=device) for shape in shapes)
         dims = (tuple(free[shape] for shape in shapes),)
-        program = torch.export.export(_Module(getattr(EAGER, name)), examples, dynamic_shapes=dims)
+        program = torch.export.export(_Module(function), examples, dynamic_shapes=dims)
         options = {"config_patches": {"cpp.dynamic_threads": True}}  # how many threads is the caller's to say
         with _inductor() as inductor:
             made = inductor.standalone_compile(

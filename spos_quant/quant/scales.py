@@ -17,15 +17,22 @@ from brevitas.function.ops import max_int, min_int
 from brevitas.function.ops_ste import floor_ste
 from torch import Tensor, nn
 
+from spos_quant.quant.kernels import active
+from spos_quant.quant.views import KernelView
+
 
 class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
     """Brevitas's step of a weight from its statistics, in few operations."""
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         """The largest level of the statistics of `x` over the largest code, `threshold`, which one bit has not."""
-        made: Tensor = _Step.apply(
-            self.parameter_list_stats(x), threshold, self.stats_scaling_impl.clamp_scaling.min_val
-        )
+        stats = self.parameter_list_stats.stats
+        statistic, shape = stats.stats_impl, stats.stats_output_shape
+        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape):
+            largest = _MeanSigmaStd.apply(x, shape, statistic.sigma(), statistic.impl.epsilon)
+        else:
+            largest = self.parameter_list_stats(x)
+        made: Tensor = _Step.apply(largest, threshold, self.stats_scaling_impl.clamp_scaling.min_val)
         return made
 
 
@@ -81,6 +88,47 @@ class MeanSigmaStdOfOne(MeanSigmaStd):  # type: ignore[misc]
         """`[C]` largest levels of `[C, n]` weights."""
         largest: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
         return largest
+
+
+def _has_kernels(x: Tensor, scales: tuple[int, ...]) -> bool:
+    """Whether there are compiled kernels for the rows of a weight: two at least, of two weights at least."""
+    return set(scales) != {1} and active(x).compiled and 1 < x.shape[_channel_dim(scales)] < x.numel()
+
+
+def _channel_dim(scales: tuple[int, ...]) -> int:
+    return next(dim for dim, size in enumerate(scales) if size != 1)
+
+
+class _MeanSigmaStd(torch.autograd.Function):
+    """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and for the way back.
+
+    The result is that of Brevitas to the last bit: the mean is a sum in the order of torch's, the variance one in float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scales: tuple[int, ...], sigma: Tensor, epsilon: float) -> Tensor:
+        dim = _channel_dim(scales)
+        sizes = x.movedim(dim, 0).flatten(1).abs()
+        mean, std = sizes.mean(1), (active(x).variances(sizes).view(-1) + epsilon).sqrt()
+        ctx.save_for_backward(x, sigma, mean, std)
+        ctx.dim, ctx.epsilon = dim, epsilon
+        return (mean + sigma * std).view(scales)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, sigma, mean, std = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
+            inner = x.view_as(x)
+            sizes = inner.movedim(ctx.dim, 0).flatten(1).abs()
+            made = (sizes.mean(1) + sigma * (sizes.var(1) + ctx.epsilon).sqrt()).view_as(upstream[0])
+            return *torch.autograd.grad(made, inner, upstream[0], create_graph=True), None, None, None
+        per_row = x.numel() // len(mean)
+        gradient = upstream[0].reshape(-1)
+        slope = gradient * sigma / (std * (per_row - 1))
+        offset = gradient / per_row - slope * mean
+        view = KernelView(x, tuple(upstream[0].shape))
+        kernel = active(x).deviation_gradients
+        return view.back(kernel(view.of(x), view.scale(slope), view.scale(offset))), None, None, None
 
 
 class LearnedScale(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,15 +141,23 @@ def parameters_stay() -> Iterator[None]:
 
 @contextmanager
 def plain_values(model: nn.Module) -> Iterator[None]:
-    """While open, the quantizers of Brevitas layers answer with values alone, wherever nothing asks for more."""
+    """While open, the quantizers of Brevitas layers answer with values alone, wherever nothing asks for more.
+
+    They take the weight as it is besides: Brevitas takes the slice of all of it, whose gradient is three passes over
+    memory.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, QuantLayer) and not _asks_for_more(layer)]
     proxies = [proxy for layer in layers for proxy in (layer.weight_quant, layer.input_quant)]
     before = [proxy.skip_create_quant_tensor for proxy in proxies]
     for proxy in proxies:
         values_only(proxy)
+    for layer in layers:  # torch passes on whole dimensions of several, but slices a single one
+        layer.quant_weight = partial(layer.quant_weight, subtensor_slice_list=[None, None])
     try:
         yield
     finally:
+        for layer in layers:
+            del layer.quant_weight  # the class has it
         for proxy, wanted in zip(proxies, before, strict=True):
             values_only(proxy, wanted)
 

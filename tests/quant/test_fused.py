@@ -9,12 +9,14 @@ import brevitas.nn as qnn
 import pytest
 import torch
 from brevitas.core.quant.int_base import IntQuant
+from brevitas.core.scaling import StatsFromParameterScaling
 from torch import Tensor, nn
 
 from spos_quant.quant import kernels
 from spos_quant.quant.fused import FusedIntQuant
 from spos_quant.quant.kernels import COMPILE_SECONDS, compiled_kernels
 from spos_quant.quant.quantizers import absmax, gaussian, pact
+from spos_quant.quant.scales import StatisticalStep
 
 LAYERS = {
     "conv": (lambda **q: qnn.QuantConv2d(6, 8, 3, padding=1, **q), (5, 6, 7, 7)),
@@ -30,10 +32,11 @@ LAYERS = {
 def pair(kind: str, bits: int, signed: bool, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module, Tensor]:
     """A fused layer, a stock one with the same numbers, and an input that is cut off somewhere."""
     made = []
-    for int_quant in (FusedIntQuant, IntQuant):
+    for int_quant, step in ((FusedIntQuant, StatisticalStep), (IntQuant, StatsFromParameterScaling)):
         torch.manual_seed(0)
         make, shape = LAYERS[kind]
-        weight, act = gaussian(bits).let(int_quant=int_quant), pact(bits, signed).let(int_quant=int_quant, max_val=1.0)
+        weight = gaussian(bits).let(int_quant=int_quant, scaling_impl=step)
+        act = pact(bits, signed).let(int_quant=int_quant, max_val=1.0)
         made.append(make(weight_quant=weight, input_quant=act, bias=True).to(dtype))
     assert type(made[0].weight_quant.tensor_quant.int_quant) is FusedIntQuant
     assert type(made[1].weight_quant.tensor_quant.int_quant) is IntQuant
