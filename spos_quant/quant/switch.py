@@ -172,8 +172,8 @@ class SwitchLayer(nn.Module):
     def active_weight(self) -> Tensor:
         """The float weight of the active channels: `[out, in / groups, ...]`; transposed, `[in, out / groups, ...]`."""
         if self.kind.transposed:
-            return self.weight[: self.active_in, : self.active_out // self.active_groups]
-        return self.weight[: self.active_out, : self.active_in // self.active_groups]
+            return _leading(self.weight, self.active_in, self.active_out // self.active_groups)
+        return _leading(self.weight, self.active_out, self.active_in // self.active_groups)
 
     def geometry(self, x: Tensor) -> Geometry:
         """A call of the layer on a batch `x`, with the active channels."""
@@ -217,6 +217,30 @@ class SwitchLayer(nn.Module):
             kept[key] = self.weight_quant[str(self.weight_bits)](self.active_weight())
         weight: Tensor = kept[key]
         return weight
+
+
+def _leading(x: Tensor, rows: int, columns: int) -> Tensor:
+    """`x[:rows, :columns]`, as densely in memory as `x`."""
+    made: Tensor = x if (rows, columns) == x.shape[:2] else _Leading.apply(x, rows, columns)
+    return made
+
+
+class _Leading(torch.autograd.Function):
+    """The leading rows and columns; on the way back zeros are laid around them once, in the order of memory of all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: int, columns: int) -> Tensor:
+        ctx.save_for_backward(x)
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return x[:rows, :columns].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), (x,) = upstream, ctx.saved_tensors
+        rows, columns = gradient.shape[:2]
+        full = torch.zeros_like(x)
+        full[:rows, :columns] = gradient
+        return full, None, None
 
 
 @contextmanager
