@@ -13,8 +13,8 @@ these rows has 512-bit float convolutions, beside which that counts for more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -23,7 +23,9 @@ from networks import CASES, FORMATS, images, network
 from torch import Tensor, nn
 
 from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.rectify import absorbed_relus
 from spos_quant.quant.static import plain_values
+from spos_quant.supernet.network import relus_in_front
 
 BESIDE = [
     ("contiguous", "contiguous", 1.2),
@@ -36,6 +38,13 @@ BESIDE = [
 def step(model: nn.Module, x: Tensor, y: Tensor) -> None:
     model.zero_grad(set_to_none=True)
     F.cross_entropy(model(x), y).backward()
+
+
+@contextmanager
+def as_trained(model: nn.Module, device: str, *, compiled: bool) -> Iterator[None]:
+    """What a training does beside its steps."""
+    with compiled_kernels(compiled, device), plain_values(model), absorbed_relus(relus_in_front(model)):
+        yield
 
 
 @pytest.mark.parametrize(("ours", "theirs", "target"), BESIDE)
@@ -58,8 +67,7 @@ def test_training_step(
         model, batch = network(case, name).train().to(device).to(memory_format=memory), x.to(memory_format=memory)
         steps.append(lambda model=model, batch=batch: step(model, batch, y))
         models.append(model)
-    plain = nullcontext() if kind == "stock Brevitas" else plain_values(models[0])
-    with compiled_kernels(kind != "stock Brevitas" and not tiny, device), plain:
+    with nullcontext() if kind == "stock Brevitas" else as_trained(models[0], device, compiled=not tiny):
         against(*steps, f"float step, {theirs}", target if kind != "stock Brevitas" else None)
 
 

@@ -7,6 +7,7 @@ the scale is summed in another order (decision record 0023).
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import brevitas
@@ -44,6 +45,8 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         width = torch.tensor(float(bit_width))
         self.register_buffer("lowest", self.min_int(width), persistent=False)
         self.register_buffer("highest", self.max_int(width), persistent=False)
+        self.rectifies = False
+        """Whether a ReLU in front is left to it: its lowest level is zero, so that only gradients can tell."""
 
     @brevitas.jit.script_method  # type: ignore[untyped-decorator]
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         del zero_point, bit_width
         clipped = isinstance(self.tensor_clamp_impl, TensorClampSte)
         low, high = self.lowest.to(x.dtype), self.highest.to(x.dtype)
-        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped)
+        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped, self.rectifies)
         return result
 
 
@@ -68,9 +71,11 @@ class _FakeQuant(torch.autograd.Function):
     """`quantized` with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool, rectifies: bool
+    ) -> Tensor:
         ctx.save_for_backward(x, scale, low, high)
-        ctx.clipped = clipped
+        ctx.clipped, ctx.rectifies = clipped, rectifies
         view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat if view.one else kernels.rows
         return view.back(kernel(view.of(x), view.scale(scale), low, high))
@@ -81,14 +86,15 @@ class _FakeQuant(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
             inputs = x.view_as(x), scale.view_as(scale)  # a scale that is made from x must not lead to it here
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
-            y = _straight_through(*inputs, low, high, ctx.clipped)
+            y = _straight_through(inputs[0].relu() if ctx.rectifies else inputs[0], inputs[1], low, high, ctx.clipped)
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
-            return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None
-        clipped = x.new_ones(()) if ctx.clipped else x.new_zeros(())  # made where it is needed: a GPU waits for copies
+            return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None, None
+        # Made where they are needed: a GPU waits for copies.
+        clipped, floor = x.new_full((), float(ctx.clipped)), x.new_full((), 0.0 if ctx.rectifies else -inf)
         view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat_gradients if view.one else kernels.row_gradients
-        for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped)
-        return view.back(for_x), for_scale.reshape(scale.shape), None, None, None
+        for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped, floor)
+        return view.back(for_x), for_scale.reshape(scale.shape), None, None, None, None
 
 
 def _straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:

@@ -50,7 +50,7 @@ def codes(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def gradients(
-    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor
+    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `quantized` for `x` and, before they are summed per scale, for `scale`; rounding passes them on.
 
@@ -61,27 +61,29 @@ def gradients(
         low: See `quantized`.
         high: See `quantized`.
         clipped: 1 where values beyond the levels get a gradient too (weights), 0 where they get none (activations).
+        floor: Values up to here get none either: 0 where a ReLU was left to the quantizer, minus infinity otherwise.
     """
     steps = x / scale
     rounded = torch.round(steps)
     level = torch.clamp(rounded, low, high)
-    inner = torch.where((level == rounded) | (clipped > 0), upstream * scale, 0.0)
+    passes = ((level == rounded) | (clipped > 0)) & ~(x <= floor)
+    inner = torch.where(passes, upstream * scale, 0.0)
     return inner / scale, upstream * level - inner * steps / scale
 
 
 def flat_gradients(
-    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor
+    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`gradients` where one scale serves all: `[n]` and a scalar."""
-    for_x, for_scale = gradients(upstream, x, scale, low, high, clipped)
+    for_x, for_scale = gradients(upstream, x, scale, low, high, clipped, floor)
     return for_x, for_scale.sum()
 
 
 def row_gradients(
-    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor
+    upstream: Tensor, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: Tensor, floor: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`gradients` where every row has its scale: `[C, n]` and `[C, 1]`."""
-    for_x, for_scale = gradients(upstream, x, scale, low, high, clipped)
+    for_x, for_scale = gradients(upstream, x, scale, low, high, clipped, floor)
     return for_x, for_scale.sum(1, keepdim=True)
 
 
@@ -231,8 +233,8 @@ def _loops(device: str) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]
         "flat": (quantized, ("flat", "", "", "")),
         "rows": (quantized, ("rows", "scales", "", "")),
         "codes": (codes, ("flat", "", "", "")),
-        "flat_gradients": (flat_gradients, ("flat", "flat", "", "", "", "")),
-        "row_gradients": (row_gradients, ("rows", "rows", "scales", "", "", "")),
+        "flat_gradients": (flat_gradients, ("flat", "flat", "", "", "", "", "")),
+        "row_gradients": (row_gradients, ("rows", "rows", "scales", "", "", "", "")),
         "deviation_gradients": (deviation_gradients, ("rows", "scales", "scales")),
     }
     if device == "cpu":  # elsewhere torch's own variance is fast, and its sums are float32

@@ -119,6 +119,8 @@ class SwitchLayer(nn.Module):
         """What is made of the weight, by bits and channels, while `kept_weights` is open."""
         self.integers = False
         """Whether sums are of integers where they can be, while `kept_weights` is open."""
+        self.rectifies = False
+        """Whether a ReLU in front is left to this layer, while `absorbed_relus` is open."""
         self.norm: SwitchBatchNorm2d | None = None
         """What this layer applies to its sums itself, while `absorbed_norms` is open."""
 
@@ -203,7 +205,9 @@ class SwitchLayer(nn.Module):
                 return made
         if self.act_bits is not None:
             assert self.input_quant is not None
-            x = self.input_quant(x, self.act_bits)
+            x = self.input_quant(x, self.act_bits)  # rectifies itself
+        elif self.rectifies:
+            x = x.relu()
         y = self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
         return y if self.norm is None else self.norm.normalized(y)
 

@@ -12,7 +12,7 @@ from spos_quant.errors import SpaceError
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.resolve import block_axes
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import ChoiceBlock, Site
+from spos_quant.supernet.blocks import ChoiceBlock, Operator, PlainBlock, Site
 from spos_quant.supernet.joins import Join, residual, residual_relu
 from spos_quant.supernet.operators import operators
 
@@ -131,6 +131,14 @@ def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm
         for layer, norm in pairwise(module.children()):
             if isinstance(layer, SwitchLayer) and isinstance(norm, SwitchBatchNorm2d):
                 yield layer, norm
+
+
+def relus_in_front(model: nn.Module) -> Iterator[tuple[nn.ReLU, nn.Module]]:
+    """Every ReLU of a supernet's operators, or of the plain blocks made of them, with the module that it alone feeds."""
+    for module in model.modules():
+        if isinstance(module, Operator | PlainBlock):
+            row = [module.get_submodule(name) for name in module.row]
+            yield from ((relu, reader) for relu, reader in pairwise(row) if type(relu) is nn.ReLU)
 
 
 def per_bits(name: str) -> bool:

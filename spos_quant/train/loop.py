@@ -26,7 +26,9 @@ from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
 from spos_quant.quant.kernels import WORTH_COMPILING, compiled_kernels
+from spos_quant.quant.rectify import absorbed_relus
 from spos_quant.quant.static import plain_values
+from spos_quant.supernet.network import relus_in_front
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.average import WeightAverage
@@ -98,7 +100,8 @@ def fit(
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with compiled_kernels(loop.says(training.config.compile), str(fabric.device)), repeatable(), plain_values(model):
+    compiled = compiled_kernels(loop.says(training.config.compile), str(fabric.device))
+    with compiled, repeatable(), plain_values(model), absorbed_relus(relus_in_front(model)):
         loop.run()
     if loop.average is not None:
         loop.average.put()

@@ -1,0 +1,102 @@
+"""ReLUs that are left to the quantizers behind them: the same values, the same gradients, fewer operations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spos_quant.backbones.build import build, space_of
+from spos_quant.config import validate
+from spos_quant.quant.rectify import absorbed_relus
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.network import relus_in_front
+from spos_quant.supernet.supernet import Supernet
+
+
+def supernet(op: str, act_bits: list[int]) -> Supernet:
+    torch.manual_seed(0)
+    raw: dict[str, Any] = {
+        "name": "small",
+        "backbone": "resnet20",
+        "input": [3, 8, 8],
+        "classes": 4,
+        "axes": {"op": [op], "weight_bits": [2, 4], "act_bits": act_bits},
+        "bits_per": "layer",
+    }
+    return build(space_of(validate(SpaceSpec, raw, "small")))
+
+
+def step(model: nn.Module, absorbed: bool) -> tuple[Tensor, list[Tensor | None]]:
+    torch.manual_seed(1)
+    x = torch.randn(3, 3, 8, 8)
+    around: AbstractContextManager[None] = absorbed_relus(relus_in_front(model)) if absorbed else nullcontext()
+    model.train().zero_grad()
+    with around:
+        y = model(x)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    return y, [p.grad for p in model.parameters()]
+
+
+class Relus(TorchDispatchMode):
+    """Counts what reads or writes a whole tensor to rectify it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[str(func).split(".")[1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(("op", "inside"), [("conv3x3", 1), ("bottleneck", 2), ("sepconv3x3", 3)])
+def test_values_and_gradients_are_the_same(op: str, inside: int, static: bool) -> None:
+    model: nn.Module = supernet(op, [2, 4])
+    assert isinstance(model, Supernet)
+    model.activate(model.space.sample(np.random.default_rng(0)))
+    if static:
+        model = model.subnet(model.space.sample(np.random.default_rng(0)))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with Relus() as before:
+        expected, gradients = step(model, absorbed=False)
+    model.load_state_dict(state)
+    with Relus() as after:
+        found, ours = step(model, absorbed=True)
+    assert before.found["threshold_backward"] - after.found["threshold_backward"] == 9 * inside
+    assert torch.equal(found, expected)
+    assert any(g is not None and g.abs().max() > 0 for g in ours)
+    for a, b in zip(ours, gradients, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]
+    model.load_state_dict(state)
+    assert torch.equal(step(model, absorbed=False)[0], expected), "everything is as it was"
+
+
+def test_a_float_path_rectifies_too() -> None:
+    model = supernet("conv3x3", [4])
+    model.activate(model.space.sample(np.random.default_rng(0)))
+    for place in model.modules():
+        if hasattr(place, "act_bits"):
+            place.act_bits = None
+    expected, gradients = step(model, absorbed=False)
+    found, ours = step(model, absorbed=True)
+    assert torch.equal(found, expected)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(ours, gradients, strict=True))  # type: ignore[arg-type]
+
+
+def test_other_activations_and_signed_quantizers_keep_theirs() -> None:
+    model = supernet("conv3x3", [4])
+    pairs = list(relus_in_front(model))
+    assert len(pairs) == 9
+    pairs[0][1].input_quant = None  # type: ignore[assignment]
+    with absorbed_relus(pairs):
+        kept = [relu for relu, _ in pairs if "forward" not in vars(relu)]
+        assert kept == [pairs[0][0]]
+    assert all("forward" not in vars(relu) for relu, _ in pairs)
