@@ -24,7 +24,7 @@ def absorbed_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]
     """
     found = [(relu, layer, quantizers) for relu, layer in pairs if (quantizers := _from_zero(layer))]
     for relu, layer, quantizers in found:
-        relu.forward = _as_it_is  # type: ignore[method-assign]
+        relu.forward = _as_it_is  # type: ignore[assignment, method-assign]
         for quantizer in quantizers:
             quantizer.rectifies = True
         if isinstance(layer, SwitchLayer):

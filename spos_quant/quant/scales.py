@@ -102,7 +102,7 @@ def _channel_dim(scales: tuple[int, ...]) -> int:
 class _MeanSigmaStd(torch.autograd.Function):
     """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and for the way back.
 
-    The result is that of Brevitas to the last bit: the mean is a sum in the order of torch's, the variance one in float64.
+    The result is that of Brevitas to the last bit: the mean is a sum in torch's order, the variance one in float64.
     """
 
     @staticmethod

@@ -134,7 +134,7 @@ def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm
 
 
 def relus_in_front(model: nn.Module) -> Iterator[tuple[nn.ReLU, nn.Module]]:
-    """Every ReLU of a supernet's operators, or of the plain blocks made of them, with the module that it alone feeds."""
+    """Every ReLU of a supernet's operators, or of plain blocks made of them, with the module that it alone feeds."""
     for module in model.modules():
         if isinstance(module, Operator | PlainBlock):
             row = [module.get_submodule(name) for name in module.row]

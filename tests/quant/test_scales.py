@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spos_quant.quant import kernels, scales
 from spos_quant.quant.quantizers import gaussian, lsq, lsq_midrise, midrise
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, read_bits
@@ -187,3 +188,40 @@ def test_midrise_uses_all_four_levels_at_the_step_of_least_error() -> None:
 def test_other_bit_widths_of_midrise_are_those_of_gaussian(bits: int) -> None:
     ours, theirs = (switchable(SLICES[0][0], [bits], name) for name in ("midrise", "gaussian"))
     assert torch.equal(*(x.weight_quant[str(bits)](x.weight) for x in (ours, theirs)))
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 50.0])
+@pytest.mark.parametrize("shape", [(7, 2), (64, 27), (64, 576), (20, 4608)])
+def test_the_variance_that_is_compiled_is_torchs(shape: tuple[int, int], spread: float) -> None:
+    """To the last bit of float32, since both sum in float64; a row of equal weights has none."""
+    torch.manual_seed(0)
+    sizes = (torch.randn(shape) * spread).abs()
+    sizes[-1] = 0.3 * spread
+    found = kernels._row_variances(sizes)
+    assert torch.equal(found, torch.var(sizes, 1, keepdim=True))
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "scale_shape"),
+    [
+        (nn.Conv2d(4, 6, 3), (6, 1, 1, 1)),
+        (nn.ConvTranspose2d(4, 6, 3), (1, 6, 1, 1)),
+        (nn.Conv2d(6, 6, 3, groups=6), (-1, 1, 1, 1)),
+        (nn.Linear(5, 3), (3, 1)),
+    ],
+)
+def test_gradients_of_statistics_and_theirs(layer: nn.Module, scale_shape: tuple[int, ...]) -> None:
+    """The levels of a weight as one operation: gradients, and gradients of these, against numerical ones."""
+    torch.manual_seed(0)
+    weight = layer.weight.detach().double().requires_grad_()
+    sigma = torch.tensor(0.7, dtype=torch.float64)
+
+    def largest(w: Tensor) -> Tensor:
+        return scales._MeanSigmaStd.apply(w, scale_shape, sigma, 1e-8)
+
+    sizes = weight.detach().transpose(0, next(i for i, n in enumerate(scale_shape) if n != 1)).flatten(1).abs()
+    expected = sizes.mean(1) + sigma * (sizes.var(1) + 1e-8).sqrt()
+    torch.testing.assert_close(largest(weight).flatten(), expected)
+    torch.autograd.gradcheck(largest, weight)
+    torch.autograd.gradgradcheck(largest, weight)
