@@ -145,6 +145,8 @@ class SearchConfig(Strict):
     """Probability that one axis of a mutated child is drawn anew."""
     first: str = Field(default="uniform", pattern=r"^(random|knapsack|uniform)$")
     """First population of the evolution: `random`, or led by optima of the additive estimate or by uniform bits."""
+    rank_by: str = Field(default="top1", pattern=r"^(top1|loss)$")
+    """What makes one candidate better than another: `top1`, or `loss`, which few images change less."""
     solutions: int = Field(default=1, ge=1, le=MAX_POPULATION)
     """How many of its best solutions the knapsack evaluates, of which the best wins."""
     estimate: str = Field(default="measured", pattern=r"^(measured|gradient)$")

@@ -73,7 +73,8 @@ def search(
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
     gradients = config.estimate == "gradient" and "knapsack" in (searcher, config.first)
     losses = _gradient_losses(supernet, recalibrate, seed) if gradients else None
-    problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective(), losses)
+    sampler, objective = FeasibleSampler(supernet.table, limits), Objective(rank_by=config.rank_by)
+    problem = Problem(supernet.space, sampler, config, seed, objective, losses)
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
     proposer = searchers[searcher](problem)
     evaluator = FunctionEvaluator(supernet, evaluate, recalibrate)

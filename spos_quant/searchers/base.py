@@ -47,17 +47,20 @@ class Scored:
 class Objective:
     """What makes one architecture better than another.
 
-    What keeps the budgets comes first. Without `least_score` the highest score wins; with it the cheapest architecture
-    that reaches it. Ties break by score, then loss, then lower cost, then the architecture itself, so that the order is
-    total.
+    What keeps the budgets comes first. Without `least_score` the highest score wins, or the lowest loss; with it the
+    cheapest architecture that reaches it. Ties break by score, then loss, or the other way round, then by lower cost,
+    then by the architecture itself, so that the order is total.
     """
 
     least_score: float | None = None
+    rank_by: str = "top1"
+    """`loss` puts the loss before the score."""
 
     def rank(self, scored: Scored) -> tuple[Any, ...]:
         """A sort key: the smallest is the best."""
         loss = float("inf") if scored.loss is None or isnan(scored.loss) else scored.loss
-        by_score = (-scored.score, loss, scored.cost, scored.architecture)
+        quality = (loss, -scored.score) if self.rank_by == "loss" else (-scored.score, loss)
+        by_score = (*quality, scored.cost, scored.architecture)
         if self.least_score is None:
             return (not scored.within, *by_score)
         if scored.score < self.least_score:

@@ -56,7 +56,7 @@ def problem_of(run: Run, request: Request, objective: Objective | None = None, l
     kind and say nothing: enough to tell how much a search will ask for.
     """
     if objective is None:
-        objective = Objective(None if request.max_drop is None else 0.0)
+        objective = Objective(None if request.max_drop is None else 0.0, run.spec.search.rank_by)
     if losses is None and run.spec.search.estimate == "gradient":
         losses = [np.zeros(len(axis.candidates)) for axis in run.space.axes]
     sampler = FeasibleSampler(run.table, request.budgets)
@@ -148,7 +148,8 @@ class _Session:
         run = self.run
         metric = metric_of(run, request.budgets)
         reference = self._reference(request, metric)
-        problem = problem_of(run, request, _objective(request, reference), self._losses(request, show))
+        least = next((one.score - (request.max_drop or 0.0) for one in reference), None)
+        problem = problem_of(run, request, Objective(least, run.spec.search.rank_by), self._losses(request, show))
         self._baselines()
         deadline = None if request.timeout is None else time.monotonic() + request.timeout
         watch = _Watch()
@@ -215,10 +216,6 @@ class _Session:
         store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
         store_json(result.search_path, summary)
         return {**summary, "bits": str(result.bits_path)}
-
-
-def _objective(request: Request, reference: Sequence[Scored]) -> Objective:
-    return Objective(*(one.score - (request.max_drop or 0.0) for one in reference))
 
 
 class _Watch:

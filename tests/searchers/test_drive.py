@@ -35,6 +35,14 @@ def test_ranking_by_score_breaks_ties_in_the_documented_order(shuffled):
 
 
 @given(st.permutations(BY_SCORE))
+def test_ranking_by_loss_puts_the_score_second(shuffled):
+    expected = [6, 8, 1, 2, 0, 9, 3, 4, 5]  # whose loss nobody knows come last, by score
+    assert [s.architecture for s in sorted(shuffled, key=Objective(rank_by="loss").rank)] == [(i,) for i in expected]
+    dual = sorted(shuffled, key=Objective(least_score=2.0, rank_by="loss").rank)
+    assert [s.architecture for s in dual] == [(i,) for i in expected]
+
+
+@given(st.permutations(BY_SCORE))
 def test_the_dual_ranks_by_cost_what_is_good_enough_and_by_score_what_is_not(shuffled):
     expected = [
         Scored((3,), 0.8, None, 100),

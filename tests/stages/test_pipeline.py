@@ -278,3 +278,17 @@ def test_full_precision_space_end_to_end(command, tmp_path):
     assert sq.measure(model, torch.zeros(1, 1, 8, 8))["macs"] <= 0.3 * 4_625_728
     assert (run / "results" / key / "model.onnx").exists()
     assert command("verify", run, "--result", key, json=True)["ok"]
+
+
+def test_a_search_by_loss_finds_the_least_loss(tiny_run, tmp_path, command):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    found = command("search", run, "--bitops-budget", BUDGET, "--set", "search.rank_by=loss", json=True)["results"][0]
+    with sqlite3.connect(run / "evaluations.sqlite") as log:
+        losses = dict(log.execute("SELECT architecture, loss FROM evaluations").fetchall())
+    result = run / "results" / KEY
+    asked = json.loads((result / "asked.json").read_text())["architectures"]
+    chosen = json.loads((result / "search.json").read_text())
+    assert found["bitops"] <= LIMIT
+    assert losses[chosen["architecture"]] == chosen["loss"] == min(losses[text] for text in asked)
+    assert len({losses[text] for text in asked}) > 1
