@@ -108,6 +108,11 @@ def deviation_gradients(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     return slope * x + offset * torch.sign(x)
 
 
+def sum_relu(x: Tensor, y: Tensor) -> Tensor:
+    """`relu(x + y)` of two `[n]`."""
+    return torch.relu(x + y)
+
+
 @dataclass(frozen=True)
 class Kernels:
     """What quantizers compute with; all take contiguous tensors."""
@@ -123,6 +128,7 @@ class Kernels:
     variances: Callable[..., Tensor]
     """`row_variances`."""
     deviation_gradients: Callable[..., Tensor]
+    sum_relu: Callable[..., Tensor]
     compiled: bool
 
 
@@ -134,6 +140,7 @@ EAGER = Kernels(
     row_gradients=row_gradients,
     variances=row_variances,
     deviation_gradients=deviation_gradients,
+    sum_relu=sum_relu,
     compiled=False,
 )
 _active = EAGER
@@ -236,6 +243,7 @@ def _loops(device: str) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]
         "flat_gradients": (flat_gradients, ("flat", "flat", "", "", "", "", "")),
         "row_gradients": (row_gradients, ("rows", "rows", "scales", "", "", "", "")),
         "deviation_gradients": (deviation_gradients, ("rows", "scales", "scales")),
+        "sum_relu": (sum_relu, ("flat", "flat")),
     }
     if device == "cpu":  # elsewhere torch's own variance is fast, and its sums are float32
         loops["variances"] = (_row_variances, ("rows",))

@@ -1,4 +1,4 @@
-"""ReLUs left to the quantizers behind them, whose lowest level is zero anyway: two passes over memory less per step."""
+"""ReLUs that take no pass over memory of their own: left to the quantizer behind, or one loop with the sum in front."""
 
 from __future__ import annotations
 
@@ -6,11 +6,41 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from torch import Tensor, nn
 
 from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.kernels import active
 from spos_quant.quant.switch import SwitchLayer
+from spos_quant.quant.views import KernelView
+
+
+def sum_relu(x: Tensor, y: Tensor) -> Tensor:
+    """`relu(x + y)`, in one loop where kernels are compiled; `y` may be read elsewhere, `x` too."""
+    alike = x.shape == y.shape and x.stride() == y.stride() and x.dtype == y.dtype
+    made: Tensor = _SumRelu.apply(x, y) if active(x).compiled and alike and _dense(x) else (x + y).relu_()
+    return made
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+class _SumRelu(torch.autograd.Function):
+    """`relu(x + y)` with its gradient, which is one for both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        view = KernelView(x, ())
+        made = view.back(active(x).sum_relu(view.of(x), view.of(y)))
+        ctx.save_for_backward(made)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = torch.ops.aten.threshold_backward(upstream[0], ctx.saved_tensors[0], 0)
+        return gradient, gradient
 
 
 @contextmanager

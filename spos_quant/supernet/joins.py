@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spos_quant.quant.rectify import sum_relu
+
 Branch = Callable[[Tensor], Tensor]
 Join = Callable[[Tensor, Branch | None, Branch | None], Tensor]
 """`(x, operator, shortcut) -> y`; the operator is None for a skip, the shortcut is None for the identity."""
@@ -25,8 +27,10 @@ def residual(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
 
 def residual_relu(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
     """`relu(main(x) + shortcut(x))` (ResNet, arXiv 1512.03385)."""
-    y = residual(x, main, shortcut)
-    return y.relu() if main is None else y.relu_()  # the sum is nobody else's; what a skip gives may be
+    if main is None:
+        return residual(x, None, shortcut).relu()
+    beside = x if shortcut is None else shortcut(x)
+    return sum_relu(main(x), beside)
 
 
 def chain(x: Tensor, main: Branch | None, _shortcut: Branch | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
-from spos_quant.quant.rectify import absorbed_relus
+from spos_quant.quant import kernels, rectify
+from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.quant.rectify import absorbed_relus, sum_relu
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.network import relus_in_front
 from spos_quant.supernet.supernet import Supernet
@@ -89,6 +92,46 @@ def test_a_float_path_rectifies_too() -> None:
     found, ours = step(model, absorbed=True)
     assert torch.equal(found, expected)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(ours, gradients, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memory_format) -> None:
+    """One operation where kernels are compiled, which is tried without compiling them."""
+    torch.manual_seed(0)
+    made = []
+    for compiled in (False, True):
+        kernels_in_use = replace(kernels.EAGER, compiled=compiled)
+        monkeypatch.setattr(rectify, "active", lambda _x, used=kernels_in_use: used)
+        torch.manual_seed(0)
+        a, b = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2))
+        y = sum_relu(a.contiguous(memory_format=memory), b.contiguous(memory_format=memory))
+        gradients = torch.autograd.grad((y**3).sum(), (a, b), create_graph=True)
+        second = torch.autograd.grad((gradients[0] * gradients[1]).sum(), (a, b))
+        assert y.is_contiguous(memory_format=memory)
+        made.append((type(y.grad_fn).__name__, y, *gradients, *second))
+    assert [one[0] for one in made] == ["ReluBackward0", "_SumReluBackward"]
+    for ours, theirs in zip(made[1][1:], made[0][1:], strict=True):
+        assert torch.equal(ours, theirs)
+    odd = sum_relu(torch.ones(2, 3, 4, 4), torch.ones(3, 1, 1) - 3)
+    assert torch.equal(odd, torch.zeros(2, 3, 4, 4)), "other shapes are summed as torch does"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["conv3x3", "bottleneck", "sepconv3x3"])
+def test_a_compiled_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
+    model = supernet(op, [2, 4])
+    model.activate(model.space.sample(np.random.default_rng(0)))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected, gradients = step(model, absorbed=False)
+    model.load_state_dict(state)
+    monkeypatch.setattr(kernels, "_SIZES", range(2, 2**31))
+    with compiled_kernels() as compiled:
+        assert compiled
+        found, ours = step(model, absorbed=True)
+    assert torch.equal(found, expected)
+    for a, b in zip(ours, gradients, strict=True):
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
 def test_other_activations_and_signed_quantizers_keep_theirs() -> None:
