@@ -12,8 +12,8 @@ batch of 64 small images, and channels last gains its convolutions less than tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,10 +21,7 @@ import torch.nn.functional as F
 from networks import CASES, FORMATS, images, network
 from torch import Tensor, nn
 
-from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.rectify import absorbed_relus
-from spos_quant.quant.static import plain_values
-from spos_quant.supernet.network import relus_in_front
+from spos_quant.supernet.fast import fast_steps
 
 BESIDE = [
     ("contiguous", "contiguous", 1.2),
@@ -44,13 +41,6 @@ def stepper(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
         F.cross_entropy(model(x), y).backward()
 
     return step
-
-
-@contextmanager
-def as_trained(model: nn.Module, device: str, *, compiled: bool) -> Iterator[None]:
-    """What a training does beside its steps."""
-    with compiled_kernels(compiled, device), plain_values(model), absorbed_relus(relus_in_front(model)):
-        yield
 
 
 @pytest.mark.parametrize(("ours", "theirs", "target"), BESIDE)
@@ -73,7 +63,7 @@ def test_training_step(
         model, batch = network(case, name).train().to(device).to(memory_format=memory), x.to(memory_format=memory)
         steps.append(stepper(model, batch, y))
         models.append(model)
-    with nullcontext() if kind == "stock Brevitas" else as_trained(models[0], device, compiled=not tiny):
+    with nullcontext() if kind == "stock Brevitas" else fast_steps(models[0], compiled=not tiny):
         against(*steps, f"float step, {theirs}", target if kind != "stock Brevitas" else None)
 
 
@@ -89,5 +79,5 @@ def test_bf16_step(against: Callable[..., float], tiny: bool, device: str, case:
             loss = F.cross_entropy(ours(x), y)
         loss.backward()
 
-    with compiled_kernels(not tiny, device):
+    with fast_steps(ours, compiled=not tiny), fast_steps(same, compiled=not tiny):
         against(cast, stepper(same, x, y), "the same step in float32")

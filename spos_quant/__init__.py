@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spos_quant.searchers.sensitivity import sensitivity as sensitivity
     from spos_quant.stages.bench import bench as bench
     from spos_quant.stages.loading import load as load
+    from spos_quant.supernet.fast import fast_steps as fast_steps
     from spos_quant.supernet.measure import measure as measure
 
 _WHERE = {
@@ -29,6 +30,7 @@ _WHERE = {
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
     "export_program": "spos_quant.quant.program",
+    "fast_steps": "spos_quant.supernet.fast",
     "load": "spos_quant.stages.loading",
     "load_space": "spos_quant.backbones.build",
     "measure": "spos_quant.supernet.measure",
@@ -43,6 +45,7 @@ __all__ = [
     "build",
     "export_onnx",
     "export_program",
+    "fast_steps",
     "load",
     "load_space",
     "measure",

@@ -243,11 +243,14 @@ def digits(result: Row) -> str:
 
 
 SECTIONS: dict[str, Callable[[Row], str]] = {
+    "cifar10_quantizers-470-calibrated": quantizers,
     "cifar10_quantizers-470-w2a2": quantizers,
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20-470-seeds": bits,
     "cifar10_bits-resnet20-470": bits,
+    "cifar10_bits-resnet20-470-width": bits,
+    "cifar10_bits-resnet20-470-loss": bits,
     "cifar10_bits-resnet20-470-first": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,

@@ -25,10 +25,8 @@ from spos_quant.errors import ModelError, RunError
 from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
-from spos_quant.quant.kernels import WORTH_COMPILING, compiled_kernels
-from spos_quant.quant.rectify import absorbed_relus
-from spos_quant.quant.static import plain_values
-from spos_quant.supernet.network import relus_in_front
+from spos_quant.quant.kernels import WORTH_COMPILING
+from spos_quant.supernet.fast import fast_steps
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.average import WeightAverage
@@ -100,8 +98,7 @@ def fit(
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    compiled = compiled_kernels(loop.says(training.config.compile), str(fabric.device))
-    with compiled, repeatable(), plain_values(model), absorbed_relus(relus_in_front(model)):
+    with fast_steps(model, compiled=loop.says(training.config.compile)), repeatable():
         loop.run()
     if loop.average is not None:
         loop.average.put()

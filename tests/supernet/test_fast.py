@@ -1,4 +1,4 @@
-"""ReLUs that are left to the quantizers behind them: the same values, the same gradients, fewer operations."""
+"""Steps that take less time: the same values, the same gradients, fewer operations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import spos_quant as sq
 from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
 from spos_quant.quant import kernels, rectify
@@ -36,10 +37,10 @@ def supernet(op: str, act_bits: list[int]) -> Supernet:
     return build(space_of(validate(SpaceSpec, raw, "small")))
 
 
-def step(model: nn.Module, absorbed: bool) -> tuple[Tensor, list[Tensor | None]]:
+def step(model: nn.Module, fast: bool, compiled: bool = False) -> tuple[Tensor, list[Tensor | None]]:
     torch.manual_seed(1)
     x = torch.randn(3, 3, 8, 8)
-    around: AbstractContextManager[None] = absorbed_relus(relus_in_front(model)) if absorbed else nullcontext()
+    around: AbstractContextManager[None] = sq.fast_steps(model, compiled=compiled) if fast else nullcontext()
     model.train().zero_grad()
     with around:
         y = model(x)
@@ -69,17 +70,17 @@ def test_values_and_gradients_are_the_same(op: str, inside: int, static: bool) -
         model = model.subnet(model.space.sample(np.random.default_rng(0)))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with Relus() as before:
-        expected, gradients = step(model, absorbed=False)
+        expected, gradients = step(model, fast=False)
     model.load_state_dict(state)
     with Relus() as after:
-        found, ours = step(model, absorbed=True)
+        found, ours = step(model, fast=True)
     assert before.found["threshold_backward"] - after.found["threshold_backward"] == 9 * inside
     assert torch.equal(found, expected)
     assert any(g is not None and g.abs().max() > 0 for g in ours)
     for a, b in zip(ours, gradients, strict=True):
         assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]
     model.load_state_dict(state)
-    assert torch.equal(step(model, absorbed=False)[0], expected), "everything is as it was"
+    assert torch.equal(step(model, fast=False)[0], expected), "everything is as it was"
 
 
 def test_a_float_path_rectifies_too() -> None:
@@ -88,8 +89,8 @@ def test_a_float_path_rectifies_too() -> None:
     for place in model.modules():
         if hasattr(place, "act_bits"):
             place.act_bits = None
-    expected, gradients = step(model, absorbed=False)
-    found, ours = step(model, absorbed=True)
+    expected, gradients = step(model, fast=False)
+    found, ours = step(model, fast=True)
     assert torch.equal(found, expected)
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(ours, gradients, strict=True))  # type: ignore[arg-type]
 
@@ -122,12 +123,12 @@ def test_a_compiled_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, op: s
     model = supernet(op, [2, 4])
     model.activate(model.space.sample(np.random.default_rng(0)))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    expected, gradients = step(model, absorbed=False)
+    expected, gradients = step(model, fast=False)
     model.load_state_dict(state)
     monkeypatch.setattr(kernels, "_SIZES", range(2, 2**31))
     with compiled_kernels() as compiled:
         assert compiled
-        found, ours = step(model, absorbed=True)
+    found, ours = step(model, fast=True, compiled=True)
     assert torch.equal(found, expected)
     for a, b in zip(ours, gradients, strict=True):
         if b is not None:
