@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from math import inf
 from typing import Any
+from weakref import WeakSet
 
 import brevitas
 import torch
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 
 from spos_quant.quant.kernels import active
 from spos_quant.quant.views import KernelView
+
+rectifying: WeakSet[nn.Module] = WeakSet()
+"""Quantizers, and the layers that hold them, that do the work of the ReLU in front (`quant.rectify`).
+
+Not a flag of theirs, so that a copy, which nobody would put right again, is never among them.
+"""
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
@@ -45,8 +52,6 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         width = torch.tensor(float(bit_width))
         self.register_buffer("lowest", self.min_int(width), persistent=False)
         self.register_buffer("highest", self.max_int(width), persistent=False)
-        self.rectifies = False
-        """Whether a ReLU in front is left to it: its lowest level is zero, so that only gradients can tell."""
 
     @brevitas.jit.script_method  # type: ignore[untyped-decorator]
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         del zero_point, bit_width
         clipped = isinstance(self.tensor_clamp_impl, TensorClampSte)
         low, high = self.lowest.to(x.dtype), self.highest.to(x.dtype)
-        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped, self.rectifies)
+        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped, self in rectifying)
         return result
 
 

@@ -1,10 +1,11 @@
-"""The arithmetic of fake quantization as two kernels, forward and backward, compiled where that pays.
+"""The arithmetic of fake quantization as a few kernels, forward and backward, compiled where that pays.
 
 Divide, round, clamp, multiply are four passes over memory as separate operations of torch, and three times as many on
-the way back; compiled (TorchInductor: C++ on a CPU, Triton on a GPU) they are one loop each way. Two shapes serve
-everything: a tensor with one step is flat, a tensor with a step per channel is `[C, n]`; sizes and levels are arguments
-of the loops, so that other layers, widths and bit-widths compile nothing anew. They are compiled ahead, once per device
-and version of torch, and kept in the user's cache folder.
+the way back; compiled (TorchInductor: C++ on a CPU, Triton on a GPU) they are one loop each way, and so are the
+statistics of weights and a residual sum with its ReLU. Two shapes serve everything: a tensor with one step is flat, a
+tensor with a step per channel is `[C, n]`; sizes and levels are arguments of the loops, so that other layers, widths
+and bit-widths compile nothing anew. They are compiled ahead, once per device and version of torch, and kept in the
+user's cache folder.
 
     python -m spos_quant.quant.kernels cpu FOLDER        # compiles them into a folder
 """
@@ -32,6 +33,8 @@ COMPILE_SECONDS = 120.0
 """Compiling that takes longer is given up: the kernels then run as separate operations."""
 WORTH_COMPILING = 10_000_000
 """Pixels that go through a network, from which on compiling pays: some eighty steps of 128 images of 32 x 32."""
+LONG_ROW = 128
+"""Weights of a row from which on the compiled variance is used; ties in it were seen up to 64."""
 _SIZES = range(4_096, 2**31)
 """Elements of tensors that compiled kernels are used for: they do not speed up small ones, and count in 32 bits."""
 
@@ -63,10 +66,11 @@ def gradients(
         clipped: 1 where values beyond the levels get a gradient too (weights), 0 where they get none (activations).
         floor: Values up to here get none either: 0 where a ReLU was left to the quantizer, minus infinity otherwise.
     """
-    steps = x / scale
+    above = ~(x <= floor)  # and not >, since NaN must not vanish
+    steps = torch.maximum(x, floor) / scale
     rounded = torch.round(steps)
     level = torch.clamp(rounded, low, high)
-    passes = ((level == rounded) | (clipped > 0)) & ~(x <= floor)
+    passes = ((level == rounded) | (clipped > 0)) & above
     inner = torch.where(passes, upstream * scale, 0.0)
     return inner / scale, upstream * level - inner * steps / scale
 
@@ -95,8 +99,8 @@ def row_variances(x: Tensor) -> Tensor:
 def _row_variances(x: Tensor) -> Tensor:
     """`row_variances` in loops that a compiler makes fast.
 
-    Torch's own counts in float64 on a CPU, one number after the other; so does this, in another order, which the
-    rounding to float32 leaves nothing of.
+    Torch's own sums in float64 on a CPU, one number after the other; so does this, in another order, which the rounding
+    to float32 leaves nothing of, but for ties in short rows of numbers with few digits.
     """
     wide = x.to(torch.float64)
     from_mean = wide - wide.mean(1, keepdim=True)
@@ -130,6 +134,8 @@ class Kernels:
     deviation_gradients: Callable[..., Tensor]
     sum_relu: Callable[..., Tensor]
     compiled: bool
+    device: torch.device | None = None
+    """Of the tensors that compiled kernels take."""
 
 
 EAGER = Kernels(
@@ -144,12 +150,19 @@ EAGER = Kernels(
     compiled=False,
 )
 _active = EAGER
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def active(x: Tensor) -> Kernels:
-    """The kernels for a tensor. Compiled ones keep more digits than bfloat16 between operations, and are not for it."""
-    # Sizes are asked last: what asks becomes a condition of a program that torch.export makes.
-    return _active if _active.compiled and x.dtype == torch.float32 and x.numel() in _SIZES else EAGER
+    """The kernels for a tensor.
+
+    Compiled ones read memory: tensors on `meta`, of another device, or that stand for tensors while torch follows a
+    program have none for them. They keep more digits than bfloat16 between operations, and are not for it.
+    """
+    ours = _active
+    if not (ours.compiled and type(x) in _PLAIN and x.device == ours.device and x.dtype == torch.float32):
+        return EAGER
+    return ours if x.numel() in _SIZES else EAGER
 
 
 @contextmanager
@@ -221,7 +234,7 @@ def _load(device: str, folder: Path) -> Kernels:
         with _inductor() as inductor:
             kernel = inductor.CompiledArtifact.load(path=str(folder / f"{name}.bin"), format="binary")
         made[name] = _unpacked(kernel)
-    return replace(EAGER, **made, compiled=True)
+    return replace(EAGER, **made, compiled=True, device=torch.device(device))
 
 
 def _unpacked(kernel: Callable[..., list[Tensor]]) -> Callable[..., Any]:

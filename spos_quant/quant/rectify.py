@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLayer
 from torch import Tensor, nn
 
-from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.fused import FusedIntQuant, rectifying
 from spos_quant.quant.kernels import active
+from spos_quant.quant.scales import ClipStep
 from spos_quant.quant.switch import SwitchLayer
 from spos_quant.quant.views import KernelView
 
@@ -43,44 +45,51 @@ class _SumRelu(torch.autograd.Function):
         return gradient, gradient
 
 
+absorbed: WeakSet[nn.Module] = WeakSet()
+"""ReLUs that are left to the layer behind; whoever runs layers in a row leaves them out."""
+
+
 @contextmanager
 def absorbed_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]:
-    """While open, ReLUs pass on what they get wherever the layer behind quantizes to levels from zero up.
+    """While open, ReLUs are left to the layers behind them, wherever these quantize to levels from zero up.
 
-    Values and gradients are those of both, to the last bit.
+    Values and gradients are those of both, to the last bit. What has hooks stays as it is.
 
     Args:
         pairs: ReLUs, each with the layer that alone reads what it gives.
     """
-    found = [(relu, layer, quantizers) for relu, layer in pairs if (quantizers := _from_zero(layer))]
-    for relu, layer, quantizers in found:
-        relu.forward = _as_it_is  # type: ignore[assignment, method-assign]
-        for quantizer in quantizers:
-            quantizer.rectifies = True
-        if isinstance(layer, SwitchLayer):
-            layer.rectifies = True
+    relus: list[nn.Module] = []
+    readers: list[nn.Module] = []
+    for relu, layer in pairs:
+        quantizers = _from_zero(layer)
+        if quantizers and relu not in absorbed and not _hooked(relu) and not _hooked(layer):
+            relus.append(relu)
+            readers += [layer, *quantizers]
+    absorbed.update(relus)
+    rectifying.update(readers)
     try:
         yield
     finally:
-        for relu, layer, quantizers in found:
-            del relu.forward  # the class has it
-            for quantizer in quantizers:
-                quantizer.rectifies = False
-            if isinstance(layer, SwitchLayer):
-                layer.rectifies = False
+        absorbed.difference_update(relus)
+        rectifying.difference_update(readers)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def _from_zero(layer: nn.Module) -> list[FusedIntQuant]:
-    """The quantizers of a layer's input, if all of them have zero as their lowest level; none otherwise."""
+def _from_zero(layer: nn.Module) -> list[nn.Module]:
+    """The quantizers of a layer's input, if all have zero as their lowest level and a learned clip; none otherwise."""
     proxies: list[Any] = []
     if isinstance(layer, SwitchLayer) and layer.input_quant is not None:
         proxies = list(layer.input_quant.by_bits.values())
-    elif isinstance(layer, QuantLayer) and layer.input_quant.is_quant_enabled:
+    elif isinstance(layer, QuantLayer) and layer.input_quant.is_quant_enabled and not layer.input_quant.disable_quant:
         proxies = [layer.input_quant]
-    made = [getattr(proxy.fused_activation_quant_proxy.tensor_quant, "int_quant", None) for proxy in proxies]
-    fused = [quantizer for quantizer in made if isinstance(quantizer, FusedIntQuant) and not quantizer.signed]
+    made: list[Any] = [proxy.fused_activation_quant_proxy.tensor_quant for proxy in proxies]
+    fused = [quantizer.int_quant for quantizer in made if _is_clip_from_zero(quantizer)]
     return fused if len(fused) == len(made) else []
+
+
+def _is_clip_from_zero(quantizer: Any) -> bool:
+    inner, step = (getattr(quantizer, name, None) for name in ("int_quant", "scaling_impl"))
+    return isinstance(inner, FusedIntQuant) and not inner.signed and isinstance(step, ClipStep)

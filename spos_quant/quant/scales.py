@@ -17,7 +17,7 @@ from brevitas.function.ops import max_int, min_int
 from brevitas.function.ops_ste import floor_ste
 from torch import Tensor, nn
 
-from spos_quant.quant.kernels import active
+from spos_quant.quant.kernels import LONG_ROW, active, row_variances
 from spos_quant.quant.views import KernelView
 
 
@@ -28,12 +28,17 @@ class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
         """The largest level of the statistics of `x` over the largest code, `threshold`, which one bit has not."""
         stats = self.parameter_list_stats.stats
         statistic, shape = stats.stats_impl, stats.stats_output_shape
-        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape):
+        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape) and self._of_one():
             largest = _MeanSigmaStd.apply(x, shape, statistic.sigma(), statistic.impl.epsilon)
         else:
             largest = self.parameter_list_stats(x)
         made: Tensor = _Step.apply(largest, threshold, self.stats_scaling_impl.clamp_scaling.min_val)
         return made
+
+    def _of_one(self) -> bool:
+        """Whether the statistics are of what is quantized, and not of all weights of layers that share a quantizer."""
+        tracked = self.parameter_list_stats
+        return tracked.extra_tracked_params_list is None and not hasattr(tracked.first_tracked_param, "parameter")
 
 
 class ClipStep(ParameterScaling):  # type: ignore[misc]
@@ -102,14 +107,17 @@ def _channel_dim(scales: tuple[int, ...]) -> int:
 class _MeanSigmaStd(torch.autograd.Function):
     """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and for the way back.
 
-    The result is that of Brevitas to the last bit: the mean is a sum in torch's order, the variance one in float64.
+    The result is that of Brevitas to the last bit: the mean is a sum in torch's order, the variance, on a CPU, one in
+    float64.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: tuple[int, ...], sigma: Tensor, epsilon: float) -> Tensor:
         dim = _channel_dim(scales)
-        sizes = x.movedim(dim, 0).flatten(1).abs()
-        mean, std = sizes.mean(1), (active(x).variances(sizes).view(-1) + epsilon).sqrt()
+        rows = x if dim == 0 else x.movedim(dim, 0).contiguous()  # sums are of Brevitas's order
+        sizes = rows.flatten(1).abs()
+        variances = active(x).variances if sizes.shape[1] >= LONG_ROW else row_variances
+        mean, std = sizes.mean(1), (variances(sizes.contiguous()).view(-1) + epsilon).sqrt()
         ctx.save_for_backward(x, sigma, mean, std)
         ctx.dim, ctx.epsilon = dim, epsilon
         return (mean + sigma * std).view(scales)

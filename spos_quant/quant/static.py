@@ -147,16 +147,17 @@ def plain_values(model: nn.Module) -> Iterator[None]:
     memory.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, QuantLayer) and not _asks_for_more(layer)]
+    whole = [layer for layer in layers if "quant_weight" not in vars(layer)]  # not yet
     proxies = [proxy for layer in layers for proxy in (layer.weight_quant, layer.input_quant)]
     before = [proxy.skip_create_quant_tensor for proxy in proxies]
     for proxy in proxies:
         values_only(proxy)
-    for layer in layers:  # torch passes on whole dimensions of several, but slices a single one
+    for layer in whole:  # torch passes on whole dimensions of several, but slices a single one
         layer.quant_weight = partial(layer.quant_weight, subtensor_slice_list=[None, None])
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in whole:
             del layer.quant_weight  # the class has it
         for proxy, wanted in zip(proxies, before, strict=True):
             values_only(proxy, wanted)

@@ -19,7 +19,7 @@ from brevitas.proxy.runtime_quant import ActQuantProxyFromInjector
 from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
-from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.fused import FusedIntQuant, rectifying
 from spos_quant.quant.integers import integer_convolution
 from spos_quant.quant.kinds import kind_of
 from spos_quant.quant.quantizers import quantizer_pair
@@ -119,8 +119,6 @@ class SwitchLayer(nn.Module):
         """What is made of the weight, by bits and channels, while `kept_weights` is open."""
         self.integers = False
         """Whether sums are of integers where they can be, while `kept_weights` is open."""
-        self.rectifies = False
-        """Whether a ReLU in front is left to this layer, while `absorbed_relus` is open."""
         self.norm: SwitchBatchNorm2d | None = None
         """What this layer applies to its sums itself, while `absorbed_norms` is open."""
 
@@ -206,7 +204,7 @@ class SwitchLayer(nn.Module):
         if self.act_bits is not None:
             assert self.input_quant is not None
             x = self.input_quant(x, self.act_bits)  # rectifies itself
-        elif self.rectifies:
+        elif self in rectifying:
             x = x.relu()
         y = self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
         return y if self.norm is None else self.norm.normalized(y)
@@ -233,8 +231,11 @@ class _Leading(torch.autograd.Function):
     """The leading rows and columns; on the way back zeros are laid around them once, in the order of memory of all."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: int, columns: int) -> Tensor:
-        ctx.save_for_backward(x)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's names
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def forward(x: Tensor, rows: int, columns: int) -> Tensor:
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         return x[:rows, :columns].contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

@@ -70,11 +70,15 @@ def search(
     if unknown:
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")
     config = config or supernet.space.spec.search
+    if config.rank_by == "loss":
+        raise ConfigError(
+            "search.rank_by=loss: `evaluate` gives one number, by which candidates are ranked; have it give minus the "
+            "loss, and leave rank_by at top1"
+        )
     limits = [parse_budget(text, name.removesuffix("_budget"), supernet.table) for name, text in budgets.items()]
     gradients = config.estimate == "gradient" and "knapsack" in (searcher, config.first)
     losses = _gradient_losses(supernet, recalibrate, seed) if gradients else None
-    sampler, objective = FeasibleSampler(supernet.table, limits), Objective(rank_by=config.rank_by)
-    problem = Problem(supernet.space, sampler, config, seed, objective, losses)
+    problem = Problem(supernet.space, FeasibleSampler(supernet.table, limits), config, seed, Objective(), losses)
     metric = limits[0].metric if limits else "macs" if supernet.space.spec.full_precision else "bitops"
     proposer = searchers[searcher](problem)
     evaluator = FunctionEvaluator(supernet, evaluate, recalibrate)

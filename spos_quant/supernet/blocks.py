@@ -8,6 +8,7 @@ from math import floor
 
 from torch import Tensor, nn
 
+from spos_quant.quant.rectify import absorbed
 from spos_quant.quant.static import StaticMaker, Switchable
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.supernet.joins import Branch, Join, residual_relu
@@ -106,7 +107,8 @@ def branch(owner: nn.Module, names: Sequence[str]) -> Branch | None:
 
     def run(x: Tensor) -> Tensor:
         for name in names:
-            x = owner._modules[name](x)  # type: ignore[misc]
+            layer = owner._modules[name]
+            x = x if layer in absorbed else layer(x)  # type: ignore[misc]
         return x
 
     return run

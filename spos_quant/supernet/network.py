@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -134,11 +135,17 @@ def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm
 
 
 def relus_in_front(model: nn.Module) -> Iterator[tuple[nn.ReLU, nn.Module]]:
-    """Every ReLU of a supernet's operators, or of plain blocks made of them, with the module that it alone feeds."""
+    """Every ReLU of a supernet's operators, or of plain blocks made of them, with the module that it alone feeds.
+
+    Modules that have several places are none of them.
+    """
+    places = Counter(id(child) for module in model.modules() for child in module._modules.values())
     for module in model.modules():
         if isinstance(module, Operator | PlainBlock):
             row = [module.get_submodule(name) for name in module.row]
-            yield from ((relu, reader) for relu, reader in pairwise(row) if type(relu) is nn.ReLU)
+            for relu, reader in pairwise(row):
+                if type(relu) is nn.ReLU and places[id(relu)] == places[id(reader)] == 1:
+                    yield relu, reader
 
 
 def per_bits(name: str) -> bool:

@@ -25,6 +25,7 @@ LAYERS = {
     "one channel": (lambda **q: qnn.QuantConv2d(6, 1, 3, **q), (3, 6, 4, 4)),
     "audio": (lambda **q: qnn.QuantConv1d(6, 5, 3, **q), (3, 6, 9)),
     "transposed": (lambda **q: qnn.QuantConvTranspose2d(6, 4, 2, 2, **q), (2, 6, 3, 3)),
+    "transposed 1x1": (lambda **q: qnn.QuantConvTranspose2d(6, 4, 1, **q), (2, 6, 3, 3)),
     "linear": (lambda **q: qnn.QuantLinear(6, 3, **q), (11, 6)),
 }
 
@@ -66,6 +67,8 @@ def check(kind: str, bits: int, signed: bool) -> None:
     for memory in (torch.contiguous_format, torch.channels_last) if x.dim() == 4 else (torch.contiguous_format,):
         for layer in (fused, stock):
             layer.zero_grad()
+            if x.dim() == 4:
+                layer.to(memory_format=memory)
         (y, ours), (expected, theirs) = (
             gradients(layer, x.contiguous(memory_format=memory)) for layer in (fused, stock)
         )

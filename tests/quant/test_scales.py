@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.quant import kernels, scales
+from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.quantizers import gaussian, lsq, lsq_midrise, midrise
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, read_bits
@@ -200,6 +201,34 @@ def test_the_variance_that_is_compiled_is_torchs(shape: tuple[int, int], spread:
     found = kernels._row_variances(sizes)
     assert torch.equal(found, torch.var(sizes, 1, keepdim=True))
     assert found[-1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("per_row", [9, 64, 144])
+def test_steps_of_weights_with_few_digits(dtype: torch.dtype, per_row: int) -> None:
+    """Sums of such numbers end between two of float32 so often that another order would show in short rows."""
+    torch.manual_seed(0)
+    weight = torch.randn(4_000, per_row).to(dtype).float()
+    made = qnn.QuantLinear(per_row, 4_000, bias=False, weight_quant=gaussian(3))
+    made.weight.data.copy_(weight)
+    expected = made.quant_weight().value
+    with compiled_kernels() as compiled:
+        assert compiled
+        assert torch.equal(made.quant_weight().value, expected)
+
+
+@pytest.mark.slow
+def test_layers_that_share_a_quantizer_share_its_statistics() -> None:
+    torch.manual_seed(0)
+    first = qnn.QuantConv2d(16, 32, 3, bias=False, weight_quant=gaussian(3))
+    second = qnn.QuantConv2d(16, 32, 3, bias=False, weight_quant=first.weight_quant)
+    with torch.no_grad():
+        second.weight.mul_(4)
+    expected = first.quant_weight().value
+    with compiled_kernels() as compiled:
+        assert compiled
+        assert torch.equal(first.quant_weight().value, expected)
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,8 @@ def test_mistakes_in_the_call(digits):
         sq.search(digits, evaluate=never, recalibrate=None, bitop_budget="2M")
     with pytest.raises(BudgetError, match="below the cheapest architecture"):
         sq.search(digits, evaluate=never, recalibrate=None, bitops_budget="1K")
+    with pytest.raises(ConfigError, match="search.rank_by=loss: .* have it give minus the loss"):
+        sq.search(digits, evaluate=never, recalibrate=None, config=FEW.model_copy(update={"rank_by": "loss"}))
     with pytest.raises(ConfigError, match="returned None"):
         sq.search(digits, evaluate=lambda module: None, recalibrate=None, bitops_budget="2M", config=FEW)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,20 +19,26 @@ from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
 from spos_quant.quant import kernels, rectify
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.rectify import absorbed_relus, sum_relu
+from spos_quant.quant.rectify import absorbed, absorbed_relus, sum_relu
 from spos_quant.space.spec import SpaceSpec
+from spos_quant.supernet.blocks import PlainBlock
+from spos_quant.supernet.joins import chain
 from spos_quant.supernet.network import relus_in_front
 from spos_quant.supernet.supernet import Supernet
 
 
-def supernet(op: str, act_bits: list[int]) -> Supernet:
+def supernet(op: str, act_bits: list[int | None]) -> Supernet:
     torch.manual_seed(0)
     raw: dict[str, Any] = {
         "name": "small",
         "backbone": "resnet20",
         "input": [3, 8, 8],
         "classes": 4,
-        "axes": {"op": [op], "weight_bits": [2, 4], "act_bits": act_bits},
+        "axes": {
+            "op": [op],
+            "weight_bits": [2, 4],
+            "act_bits": ["float" if bits is None else bits for bits in act_bits],
+        },
         "bits_per": "layer",
     }
     return build(space_of(validate(SpaceSpec, raw, "small")))
@@ -135,12 +142,109 @@ def test_a_compiled_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, op: s
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
-def test_other_activations_and_signed_quantizers_keep_theirs() -> None:
+def test_what_has_no_quantizer_from_zero_or_is_watched_keeps_its_relu() -> None:
     model = supernet("conv3x3", [4])
     pairs = list(relus_in_front(model))
     assert len(pairs) == 9
     pairs[0][1].input_quant = None  # type: ignore[assignment]
+    pairs[1][0].register_forward_hook(lambda *_: None)
+    pairs[2][1].register_forward_pre_hook(lambda *_: None)
+    (proxy,) = pairs[3][1].input_quant.by_bits.values()  # type: ignore[union-attr]
+    proxy.fused_activation_quant_proxy.tensor_quant.scaling_impl = nn.Identity()
     with absorbed_relus(pairs):
-        kept = [relu for relu, _ in pairs if "forward" not in vars(relu)]
-        assert kept == [pairs[0][0]]
-    assert all("forward" not in vars(relu) for relu, _ in pairs)
+        assert [relu for relu, _ in pairs if relu not in absorbed] == [relu for relu, _ in pairs[:4]]
+    assert not [relu for relu, _ in pairs if relu in absorbed]
+
+
+class _Twice(nn.Module):
+    """A plain block whose row runs one ReLU twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        model = supernet("conv3x3", [4])
+        model.activate(model.space.uniform(4, 4))
+        block = model.subnet(model.space.uniform(4, 4)).layer1[0]  # type: ignore[index]
+        relu = block.relu1
+        layers = {"conv1": block.conv1, "bn1": block.bn1, "a": relu, "conv2": block.conv2, "bn2": block.bn2, "b": relu}
+        self.block = PlainBlock(layers, tuple(layers), None, chain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return y
+
+
+def test_a_relu_in_two_places_stays() -> None:
+    model = _Twice().eval()
+    assert list(relus_in_front(model)) == []
+    x = torch.randn(2, 16, 8, 8)
+    expected = model(x)
+    with sq.fast_steps(model, compiled=False):
+        assert torch.equal(model(x), expected)
+
+
+def test_contexts_nest_and_errors_are_the_users() -> None:
+    model = supernet("conv3x3", [4])
+    model.activate(model.space.uniform(4, 4))
+    subnet = model.subnet(model.space.uniform(4, 4))
+    for one in (model, subnet):
+        with (
+            pytest.raises(ValueError, match="mine"),
+            sq.fast_steps(one, compiled=False),
+            sq.fast_steps(one, compiled=False),
+        ):
+            raise ValueError("mine")
+        with sq.fast_steps(one, compiled=False):
+            with sq.fast_steps(one, compiled=False):
+                pass
+            assert all(relu in absorbed for relu, _ in relus_in_front(one))
+        assert not any(relu in absorbed for relu, _ in relus_in_front(one))
+
+
+@pytest.mark.parametrize("act_bits", [[4], [4, None]])
+def test_copies_made_inside_are_whole(act_bits: list[int | None]) -> None:
+    model = supernet("conv3x3", act_bits).eval()
+    path = model.space.sample(np.random.default_rng(0))
+    x = torch.randn(3, 3, 8, 8)
+    model.activate(path)
+    expected, gradients = step(model.subnet(path), fast=False)
+    with sq.fast_steps(model, compiled=False):
+        subnet, copied = model.subnet(path), copy.deepcopy(model)
+    found, ours = step(subnet, fast=False)
+    assert torch.equal(found, expected)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(ours, gradients, strict=True))  # type: ignore[arg-type]
+    assert torch.equal(step(copied, fast=False)[0], step(model, fast=False)[0])
+    assert torch.equal(copied.eval()(x), model.eval()(x))
+
+
+def test_weights_loaded_inside_train_on() -> None:
+    made = supernet("conv3x3", [4])
+    made.activate(made.space.uniform(4, 4))
+    model = made.subnet(made.space.uniform(4, 4))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, expected = step(model, fast=False)
+    with sq.fast_steps(model, compiled=False):
+        model.load_state_dict(state)
+        _, found = step(model, fast=False)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))  # type: ignore[arg-type]
+
+
+def test_infinity_behind_a_relu_gives_no_gradient() -> None:
+    x = torch.tensor([-torch.inf, 1.0, 2.0])
+    upstream, scale, low, high, clipped = torch.ones(3), *map(torch.tensor, (0.5, 0.0, 3.0, 0.0))
+    folded = kernels.gradients(upstream, x, scale, low, high, clipped, torch.tensor(0.0))
+    plain = kernels.gradients(upstream, x.relu(), scale, low, high, clipped, torch.tensor(-torch.inf))
+    assert torch.equal(folded[1], plain[1])
+    assert folded[0].tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.slow
+def test_tensors_without_memory_are_not_for_compiled_kernels() -> None:
+    with compiled_kernels() as compiled:
+        assert compiled
+        shape = (1, 16, 32, 32)
+        made = sum_relu(*(torch.empty(shape, device="meta") for _ in range(2)))
+        assert made.shape == shape
+        assert kernels.active(torch.empty(shape, device="meta")) is kernels.EAGER
+        assert kernels.active(torch.empty(shape)) is not kernels.EAGER
+        raw = {"name": "new", "backbone": "resnet20", "input": [3, 32, 32], "classes": 7, "axes": {"bits": [[3, 5]]}}
+        assert build(space_of(validate(SpaceSpec, raw, "new")))
