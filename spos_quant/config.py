@@ -144,7 +144,7 @@ class SearchConfig(Strict):
     mutation_prob: float = Field(default=0.1, ge=0, le=1)
     """Probability that one axis of a mutated child is drawn anew."""
     first: str = Field(default="uniform", pattern=r"^(random|knapsack|uniform)$")
-    """First population of the evolution: `random`, or led by optima of the additive estimate or by uniform bits."""
+    """First population of the evolution: `random`, led by `uniform` bits, or by optima of the additive estimate too."""
     rank_by: str = Field(default="top1", pattern=r"^(top1|loss)$")
     """What makes one candidate better than another: `top1`, or `loss`, which few images change less."""
     solutions: int = Field(default=1, ge=1, le=MAX_POPULATION)

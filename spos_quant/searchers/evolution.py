@@ -2,9 +2,9 @@
 
 Differs from the authors' code in that children are completed within the budgets by exact sampling instead of being
 drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
-mutation or a crossover is drawn anew. With `search.first: knapsack` the first population is led by optima of the
-additive estimate, for which every departure from the reference is evaluated before; with `uniform` by the uniform bit
-configurations within the budgets, so that what is found scores no worse than any of them.
+mutation or a crossover is drawn anew. With `search.first: uniform` the first population is led by the uniform bit
+configurations within the budgets, so that what is found scores no worse than any of them; with `knapsack` by these and,
+in turn, optima of the additive estimate, for which every departure from the reference is evaluated before.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -75,13 +76,17 @@ class Evolution:
 
     def _leaders(self) -> list[Architecture]:
         """What the first population starts with, before it is filled up at random."""
-        if self.estimate is not None:
-            return self.estimate.at_shares(_SHARES)
-        if self.problem.config.first == "uniform":
-            corners = list(uniform_architectures(self.problem.space).values())[::-1]  # the most bits first
-            kept: list[bool] = self.problem.sampler.keeps(corners).tolist() if corners else []
-            return [corner for corner, within in zip(corners, kept, strict=True) if within]
-        return []
+        if self.problem.config.first == "random":
+            return []
+        optima = [] if self.estimate is None else self.estimate.at_shares(_SHARES)
+        in_turn = zip_longest(optima, self._corners())
+        return [leader for pair in in_turn for leader in pair if leader is not None]
+
+    def _corners(self) -> list[Architecture]:
+        """The uniform bits within the budgets, the most bits first."""
+        corners = list(uniform_architectures(self.problem.space).values())[::-1]
+        kept: list[bool] = self.problem.sampler.keeps(corners).tolist() if corners else []
+        return [corner for corner, within in zip(corners, kept, strict=True) if within]
 
     def _parents(self) -> list[Architecture]:
         best = sorted(self.results, key=self.problem.objective.rank)

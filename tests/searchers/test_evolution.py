@@ -174,3 +174,17 @@ def test_a_space_without_bits_starts_at_random():
         for how in ("random", "uniform")
     ]
     assert both[0] == both[1]
+
+
+def test_optima_and_uniform_bits_lead_in_turn():
+    space = load_space("digits-mixed")
+    config = SMALL.model_copy(update={"first": "knapsack", "population": 60})
+    p, function = problem(space, config=config, bitops="50%"), Additive(space)
+    _, first, *_ = generations("evolution", p, function)
+    asked = [s.architecture for s in first]
+    kept = [corner for corner in uniform_architectures(space).values() if p.sampler.keeps([corner])[0]]
+    assert 3 < len(kept)
+    assert asked[0] not in kept, "the optimum comes first"
+    assert asked[1] == kept[-1]
+    assert set(kept) <= set(asked[: 2 * len(kept)])
+    assert max(s.score for s in first) >= max(map(function.score, kept))
