@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 from networks import CASES, network
-from test_training_step import step
+from test_training_step import stepper
 
 from spos_quant.data import load_data
-from spos_quant.quant.kernels import compiled_kernels
+from spos_quant.supernet.fast import fast_steps
 from spos_quant.train.batches import TrainingSteps
 
 
@@ -26,5 +26,5 @@ def test_batch(against: Callable[..., float], tiny: bool) -> None:
     steps = TrainingSteps(data, 4 if tiny else count, seed=0)
     model = network("resnet20", "supernet").train().to(memory_format=torch.channels_last)
     x, y = steps[0]
-    with compiled_kernels(not tiny):
-        against(lambda: steps[1], lambda: step(model, x, y), "quantized step of ResNet-20", 0.05)
+    with fast_steps(model, compiled=not tiny):
+        against(lambda: steps[1], stepper(model, x, y), "quantized step of ResNet-20", 0.05)
