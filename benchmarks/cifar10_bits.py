@@ -5,8 +5,16 @@ row, or one and a half times it, where there is no uniform choice. One seed for 
 done is kept in `--work`: stop at any moment, repeat the command, and it goes on. The result is written after every row.
 
     python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data imagefolder:cifar10 --work work
-    python benchmarks/cifar10_bits.py --network mobilenetv2 --data imagefolder:cifar10 --work work
+    python benchmarks/cifar10_bits.py --network mobilenetv2 --weights MODEL --data imagefolder:cifar10 --work work
     python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # a smoke test: no claim
+
+Float weights of the MobileNetV2 are trained with
+
+    spos-quant bench benchmarks/spaces/mobilenetv2-cifar-bits.yaml --bits float --no-export --out float
+        --data imagefolder:cifar10 --set retrain.init=fresh --set retrain.lr=0.1 --set retrain.label_smoothing=0
+
+and `--set retrain.iterations=N`; they are then in `float/results/bits-float/model.safetensors`. They belong to the
+normalisation of that `--data`.
 """
 
 from __future__ import annotations
