@@ -254,6 +254,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_bits-resnet20-470-first": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2": bits,
+    "cifar10_bits-mobilenetv2-loss": bits,
     "cifar10_interference": interference,
     "recalibration": recalibration,
     "cifar10_knapsack": knapsack,
