@@ -253,6 +253,8 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_bits-resnet20-470-loss": bits,
     "cifar10_bits-resnet20-470-first": bits,
     "cifar10_bits-resnet20": bits,
+    "cifar10_bits-mobilenetv2-seeds": bits,
+    "cifar10_bits-mobilenetv2-loss-seeds": bits,
     "cifar10_bits-mobilenetv2": bits,
     "cifar10_bits-mobilenetv2-loss": bits,
     "cifar10_interference": interference,
