@@ -244,7 +244,6 @@ def digits(result: Row) -> str:
 
 SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_quantizers-470-calibrated": quantizers,
-    "cifar10_quantizers-470-w2a2": quantizers,
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
     "cifar10_bits-resnet20-470-seeds": bits,
