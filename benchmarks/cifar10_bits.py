@@ -8,6 +8,11 @@ done is kept in `--work`: stop at any moment, repeat the command, and it goes on
     python benchmarks/cifar10_bits.py --network mobilenetv2 --weights MODEL --data imagefolder:cifar10 --work work
     python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # a smoke test: no claim
 
+Operators are searched beside bits from scratch, since float weights know one operator alone:
+
+    python benchmarks/cifar10_bits.py --spaces resnet20-ops-bits,resnet20-bits --data imagefolder:cifar10 --work work
+        --set retrain.init=fresh --set search.estimate=measured
+
 Float weights of the MobileNetV2 are trained with
 
     spos-quant bench benchmarks/spaces/mobilenetv2-cifar-bits.yaml --bits float --no-export --out float
