@@ -8,7 +8,7 @@ the scale is summed in another order (decision record 0023).
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import brevitas
@@ -57,10 +57,40 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
         """`x` on the levels of `bit_width`, of its shape; the zero point of our quantizers is always 0."""
         del zero_point, bit_width
-        clipped = isinstance(self.tensor_clamp_impl, TensorClampSte)
+        ahead = Ahead.take(x, self)
+        if ahead is not None:
+            return ahead
         low, high = self.lowest.to(x.dtype), self.highest.to(x.dtype)
-        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, clipped, self in rectifying)
+        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, self.clips, self in rectifying)
         return result
+
+    @property
+    def clips(self) -> bool:
+        """Whether values beyond the levels get a gradient too."""
+        return isinstance(self.tensor_clamp_impl, TensorClampSte)
+
+
+class Ahead(NamedTuple):
+    """What a quantizer makes of a tensor, made with the tensor and kept at it until the quantizer asks."""
+
+    quantizer: FusedIntQuant
+    levels: Tensor
+    version: int
+    """Of the tensor: what has been changed in place is quantized anew."""
+
+    @staticmethod
+    def lay(x: Tensor, quantizer: FusedIntQuant, levels: Tensor) -> None:
+        """Keeps `levels` at `x`."""
+        vars(x)["_spos_quant_ahead"] = Ahead(quantizer, levels, x._version)
+
+    @staticmethod
+    def take(x: Tensor, quantizer: FusedIntQuant) -> Tensor | None:
+        """What `quantizer` makes of `x`, once, if it is there: two readers have a gradient each, which are summed."""
+        ahead = getattr(x, "_spos_quant_ahead", None)
+        if ahead is None or ahead.quantizer is not quantizer:
+            return None
+        del vars(x)["_spos_quant_ahead"]
+        return ahead.levels if ahead.version == x._version else None
 
 
 def integer_codes(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -91,7 +121,7 @@ class _FakeQuant(torch.autograd.Function):
         if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
             inputs = x.view_as(x), scale.view_as(scale)  # a scale that is made from x must not lead to it here
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
-            y = _straight_through(inputs[0].relu() if ctx.rectifies else inputs[0], inputs[1], low, high, ctx.clipped)
+            y = straight_through(inputs[0].relu() if ctx.rectifies else inputs[0], inputs[1], low, high, ctx.clipped)
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None, None
         # Made where they are needed: a GPU waits for copies.
@@ -102,7 +132,7 @@ class _FakeQuant(torch.autograd.Function):
         return view.back(for_x), for_scale.reshape(scale.shape), None, None, None, None
 
 
-def _straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
+def straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
     """The quantizer in operations that autograd can follow twice."""
     steps = x / scale
     rounded = steps + (torch.round(steps) - steps).detach()

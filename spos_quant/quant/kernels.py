@@ -2,10 +2,10 @@
 
 Divide, round, clamp, multiply are four passes over memory as separate operations of torch, and three times as many on
 the way back; compiled (TorchInductor: C++ on a CPU, Triton on a GPU) they are one loop each way, and so are the
-statistics of weights and a residual sum with its ReLU. Two shapes serve everything: a tensor with one step is flat, a
-tensor with a step per channel is `[C, n]`; sizes and levels are arguments of the loops, so that other layers, widths
-and bit-widths compile nothing anew. They are compiled ahead, once per device and version of torch, and kept in the
-user's cache folder.
+statistics of weights and a residual sum with its ReLU and the quantizer behind. Two shapes serve everything: a tensor
+with one step is flat, a tensor with a step per channel is `[C, n]`; sizes and levels are arguments of the loops, so
+that other layers, widths and bit-widths compile nothing anew. They are compiled ahead, once per device and version of
+torch, and kept in the user's cache folder.
 
     python -m spos_quant.quant.kernels cpu FOLDER        # compiles them into a folder
 """
@@ -117,6 +117,30 @@ def sum_relu(x: Tensor, y: Tensor) -> Tensor:
     return torch.relu(x + y)
 
 
+def sum_levels(x: Tensor, y: Tensor, scale: Tensor, low: Tensor, high: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """`x + y` of two `[n]`, at least `floor`, and what `quantized` makes of it with one scale."""
+    total = torch.maximum(x + y, floor)
+    return total, quantized(total, scale, low, high)
+
+
+def sum_gradients(
+    for_total: Tensor,
+    for_levels: Tensor,
+    total: Tensor,
+    scale: Tensor,
+    low: Tensor,
+    high: Tensor,
+    clipped: Tensor,
+    floor: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `sum_levels` for `x` and for `y`, which is one, and for `scale`.
+
+    `for_total` is the gradient of the sum from its other readers, the rest is as of `gradients`.
+    """
+    through, for_scale = flat_gradients(for_levels, total, scale, low, high, clipped, floor)
+    return torch.where(total <= floor, 0.0, for_total) + through, for_scale
+
+
 @dataclass(frozen=True)
 class Kernels:
     """What quantizers compute with; all take contiguous tensors."""
@@ -133,6 +157,8 @@ class Kernels:
     """`row_variances`."""
     deviation_gradients: Callable[..., Tensor]
     sum_relu: Callable[..., Tensor]
+    sum_levels: Callable[..., tuple[Tensor, Tensor]]
+    sum_gradients: Callable[..., tuple[Tensor, Tensor]]
     compiled: bool
     device: torch.device | None = None
     """Of the tensors that compiled kernels take."""
@@ -147,6 +173,8 @@ EAGER = Kernels(
     variances=row_variances,
     deviation_gradients=deviation_gradients,
     sum_relu=sum_relu,
+    sum_levels=sum_levels,
+    sum_gradients=sum_gradients,
     compiled=False,
 )
 _active = EAGER
@@ -257,6 +285,8 @@ def _loops(device: str) -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]
         "row_gradients": (row_gradients, ("rows", "rows", "scales", "", "", "", "")),
         "deviation_gradients": (deviation_gradients, ("rows", "scales", "scales")),
         "sum_relu": (sum_relu, ("flat", "flat")),
+        "sum_levels": (sum_levels, ("flat", "flat", "", "", "", "")),
+        "sum_gradients": (sum_gradients, ("flat", "flat", "flat", "", "", "", "", "")),
     }
     if device == "cpu":  # elsewhere torch's own variance is fast, and its sums are float32
         loops["variances"] = (_row_variances, ("rows",))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from spos_quant.quant.rectify import absorbed
+from spos_quant.quant.rectify import absorbed, hooked
 from spos_quant.quant.static import StaticMaker, Switchable
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.supernet.joins import Branch, Join, residual_relu
@@ -150,7 +152,12 @@ class ChoiceBlock(Switchable):
         """The active path on `x`."""
         operator = self.operator
         own = None if operator.projection is None else branch(operator, (operator.projection,))
-        return self.join(x, branch(operator, operator.row), own or self.downsample)
+        return self.join(x, branch(operator, operator.row), own or self.downsample, _reader_behind(self))
+
+    @property
+    def first(self) -> nn.Module | None:
+        """The layer of the active operator that reads the block's input; None of a skip."""
+        return _first(self.operator, self.operator.row)
 
     def static(self, maker: StaticMaker) -> nn.Module:
         """The plain block of the active path."""
@@ -182,4 +189,44 @@ class PlainBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[n, C, H, W]` to what the block gives."""
         beside = None if self.shortcut is None else branch(self, (self.shortcut,))
-        return self.join(x, branch(self, self.row), beside)
+        return self.join(x, branch(self, self.row), beside, _reader_behind(self))
+
+    @property
+    def first(self) -> nn.Module | None:
+        """The layer of the row that reads the block's input; None of a skip."""
+        return _first(self, self.row)
+
+
+Block = ChoiceBlock | PlainBlock
+_behind: WeakKeyDictionary[Block, Block] = WeakKeyDictionary()
+
+
+@contextmanager
+def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
+    """While open, blocks know the block behind them, so that what they sum can be quantized for it at once.
+
+    Kept beside the modules, not in them, so that a copy, which nobody would put right again, knows nothing. What has
+    hooks, which may change a sum in place, stays as it is.
+
+    Args:
+        pairs: Blocks, each with the one that is expected to read what it gives.
+    """
+    added = {block: reader for block, reader in pairs if block not in _behind and not hooked(block)}
+    _behind.update(added)
+    try:
+        yield
+    finally:
+        for block in added:
+            del _behind[block]
+
+
+def _reader_behind(block: Block) -> nn.Module | None:
+    reader = _behind.get(block)
+    return None if reader is None else reader.first
+
+
+def _first(owner: nn.Module, row: Sequence[str]) -> nn.Module | None:
+    layer = owner._modules[row[0]] if row else None
+    while isinstance(layer, nn.Sequential):  # lists of layers of published networks
+        layer = next(iter(layer), None)
+    return layer

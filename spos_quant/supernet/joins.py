@@ -1,8 +1,8 @@
 """How the operator of a choice block meets the tensor beside it: a residual sum, a concatenation, or nothing.
 
-A join is a function of the block's input and of up to two branches. The shortcut runs first, so that a convolution
-there owns the quantizer of the tensor that it shares with whichever operator is active. A new shape of block is a new
-function here.
+A join is a function of the block's input, of up to two branches and of the layer that reads its result first. The
+shortcut runs first, so that a convolution there owns the quantizer of the tensor that it shares with whichever operator
+is active. A new shape of block is a new function here.
 """
 
 from __future__ import annotations
@@ -10,35 +10,37 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spos_quant.quant.rectify import sum_relu
+from spos_quant.quant.sums import residual_sum
 
 Branch = Callable[[Tensor], Tensor]
-Join = Callable[[Tensor, Branch | None, Branch | None], Tensor]
-"""`(x, operator, shortcut) -> y`; the operator is None for a skip, the shortcut is None for the identity."""
+Join = Callable[[Tensor, Branch | None, Branch | None, nn.Module | None], Tensor]
+"""`(x, operator, shortcut, reader) -> y`; the operator is None for a skip, the shortcut is None for the identity.
+
+The reader is the layer whose input is y, where a training knows it, so that a sum can be quantized as it is made; None
+where nothing is known. It decides nothing about y.
+"""
 
 
-def residual(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
+def residual(x: Tensor, main: Branch | None, shortcut: Branch | None, reader: nn.Module | None = None) -> Tensor:
     """`main(x) + shortcut(x)` (MobileNetV2, arXiv 1801.04381); a skip is the shortcut."""
     beside = x if shortcut is None else shortcut(x)
-    return beside if main is None else main(x) + beside
+    return beside if main is None else residual_sum(main(x), beside, reader, relu=False)
 
 
-def residual_relu(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
+def residual_relu(x: Tensor, main: Branch | None, shortcut: Branch | None, reader: nn.Module | None = None) -> Tensor:
     """`relu(main(x) + shortcut(x))` (ResNet, arXiv 1512.03385)."""
-    if main is None:
-        return residual(x, None, shortcut).relu()
     beside = x if shortcut is None else shortcut(x)
-    return sum_relu(main(x), beside)
+    return beside.relu() if main is None else residual_sum(main(x), beside, reader, relu=True)
 
 
-def chain(x: Tensor, main: Branch | None, _shortcut: Branch | None) -> Tensor:
+def chain(x: Tensor, main: Branch | None, _shortcut: Branch | None, _reader: nn.Module | None = None) -> Tensor:
     """`main(x)` alone; a skip is the identity."""
     return x if main is None else main(x)
 
 
-def split(x: Tensor, main: Branch | None, _shortcut: Branch | None) -> Tensor:
+def split(x: Tensor, main: Branch | None, _shortcut: Branch | None, _reader: nn.Module | None = None) -> Tensor:
     """Even channels pass, odd ones go through `main` (ShuffleNetV2, arXiv 1807.11164, at stride 1).
 
     Taking every second channel is the channel shuffle of the block before.
@@ -46,7 +48,7 @@ def split(x: Tensor, main: Branch | None, _shortcut: Branch | None) -> Tensor:
     return torch.cat((x[:, ::2], chain(x[:, 1::2], main, None)), 1)
 
 
-def concatenate(x: Tensor, main: Branch | None, shortcut: Branch | None) -> Tensor:
+def concatenate(x: Tensor, main: Branch | None, shortcut: Branch | None, _reader: nn.Module | None = None) -> Tensor:
     """`shortcut(x)` and `main(x)` side by side (ShuffleNetV2 at stride 2)."""
     beside = x if shortcut is None else shortcut(x)
     return torch.cat((beside, chain(x, main, None)), 1)

@@ -13,7 +13,7 @@ from spos_quant.errors import SpaceError
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.resolve import block_axes
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import ChoiceBlock, Operator, PlainBlock, Site
+from spos_quant.supernet.blocks import Block, ChoiceBlock, Operator, PlainBlock, Site
 from spos_quant.supernet.joins import Join, residual, residual_relu
 from spos_quant.supernet.operators import operators
 
@@ -146,6 +146,11 @@ def relus_in_front(model: nn.Module) -> Iterator[tuple[nn.ReLU, nn.Module]]:
             for relu, reader in pairwise(row):
                 if type(relu) is nn.ReLU and places[id(relu)] == places[id(reader)] == 1:
                     yield relu, reader
+
+
+def blocks_in_a_row(model: nn.Module) -> Iterator[tuple[Block, Block]]:
+    """Every block of a supernet, or plain block, with the one registered behind it, which reads it in most networks."""
+    yield from pairwise(module for module in model.modules() if isinstance(module, Block))
 
 
 def per_bits(name: str) -> bool:

@@ -17,21 +17,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spos_quant as sq
 from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
-from spos_quant.quant import kernels, rectify
+from spos_quant.quant import fused, kernels, sums
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.rectify import absorbed, absorbed_relus, sum_relu
+from spos_quant.quant.rectify import absorbed, absorbed_relus
+from spos_quant.quant.sums import residual_sum
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.blocks import PlainBlock
 from spos_quant.supernet.joins import chain
-from spos_quant.supernet.network import relus_in_front
+from spos_quant.supernet.network import blocks_in_a_row, relus_in_front
 from spos_quant.supernet.supernet import Supernet
 
+AS_IF_COMPILED = replace(kernels.EAGER, compiled=True)
+"""Takes the ways of compiled kernels without compiling any."""
 
-def supernet(op: str, act_bits: list[int | None]) -> Supernet:
+
+def supernet(op: str, act_bits: list[int | None], backbone: str = "resnet20") -> Supernet:
     torch.manual_seed(0)
     raw: dict[str, Any] = {
         "name": "small",
-        "backbone": "resnet20",
+        "backbone": backbone,
         "input": [3, 8, 8],
         "classes": 4,
         "axes": {
@@ -109,10 +113,10 @@ def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memor
     made = []
     for compiled in (False, True):
         kernels_in_use = replace(kernels.EAGER, compiled=compiled)
-        monkeypatch.setattr(rectify, "active", lambda _x, used=kernels_in_use: used)
+        monkeypatch.setattr(sums, "active", lambda _x, used=kernels_in_use: used)
         torch.manual_seed(0)
         a, b = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2))
-        y = sum_relu(a.contiguous(memory_format=memory), b.contiguous(memory_format=memory))
+        y = residual_sum(a.contiguous(memory_format=memory), b.contiguous(memory_format=memory), None, relu=True)
         gradients = torch.autograd.grad((y**3).sum(), (a, b), create_graph=True)
         second = torch.autograd.grad((gradients[0] * gradients[1]).sum(), (a, b))
         assert y.is_contiguous(memory_format=memory)
@@ -120,8 +124,63 @@ def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memor
     assert [one[0] for one in made] == ["ReluBackward0", "_SumReluBackward"]
     for ours, theirs in zip(made[1][1:], made[0][1:], strict=True):
         assert torch.equal(ours, theirs)
-    odd = sum_relu(torch.ones(2, 3, 4, 4), torch.ones(3, 1, 1) - 3)
+    odd = residual_sum(torch.ones(2, 3, 4, 4), torch.ones(3, 1, 1) - 3, None, relu=True)
     assert torch.equal(odd, torch.zeros(2, 3, 4, 4)), "other shapes are summed as torch does"
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize(
+    ("backbone", "op", "folded"),
+    # All sums but the last of a ResNet, which the pooling reads; of a MobileNet those that a block follows: all ten.
+    [("resnet20", "conv3x3", 8), ("resnet18", "conv3x3", 7), ("mobilenetv2-cifar", "mbconv3x3", 10)],
+)
+def test_sums_are_quantized_as_they_are_made(
+    monkeypatch: pytest.MonkeyPatch, backbone: str, op: str, folded: int, static: bool
+) -> None:
+    """Without compiled kernels, so that everything else is the same to the last bit."""
+    model: nn.Module = supernet(op, [2, 4], backbone)
+    assert isinstance(model, Supernet)
+    model.activate(model.space.uniform(4, 4))
+    if static:
+        model = model.subnet(model.space.uniform(4, 4))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected, gradients = step(model, fast=False)
+    model.load_state_dict(state)
+    monkeypatch.setattr(sums, "active", lambda _x: AS_IF_COMPILED)
+    taken: Counter[bool] = Counter()
+
+    def take(x: Tensor, quantizer: fused.FusedIntQuant, before: Any = fused.Ahead.take) -> Tensor | None:
+        found: Tensor | None = before(x, quantizer)
+        taken[found is not None] += 1
+        return found
+
+    monkeypatch.setattr(fused.Ahead, "take", staticmethod(take))
+    found, ours = step(model, fast=True)
+    assert taken[True] == folded
+    assert torch.equal(found, expected)
+    for (name, _), a, b in zip(model.named_parameters(), ours, gradients, strict=True):
+        if a is None or b is None:
+            assert a is b
+        elif "input_quant" in name:  # the gradient of a clip is a sum
+            torch.testing.assert_close(a, b)
+        else:
+            assert torch.equal(a, b)
+    taken.clear()
+    assert torch.equal(step(copy.deepcopy(model), fast=False)[0], step(model, fast=False)[0])
+    assert not taken[True], "everything is as it was"
+
+
+def test_watched_blocks_sum_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums, "active", lambda _x: AS_IF_COMPILED)
+    model = supernet("conv3x3", [4])
+    model.activate(model.space.uniform(4, 4))
+    laid = []
+    monkeypatch.setattr(fused.Ahead, "lay", staticmethod(lambda *given: laid.append(given)))
+    pairs = list(blocks_in_a_row(model))
+    pairs[2][0].register_forward_hook(lambda *_: None)
+    step(model, fast=True)
+    assert len(pairs) == 8
+    assert len(laid) == 7
 
 
 @pytest.mark.slow
@@ -242,7 +301,7 @@ def test_tensors_without_memory_are_not_for_compiled_kernels() -> None:
     with compiled_kernels() as compiled:
         assert compiled
         shape = (1, 16, 32, 32)
-        made = sum_relu(*(torch.empty(shape, device="meta") for _ in range(2)))
+        made = residual_sum(*(torch.empty(shape, device="meta") for _ in range(2)), None, relu=True)
         assert made.shape == shape
         assert kernels.active(torch.empty(shape, device="meta")) is kernels.EAGER
         assert kernels.active(torch.empty(shape)) is not kernels.EAGER

@@ -1,0 +1,162 @@
+"""Residual sums that are rectified and quantized as they are made: the values and gradients of separate operations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import brevitas.nn as qnn
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spos_quant.quant import kernels, sums
+from spos_quant.quant.quantizers import gaussian, pact
+from spos_quant.quant.sums import residual_sum
+from spos_quant.quant.switch import InputQuantizer, SwitchLayer
+
+
+def reader(bits: int = 3, signed: bool = False) -> nn.Module:
+    """A plain layer that quantizes what it reads, some of which is beyond its clip."""
+    torch.manual_seed(0)
+    return qnn.QuantConv2d(6, 4, 3, weight_quant=gaussian(4), input_quant=pact(bits, signed).let(max_val=1.0))
+
+
+def switchable(bits: int = 3, signed: bool = False) -> SwitchLayer:
+    torch.manual_seed(0)
+    layer = SwitchLayer(nn.Conv2d(6, 4, 3), signed=signed)
+    layer.quantize([4], "gaussian+pact", InputQuantizer([2, bits], signed=signed, quantizer="gaussian+pact"))
+    layer.activate_bits(4, bits)
+    assert layer.input_quant is not None
+    with torch.no_grad():
+        layer.input_quant.clip(bits).fill_(1.0)
+    return layer
+
+
+@pytest.fixture
+def as_if_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the ways of compiled kernels without compiling any."""
+    in_use = replace(kernels.EAGER, compiled=True)
+    monkeypatch.setattr(sums, "active", lambda _x: in_use)
+
+
+def summands(memory: torch.memory_format = torch.contiguous_format) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    a, b = (torch.randn(2, 6, 5, 4).contiguous(memory_format=memory).requires_grad_() for _ in range(2))
+    return a, b
+
+
+def results(layer: Any, made: Tensor, inputs: tuple[Tensor, ...], times: int = 1) -> list[Tensor]:
+    """What comes of a sum that the layer reads so many times and a shortcut once, and all gradients."""
+    y = torch.cat([layer(made).flatten() for _ in range(times)] + [made.flatten() * 0.3])
+    y = y * torch.linspace(-1, 2, y.numel())
+    wanted = [*inputs, *layer.parameters()]
+    return [y, *torch.autograd.grad(y.sum(), wanted, allow_unused=True)]
+
+
+def equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        if a is None or b is None:
+            assert a is b
+            continue
+        assert b.abs().max() > 0
+        if b.dim() == 4 or b is theirs[0]:
+            assert torch.equal(a, b)
+        else:  # the clip's, which is a sum
+            torch.testing.assert_close(a, b)
+
+
+def plain(a: Tensor, b: Tensor, relu: bool) -> Tensor:
+    return (a + b).relu() if relu else a + b
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("make", [reader, switchable])
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize(("relu", "signed"), [(True, False), (False, True), (False, False)])
+def test_values_and_gradients(
+    as_if_compiled: None, make: Any, bits: int, relu: bool, signed: bool, memory: torch.memory_format
+) -> None:
+    layer, (a, b) = make(bits, signed), summands(memory)
+    made = residual_sum(a, b, layer, relu=relu)
+    assert type(made.grad_fn).__name__ == "_SumLevelsBackward"
+    assert made.is_contiguous(memory_format=memory)
+    y = results(layer, made, (a, b))
+    assert not vars(made), "the layer took the levels"
+    equal(y, results(layer, plain(a, b, relu), (a, b)))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_two_readers_have_a_gradient_each(as_if_compiled: None, relu: bool) -> None:
+    layer, (a, b) = reader(signed=not relu), summands()
+    ours = results(layer, residual_sum(a, b, layer, relu=relu), (a, b), times=2)
+    theirs = results(layer, plain(a, b, relu), (a, b), times=2)
+    assert torch.equal(ours[0], theirs[0])
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_a_wrong_guess_changes_nothing(as_if_compiled: None) -> None:
+    guess, layer, (a, b) = reader(2), reader(3), summands()
+    equal(results(layer, residual_sum(a, b, guess, relu=True), (a, b)), results(layer, plain(a, b, True), (a, b)))
+
+
+def test_what_is_changed_in_place_is_quantized_anew(as_if_compiled: None) -> None:
+    layer, (a, b) = reader(), summands()
+    made = residual_sum(a, b, layer, relu=True)
+    with torch.no_grad():
+        made.mul_(0.5)
+        assert torch.equal(layer(made), layer(plain(a, b, True) * 0.5))
+
+
+def test_second_derivatives(as_if_compiled: None) -> None:
+    found = []
+    for folded in (True, False):
+        layer, (a, b) = reader(), summands()
+        made = residual_sum(a, b, layer, relu=True) if folded else plain(a, b, True)
+        y = (layer(made) ** 2).sum() + (made**3).sum()
+        first = torch.autograd.grad(y, (a, *layer.input_quant.parameters()), create_graph=True)
+        clip = next(iter(layer.input_quant.parameters()))
+        found.append([*first, *torch.autograd.grad(sum((g**2).sum() for g in first), (a, b, clip))])
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_nothing_is_laid_ready_where_nothing_learns(as_if_compiled: None) -> None:
+    layer, (a, b) = reader(), summands()
+    with torch.no_grad():
+        assert not vars(residual_sum(a, b, layer, relu=True))
+    with torch.inference_mode():
+        assert torch.equal(residual_sum(a, b, layer, relu=False), a + b)
+    for other in (nn.Conv2d(6, 4, 3), nn.ReLU(), qnn.QuantConv2d(6, 4, 3, weight_quant=None), switchable(1, True)):
+        assert not vars(residual_sum(a, b, other, relu=True))
+    layer = switchable()
+    layer.activate_bits(4, None)
+    assert not vars(residual_sum(a, b, layer, relu=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
+@pytest.mark.parametrize(("relu", "signed"), [(True, False), (False, True)])
+def test_compiled(relu: bool, signed: bool, device: str) -> None:
+    layer = reader(4, signed).to(device)
+    a, b = (torch.randn(8, 6, 32, 32, device=device, requires_grad=True) for _ in range(2))
+    with kernels.compiled_kernels(device=device) as compiled:
+        assert compiled
+        made = residual_sum(a, b, layer, relu=relu)
+        assert vars(made)
+        y = layer(made).square().sum() + made.sum()
+        ours = [made, *torch.autograd.grad(y, (a, b, *layer.parameters()))]
+    made = plain(a, b, relu)
+    y = layer(made).square().sum() + made.sum()
+    theirs = [made, *torch.autograd.grad(y, (a, b, *layer.parameters()))]
+    assert torch.equal(ours[0], theirs[0])
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)
