@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -20,8 +21,11 @@ from spos_quant.searchers.prefix import PrefixCache
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.network import norms_behind
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import Score, batch_norms, recalibrate, score
+from spos_quant.train.devices import median_seconds
+from spos_quant.train.evaluation import Score, batch_norms, recalibrate, score, to_evaluation
 
+_PASSES = 9
+"""Passes that show which way takes less time, the first of which does not count."""
 UNSET: Any = object()
 """Stands for `recalibrate` that was not given."""
 
@@ -49,7 +53,8 @@ class SupernetEvaluator:
         supernet: Trained; its active path changes.
         recalibration: Batches of training images under the training augmentation.
         validation: Batches of search-val images and labels.
-        compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it.
+        compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it. None: if passes of
+            the first candidate take less time with them, as on a GPU only some networks' do.
         channels_last: Whether weights, and with them what convolutions give, lie in memory with their channels last:
             faster, and other last bits of the scores.
         int8: Whether convolutions sum integers, where the processor can (`quant.integers`): faster, and now and then
@@ -64,7 +69,7 @@ class SupernetEvaluator:
         recalibration: Iterable[object],
         validation: Iterable[tuple[Tensor, Tensor]],
         *,
-        compiled: bool = False,
+        compiled: bool | None = False,
         channels_last: bool = False,
         int8: bool = False,
         prefix_bytes: int = 0,
@@ -81,12 +86,24 @@ class SupernetEvaluator:
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Evaluations in order, made as they are asked for."""
-        device = str(next(self.supernet.parameters()).device)
+        device = next(self.supernet.parameters()).device
         for architecture in architectures:
             self.supernet.activate(architecture)
-            with compiled_kernels(self.compiled, device), kept_weights(self._layers, integers=self.int8):
+            if self.compiled is None:
+                seconds = [self._seconds_per_pass(way, device) for way in (False, True)]
+                self.compiled = seconds[True] < seconds[False]
+            with compiled_kernels(self.compiled, str(device)), kept_weights(self._layers, integers=self.int8):
                 result = self._judged(architecture)
             yield Evaluation(architecture, result.top1, result.loss)
+
+    @torch.no_grad()
+    def _seconds_per_pass(self, compiled: bool, device: torch.device) -> float:
+        """Of the active path on the first batch."""
+        images, _ = next(iter(self.validation))
+        images = images.to(device)
+        to_evaluation(self.supernet)
+        with compiled_kernels(compiled, str(device)), kept_weights(self._layers):
+            return median_seconds([partial(self.supernet, images)] * _PASSES, device)
 
     def _judged(self, architecture: Architecture) -> Score:
         """The score of the active path."""

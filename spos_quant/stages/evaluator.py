@@ -78,12 +78,13 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
     supernet.to(where)
     search, (_, height, width) = parts.spec.search, parts.spec.input
     pixels = (len(parts.recalibration) + len(parts.validation)) * height * width
+    # A pass gains a tenth of what a step of training does.
+    long = pixels * search.population * search.generations >= 10 * WORTH_COMPILING
     evaluate = SupernetEvaluator(
         supernet,
         parts.recalibration,
         parts.validation,
-        # A pass gains a tenth of what a step of training does.
-        compiled=pixels * search.population * search.generations >= 10 * WORTH_COMPILING,
+        compiled=None if long and where.type == "cuda" else long,
         # Of one evaluation alone: scores are shared by searches of any size.
         channels_last=pixels >= _WORTH_REORDERING,
         int8=search.int8 and _integers_on(where),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from spos_quant.space.search_space import Architecture
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.devices import make_fabric
+from spos_quant.train.devices import make_fabric, median_seconds
 from spos_quant.train.evaluation import recalibrate, score
 from spos_quant.train.loop import loss_of, make_optimizer
 from spos_quant.train.paths import make_sampler
@@ -263,7 +262,7 @@ def _step_seconds(
         nn.utils.clip_grad_norm_(supernet.parameters(), config.clip_grad or float("inf"))
         optimizer.step()
 
-    return _median([partial(step, path) for path in (paths[0], *paths)], batch[0].device)
+    return median_seconds([partial(step, path) for path in (paths[0], *paths)], batch[0].device)
 
 
 def _evaluation_seconds(supernet: Supernet, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]) -> float:
@@ -274,18 +273,7 @@ def _evaluation_seconds(supernet: Supernet, batch: tuple[Tensor, Tensor], paths:
         recalibrate(supernet, [batch])
         score(supernet, [batch])
 
-    return _median([partial(judge, path) for path in (paths[0], *paths)], batch[0].device) / 2
-
-
-def _median(actions: Sequence[Callable[[], None]], device: torch.device) -> float:
-    times = []
-    for action in actions:
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
+    return median_seconds([partial(judge, path) for path in (paths[0], *paths)], batch[0].device) / 2
 
 
 def _kept_bytes(supernet: Supernet, batch: tuple[Tensor, Tensor], path: Architecture) -> int:

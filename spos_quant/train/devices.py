@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -29,6 +31,18 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def median_seconds(actions: Sequence[Callable[[], object]], device: torch.device) -> float:
+    """What an action takes on a device, the first of which, slow as beginnings are, does not count."""
+    times = []
+    for action in actions:
+        start = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return median(times[1:])
 
 
 def make_fabric(config: TrainConfig, device: str) -> Fabric:

@@ -81,11 +81,13 @@ def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Accuracy and loss of a module, left in evaluation mode, on batches of images and labels."""
     to_evaluation(module)
     device = next(module.parameters()).device
-    right, loss, n = 0, 0.0, 0
+    # Counted where the model is, since a GPU waits for every number that is brought over.
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    loss, n = torch.zeros((), dtype=torch.float64, device=device), 0
     for x, y in batches:
         logits = module(x.to(device)).float()
         target = y.to(device)
-        right += int((logits.argmax(1) == target).sum())
-        loss += float(F.cross_entropy(logits, target, reduction="sum").double())
+        right += (logits.argmax(1) == target).sum()
+        loss += F.cross_entropy(logits, target, reduction="sum").double()
         n += len(y)
-    return Score(right / max(n, 1), loss / max(n, 1), n)
+    return Score(int(right) / max(n, 1), float(loss) / max(n, 1), n)

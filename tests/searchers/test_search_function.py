@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.quant.integers import integers_available
+from spos_quant.searchers import evaluate
 from spos_quant.searchers.base import Evaluation, Objective, Scored
 from spos_quant.searchers.evaluate import FunctionEvaluator, SupernetEvaluator
 from spos_quant.searchers.front import front
@@ -73,6 +75,29 @@ def test_sums_of_integers_change_scores_by_rounding_only(norms):
         assert a.loss == pytest.approx(b.loss, rel=2e-2)
         assert a.score == pytest.approx(b.score, abs=0.05)
     assert list(SupernetEvaluator(*given)(asked)) == exact
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_passes_are_timed_once_where_nothing_says_what_is_faster(digits, monkeypatch, faster):
+    ways, timed = [], []
+
+    @contextmanager
+    def kernels(wanted, device):
+        ways.append(wanted)
+        yield wanted
+
+    def seconds(actions, device):
+        timed.append(ways[-1])
+        assert [action().shape for action in actions] == [(6, 10)] * len(actions)
+        return 1.0 if ways[-1] == faster else 2.0
+
+    asked = digits.space.sample_many(np.random.default_rng(4), 2)
+    expected = list(SupernetEvaluator(digits, batches(2), batches(2, seed=1))(asked))
+    monkeypatch.setattr(evaluate, "compiled_kernels", kernels)
+    monkeypatch.setattr(evaluate, "median_seconds", seconds)
+    assert list(SupernetEvaluator(digits, batches(2), batches(2, seed=1), compiled=None)(asked)) == expected
+    assert sorted(timed) == [False, True]
+    assert ways[-2:] == [faster, faster]
 
 
 def test_evaluations_do_not_depend_on_what_was_evaluated_before(digits):

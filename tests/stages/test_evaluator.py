@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+
 from spos_quant.stages import evaluator
 from spos_quant.stages.plan import open_existing
 
@@ -38,3 +42,16 @@ def test_integers_are_summed_where_they_can_be_and_scored_apart(tiny_run, monkey
     assert not evaluator.make_evaluator(asked, "cpu").evaluator.int8
     assert "search.int8 needs a processor with VNNI" in capsys.readouterr().err
     assert evaluator.evaluator_settings(replace(run, spec=asked.spec)) != settings
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True, None])
+def test_on_a_gpu_scores_do_not_depend_on_how_they_are_computed(tiny_run, compiled):
+    parts = evaluator.parts_of(open_existing(str(tiny_run)))
+    search = parts.spec.search.model_copy(update={"population": 100_000, "generations": 1_000})
+    long = replace(parts, spec=parts.spec.model_copy(update={"search": search}))
+    plain, made = evaluator.make_evaluator(parts, "cuda"), evaluator.make_evaluator(long, "cuda")
+    assert made.evaluator.compiled is None, "measured"
+    made.evaluator.compiled = compiled
+    asked = plain.evaluator.supernet.space.sample_many(np.random.default_rng(0), 3)
+    assert list(made(asked)) == list(plain(asked))
