@@ -11,10 +11,11 @@ is kept, as in a search, for both sides: the float pass of ResNet-20 then takes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from networks import CASES, images, network, supernet_of
+from networks import CASES, FORMATS, images, network, supernet_of
 from torch import Tensor, nn
 
 from spos_quant.quant.integers import integers_available
@@ -64,6 +65,32 @@ def test_int8_candidate(against: Callable[..., float], tiny: bool, case: str, bi
     pairs = norms_behind(supernet.body) if work == "score" else ()
     with compiled_kernels(not tiny), kept_weights(layers, integers=True), absorbed_norms(pairs):
         against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", INT8_TARGETS[case])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_loops(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
+    """A candidate's passes with compiled loops beside the same without them: what a search on a GPU chooses from."""
+    supernet = supernet_of(case).to(device).to(memory_format=torch.channels_last)
+    x = images(case, tiny).to(device)
+
+    def run(compiled: bool) -> None:
+        with compiled_kernels(compiled and not tiny, device):
+            score(supernet, x)
+
+    with kept_weights([layer for layer, *_ in supernet.quantized_layers()]):
+        against(partial(run, True), partial(run, False), "the same as separate operations")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_channels_last(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
+    """A candidate's passes with weights that lie channels last beside contiguous ones."""
+    x = images(case, tiny).to(device)
+    models = [supernet_of(case).to(device).to(memory_format=memory) for memory in reversed(FORMATS.values())]
+    layers = [layer for model in models for layer, *_ in model.quantized_layers()]
+    with compiled_kernels(not tiny, device), kept_weights(layers):
+        against(*(partial(score, model, x) for model in models), "contiguous")
 
 
 @torch.no_grad()
