@@ -159,6 +159,8 @@ class SearchConfig(Strict):
     """Images per forward pass of an evaluation."""
     max_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
     """The first so many images of search-val that score a candidate; all where null."""
+    finalists: int = Field(default=10, ge=0, le=MAX_POPULATION)
+    """Where `max_images` leaves images out, so many of the best are scored on all, of which the best wins; 0: none."""
     int8: bool = False
     """Whether convolutions of a candidate sum integers: faster where a CPU has VNNI, the same but for rounding."""
     prefix_mb: int = Field(default=1024, ge=0, le=MAX_COUNT)

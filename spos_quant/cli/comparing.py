@@ -61,10 +61,9 @@ def rank(
 
 
 def _judges(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    judges = [
-        ("accuracy in the supernet", result["judges"]["top1"]),
-        ("loss in the supernet", result["judges"]["loss"]),
-    ]
+    from spos_quant.report.text import JUDGES
+
+    judges = [(title, result["judges"][key]) for key, title in JUDGES.items() if key in result["judges"]]
     judges.append(("cost alone", result["by_cost"]))
     return judges if result["ceiling"] is None else [*judges, ("another seed of training alone", result["ceiling"])]
 

@@ -19,6 +19,7 @@ from spos_quant.cost.knapsack import Losses, optima
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
 from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.space.tree import Axis
 
 FORMAT = "spos-quant/sensitivity/1"
 ESTIMATES = ("measured", "gradient")
@@ -35,12 +36,21 @@ def reference_metric(space: SearchSpace) -> str:
 
 def check_gradient(space: SearchSpace) -> None:
     """Raises `ConfigError` where an axis has no gradient estimate, so that no sum over the axes can be told."""
-    for axis in space.axes:
-        if axis.kind not in BITS_AXES:
-            raise ConfigError(
-                f"axis {axis.name!r} of space {space.name!r} has no gradient estimate: gradients know bits only; take "
-                "the measured one (search.estimate=measured)"
-            )
+    axis = _beyond_gradients(space)
+    if axis is not None:
+        raise ConfigError(
+            f"axis {axis.name!r} of space {space.name!r} has no gradient estimate: gradients know bits only; take the "
+            "measured one (search.estimate=measured)"
+        )
+
+
+def has_gradient(space: SearchSpace) -> bool:
+    """Whether every axis has a gradient estimate."""
+    return _beyond_gradients(space) is None
+
+
+def _beyond_gradients(space: SearchSpace) -> Axis | None:
+    return next((axis for axis in space.axes if axis.kind not in BITS_AXES), None)
 
 
 @dataclass(frozen=True)

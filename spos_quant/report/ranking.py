@@ -7,7 +7,7 @@ from typing import Any
 
 from spos_quant.report.facts import Data
 from spos_quant.report.markup import Markup, element, head_cell, number_cell, plot, section, table
-from spos_quant.report.text import NONE, count, known, percent, points, unit
+from spos_quant.report.text import JUDGES, NONE, count, known, percent, points, unit
 
 _FIGURES = (
     ("kendall", "Kendall's tau", "Share of pairs in the same order less the share in the other; 1 is the same order"),
@@ -61,8 +61,7 @@ def ranking_section(data: Data) -> Markup | None:
 def _figures(ranking: Mapping[str, Any]) -> Markup:
     head = [head_cell("Judge"), *(head_cell(name, number=True, hint=hint) for _, name, hint in _FIGURES)]
     judges = (
-        ("accuracy in the supernet", ranking["judges"]["top1"]),
-        ("loss in the supernet", ranking["judges"]["loss"]),
+        *((title, ranking["judges"][key]) for key, title in JUDGES.items() if key in ranking["judges"]),
         ("cost alone", ranking["by_cost"]),
         ("another seed of training alone (the ceiling)", ranking["ceiling"] or {}),
     )

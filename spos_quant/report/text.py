@@ -16,6 +16,12 @@ UNITS = {
     "weight_bytes": "bytes of weights",
     "latency": "latency",
 }
+JUDGES = {
+    "top1": "accuracy in the supernet",
+    "loss": "loss in the supernet",
+    "sensitivity": "sum of sensitivities from gradients",
+}
+"""Who ranks architectures, by key of `ranking.json`."""
 NONE = "\u2013"
 """Stands where there is no value: a dash as wide as a digit."""
 TIMES = "\u00d7"

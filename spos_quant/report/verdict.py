@@ -65,7 +65,17 @@ def remarks(data: Data) -> list[str]:
 def sentence(data: Data, result: Result) -> str:
     """A searched result: the budget, what it reaches, the best uniform configuration beside it, and an early end."""
     early = f" This search was {early_end(result)}; repeat its command to go on." if ended_early(result) else ""
-    return _found(data, result) + early
+    return _found(data, result) + _final(result) + early
+
+
+def _final(result: Result) -> str:
+    """What all images say, where the search scored on some."""
+    finalists = result.get("finalists") or ()
+    if not finalists:
+        return ""
+    return (
+        f" Of {len(finalists)} finalists it is the best on all of search-val, {percent(finalists[0]['score'])} there."
+    )
 
 
 def _found(data: Data, result: Result) -> str:

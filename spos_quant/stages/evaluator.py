@@ -52,11 +52,12 @@ class Parts:
     validation: FixedBatches
 
 
-def parts_of(run: Run) -> Parts:
-    """The parts of a run's evaluator; its supernet is trained."""
+def parts_of(run: Run, all_images: bool = False) -> Parts:
+    """The parts of a run's evaluator, or of one that scores on all images of search-val; its supernet is trained."""
     weights = {name: tensor.numpy() for name, tensor in read_weights(run.supernet_path).items()}
     spec = run.spec.model_copy(update={"weights": None})  # the trained ones take their place
-    return Parts(spec, weights, recalibration_batches(run), scoring_batches(run, "search-val"))
+    validation = scoring_batches(run, "search-val", all_images=all_images)
+    return Parts(spec, weights, recalibration_batches(run), validation)
 
 
 def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
@@ -104,9 +105,9 @@ def _integers_on(device: torch.device) -> bool:
     return can
 
 
-def load_evaluator(path: Path, device: str, number: int = 0) -> Evaluator:
+def load_evaluator(path: Path, device: str, all_images: bool = False, number: int = 0) -> Evaluator:
     """The evaluator of a run, loaded from its directory: what a worker process starts with."""
-    return make_evaluator(parts_of(open_existing(str(path))), device, number)
+    return make_evaluator(parts_of(open_existing(str(path)), all_images), device, number)
 
 
 def _on_cluster(parts: Parts, device: str, number: int, gpu: bool) -> Evaluator:
@@ -114,23 +115,23 @@ def _on_cluster(parts: Parts, device: str, number: int, gpu: bool) -> Evaluator:
     return make_evaluator(parts, device if gpu else "cpu", number)
 
 
-def evaluator_settings(run: Run) -> str:
+def evaluator_settings(run: Run, all_images: bool = False) -> str:
     """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
     search = run.spec.search
-    images = [search.recalibration_images, search.batch_size, search.max_images]
+    images = [search.recalibration_images, search.batch_size, None if all_images else search.max_images]
     parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
     if search.int8:  # a log of float evaluations stays what it is
         parts.append("int8")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def open_log(run: Run) -> EvaluationLog:
+def open_log(run: Run, all_images: bool = False) -> EvaluationLog:
     """The evaluations of the run's supernet."""
-    return EvaluationLog(run.log_path, run.space, evaluator_settings(run))
+    return EvaluationLog(run.log_path, run.space, evaluator_settings(run, all_images))
 
 
 def logged_evaluator(
-    run: Run, device: str, workers: int, stack: ExitStack, *, ray: str | None = None
+    run: Run, device: str, workers: int, stack: ExitStack, *, ray: str | None = None, all_images: bool = False
 ) -> LoggedEvaluator:
     """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
 
@@ -142,13 +143,14 @@ def logged_evaluator(
         workers: Evaluator processes, or actors; 0 evaluates in this one, or in as many actors as there is room for.
         stack: Closes workers and log.
         ray: Address of a Ray cluster whose actors evaluate; None evaluates on this machine.
+        all_images: Whether all images of search-val score, whatever `search.max_images` says.
     """
-    log = stack.enter_context(open_log(run))
+    log = stack.enter_context(open_log(run, all_images))
     evaluator: Evaluator
     if ray is not None:
         share = run.spec.ray
         actors = Actors(
-            partial(_on_cluster, parts_of(run), device),
+            partial(_on_cluster, parts_of(run, all_images), device),
             ray,
             workers,
             cpus=run.spec.search.threads if share.cpus is None else share.cpus,
@@ -156,7 +158,9 @@ def logged_evaluator(
         )
         evaluator = stack.enter_context(EvaluatorPool(actors))
     elif workers:
-        evaluator = stack.enter_context(EvaluatorPool(Processes(partial(load_evaluator, run.path, device), workers)))
+        evaluator = stack.enter_context(
+            EvaluatorPool(Processes(partial(load_evaluator, run.path, device, all_images), workers))
+        )
     else:
-        evaluator = load_evaluator(run.path, device)
+        evaluator = load_evaluator(run.path, device, all_images)
     return LoggedEvaluator(evaluator, log)

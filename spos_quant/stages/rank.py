@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from spos_quant.cost.budget import Budget, cost_range, parse_cost
+from spos_quant.cost.knapsack import loss_of
 from spos_quant.cost.sampler import FeasibleSampler
+from spos_quant.cost.sensitivity import has_gradient
 from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.progress import progress, remark
@@ -22,6 +24,7 @@ from spos_quant.searchers.base import Evaluation
 from spos_quant.searchers.fidelity import ceiling, fidelity, kendall
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.evaluator import logged_evaluator
+from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.models import teacher_files
 from spos_quant.stages.plan import decisive
 from spos_quant.stages.report import write_report
@@ -105,6 +108,7 @@ def rank_run(
     """
     drawn = draw(run, n, band)
     train_supernet(run, device=device, show=show)
+    given_up = _given_up(run, drawn, device, show)
     judged = _judge(run, drawn, show, device=device, workers=workers, ray=ray)
     train_teacher(run, run.spec.ranked, device=device, show=show)
     results = _results(run, drawn)
@@ -113,8 +117,8 @@ def rank_run(
     skipped = train_all(run, todo, device=device, show=show, workers=workers)
     metric = metric_of(run)
     rows = [
-        _row(run, one, evaluation, result, numbers, metric)
-        for one, evaluation, result in zip(drawn, judged, results, strict=True)
+        {**_row(run, one, evaluation, result, numbers, metric), "given_up": loss}
+        for one, evaluation, result, loss in zip(drawn, judged, results, given_up, strict=True)
     ]
     made = {
         "format": FORMAT,
@@ -131,7 +135,7 @@ def rank_run(
 
 
 def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
-    """The figures of a ranking: `judges` (by accuracy and by loss in the supernet) and `ceiling`.
+    """The figures of a ranking: `judges` (by accuracy and by loss in the supernet, by sensitivities) and `ceiling`.
 
     The truth is the mean accuracy over seeds; `kendall_of_one` is the mean tau against a single seed, which the ceiling
     bounds.
@@ -139,11 +143,13 @@ def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     truth = [row["alone_top1"] for row in rows]
     costs, strata = [row["cost"] for row in rows], [row["stratum"] for row in rows]
     by_seed = [list(values) for values in zip(*([one["top1"] for one in row["alone"]] for row in rows), strict=True)]
+    given = {
+        "top1": [row["supernet_top1"] for row in rows],
+        "loss": [-row["supernet_loss"] for row in rows],
+        "sensitivity": [-row["given_up"] for row in rows if row["given_up"] is not None],
+    }
     judges = {}
-    for name, judged in (
-        ("top1", [row["supernet_top1"] for row in rows]),
-        ("loss", [-row["supernet_loss"] for row in rows]),
-    ):
+    for name, judged in ((name, values) for name, values in given.items() if values):
         of_one = [tau for values in by_seed if (tau := kendall(judged, values)) is not None]
         figures = fidelity(judged, truth, costs, strata, seed=seed)
         judges[name] = {**figures, "kendall_of_one": fmean(of_one) if of_one else None}
@@ -217,6 +223,15 @@ def _judge(
             found.append(evaluation)
             tick()
         return found
+
+
+def _given_up(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> list[float | None]:
+    """What each architecture gives up by the sum of sensitivities from gradients; None where these know no axis."""
+    if not has_gradient(run.space):
+        return [None] * len(drawn)
+    found, _ = gradient_sensitivity(run, device=device, show=show)
+    losses = found.losses(run.space)
+    return [loss_of(losses, one.architecture, run.space.relevant(one.architecture)) for one in drawn]
 
 
 def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:

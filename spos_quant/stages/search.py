@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
 from typing import Any
 
@@ -27,6 +28,7 @@ from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, deare
 from spos_quant.searchers.evaluate import LoggedEvaluator
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
+from spos_quant.stages.finals import Finalist, Finals
 from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.run import Run
 
@@ -110,7 +112,8 @@ def search_run(
         for request in requests:
             done = _finished(run, request)
             if done is None:
-                session = session or _Session(run, device, logged_evaluator(run, device, workers, stack, ray=ray))
+                make = partial(logged_evaluator, run, device, workers, stack, ray=ray)
+                session = session or _Session(run, device, make(), Finals(run, partial(make, all_images=True)))
                 done = {**session.search(request, show), "skipped": False}
             found.append(done)
     return found
@@ -139,10 +142,10 @@ def _settings(run: Run, request: Request) -> dict[str, Any]:
 
 
 class _Session:
-    """An evaluator and its log, for as many searches as were asked for."""
+    """Evaluators and their log, for as many searches as were asked for."""
 
-    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator) -> None:
-        self.run, self.device, self.evaluate = run, device, evaluate
+    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator, finals: Finals) -> None:
+        self.run, self.device, self.evaluate, self.finals = run, device, evaluate, finals
 
     def search(self, request: Request, show: bool) -> dict[str, Any]:
         run = self.run
@@ -167,7 +170,23 @@ class _Session:
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
         # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
-        return self._write(request, outcome, outcome.best(problem.objective, reference), searcher.planned)
+        best = outcome.best(problem.objective, reference)
+        finalists = self._finalists(outcome, problem.objective, reference, deadline, show)
+        if finalists:
+            best = finalists[0].searched
+        return self._write(request, outcome, best, finalists, searcher.planned)
+
+    def _finalists(
+        self, outcome: Outcome, objective: Objective, reference: list[Scored], deadline: float | None, show: bool
+    ) -> list[Finalist]:
+        """The best on all images, if the time suffices."""
+        if not outcome.complete:
+            return []
+        found = self.finals.judge(
+            outcome.results, objective, reference=next(iter(reference), None), deadline=deadline, show=show
+        )
+        outcome.complete = found is not None
+        return found or []
 
     def _losses(self, request: Request, show: bool) -> Losses | None:
         """The sensitivities from gradients, where the settings want them and the searcher uses them."""
@@ -188,7 +207,9 @@ class _Session:
         """Scores the uniform architectures of the space too, for the report; a search that wants them asks again."""
         list(self.evaluate(list(uniform_architectures(self.run.space).values())))
 
-    def _write(self, request: Request, outcome: Outcome, best: Scored, planned: int) -> dict[str, Any]:
+    def _write(
+        self, request: Request, outcome: Outcome, best: Scored, finalists: list[Finalist], planned: int
+    ) -> dict[str, Any]:
         run = self.run
         result = run.result(request.key)
         rows = architecture_rows(run.space, best.architecture)
@@ -208,6 +229,7 @@ class _Session:
             "latency": run.table.total(best.architecture, LATENCY) if LATENCY in metrics else None,
             "score": best.score,
             "loss": best.loss,
+            "finalists": [one.to_json(run) for one in finalists],
             "evaluations": len(asked),
             "planned": planned,
             "complete": outcome.complete,

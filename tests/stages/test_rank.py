@@ -10,7 +10,9 @@ import pytest
 from stages_settings import BUDGET
 
 from spos_quant.cost.budget import cost_range
+from spos_quant.cost.sensitivity import from_json
 from spos_quant.errors import BudgetError, ConfigError, SpaceError
+from spos_quant.run_dir import read_artifact
 from spos_quant.searchers.fidelity import fidelity
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.spec import parse_spec
@@ -94,6 +96,7 @@ def test_ranking_end_to_end(copy, command):
     made = command("rank", copy, "--n", 4, *QUICK, json=True)
     assert made["skipped"] == []
     assert made["ceiling"] is None
+    assert set(made["judges"]) == {"top1", "loss"}, "gradients know no operators and widths"
     assert sorted(str(path) for path in (copy / "results").rglob("*")) == results
     assert not list((copy / "ranking").rglob("*.safetensors"))
     stored = json.loads((copy / "ranking.json").read_text())
@@ -115,6 +118,31 @@ def test_ranking_end_to_end(copy, command):
     columns = [[row[key] for row in made["rows"]] for key in ("supernet_top1", "alone_top1", "cost", "stratum")]
     expected = json.loads(json.dumps(fidelity(*columns, seed=0)))
     assert {key: made["judges"]["top1"][key] for key in expected} == expected
+
+
+def test_sensitivities_are_judges_where_gradients_know_every_axis(tmp_path, command):
+    space = {
+        **{"name": "bits", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "data": "digits"},
+        **{"axes": {"bits": [[2, 4], [4, 4], [8, 8]]}, "bits_per": "layer"},
+        **{"train": {"iterations": 2}, "retrain": {"iterations": 1}},
+        "search": {"recalibration_images": 64, "max_images": 64, "gradient_images": 64},
+    }
+    path = tmp_path / "bits.yaml"
+    path.write_text(json.dumps(space))
+    command("train", path, "--out", tmp_path / "run", json=True)
+    made = command("rank", tmp_path / "run", "--n", 5, json=True)
+    run = open_existing(str(tmp_path / "run"))
+    losses = from_json(read_artifact(run.sensitivity_path("gradient")), run.table).losses(run.space)
+    for row in made["rows"]:
+        architecture = run.space.decode(row["architecture"])
+        assert row["given_up"] == pytest.approx(sum(own[c] for own, c in zip(losses, architecture, strict=True)))
+    columns = [[row[key] for row in made["rows"]] for key in ("alone_top1", "cost", "stratum")]
+    expected = json.loads(json.dumps(fidelity([-row["given_up"] for row in made["rows"]], *columns, seed=0)))
+    judges = made["judges"]
+    assert {key: judges["sensitivity"][key] for key in expected} == expected
+    assert set(judges) == {"top1", "loss", "sensitivity"}
+    assert "sum of sensitivities from gradients" in (tmp_path / "run" / "report.html").read_text()
+    assert "sum of sensitivities" in command("rank", tmp_path / "run", "--n", 5)[1]
 
 
 @pytest.mark.slow
