@@ -17,6 +17,7 @@ from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.sensitivity import Departures
 from spos_quant.searchers.base import searchers
 from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
+from spos_quant.stages.finals import places
 from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of, problem_of
@@ -58,13 +59,17 @@ def estimate(
     evaluations = sum(searchers[request.searcher](problem_of(run, request)).planned for request in requests)
     evaluations += 0 if trainings is None else trainings.judged
     if evaluations:
-        seconds = evaluations * _seconds_per_evaluation(run, supernet) / atonce
+        each = _seconds_per_evaluation(run, supernet) / atonce
         name = "search" if requests else "judge"
-        stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": seconds})
+        stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": evaluations * each})
+        finalists = len(requests) * places(run)
+        if finalists:
+            seconds = finalists * each * _images(run, all_images=True) / _images(run, all_images=False)
+            stages.append({"stage": "finalists", "units": finalists, "unit": "architectures", "seconds": seconds})
     if trainings is not None:
         batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
-        each = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
-        stages.append({**each, "units": each["units"] * trainings.count, "seconds": each["seconds"] * trainings.count})
+        one = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
+        stages.append({**one, "units": one["units"] * trainings.count, "seconds": one["seconds"] * trainings.count})
     elif requests:
         retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))
@@ -96,6 +101,11 @@ def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, 
     stage = {"stage": f"sensitivity ({kind})", "units": units, "unit": unit, "seconds": seconds}
     found = estimate(run, [])
     return {**found, "stages": [*found["stages"], stage]}
+
+
+def _images(run: Run, *, all_images: bool) -> int:
+    """Of one evaluation."""
+    return recalibration_batches(run).images + scoring_batches(run, "search-val", all_images=all_images).images
 
 
 def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:

@@ -35,6 +35,12 @@ class Finalist:
         }
 
 
+def places(run: Run) -> int:
+    """How many finalists a search has: none where it scores on all images anyway."""
+    some, every = (scoring_batches(run, "search-val", all_images=whole).images for whole in (False, True))
+    return run.spec.search.finalists if some < every else 0
+
+
 class Finals:
     """Scores finalists where `search.max_images` leaves images out.
 
@@ -46,8 +52,7 @@ class Finals:
     def __init__(self, run: Run, make: Callable[[], LoggedEvaluator]) -> None:
         self.run, self._make = run, make
         self._evaluate: LoggedEvaluator | None = None
-        counts = [scoring_batches(run, "search-val", all_images=every).images for every in (False, True)]
-        self.places = run.spec.search.finalists if counts[0] < counts[1] else 0
+        self.places = places(run)
 
     def judge(
         self,

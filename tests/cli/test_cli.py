@@ -234,6 +234,16 @@ def test_dry_run_estimates_and_writes_nothing(call, tmp_path):
     assert not list(Path(tmp_path).iterdir())
 
 
+def test_dry_run_counts_finalists(call):
+    dry = ["--dry-run", "--json", "--set", "search.max_images=64", "--set", "search.finalists=7"]
+    status, out, err = call("search", "digits-mixed", "--bitops-budget", "30%", "--bitops-budget", "4M", *dry)
+    assert status == 0, err
+    stages = {stage["stage"]: stage for stage in json.loads(out)["stages"]}
+    per_unit = {name: stages[name]["seconds"] / stages[name]["units"] for name in ("search", "finalists")}
+    assert stages["finalists"]["units"] == 2 * 7
+    assert per_unit["finalists"] / per_unit["search"] == pytest.approx((256 + 287) / (256 + 64))
+
+
 def test_dry_run_counts_iterations_and_the_paths_of_a_step(call):
     given = ["--set", "train.iterations=123", "--set", "retrain.iterations=45", "--set", "train.path_sampler=sandwich"]
     status, out, err = call("run", "digits-mixed", "--bitops-budget", "4M", "--dry-run", "--json", *given)
