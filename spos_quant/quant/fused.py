@@ -77,20 +77,31 @@ class Ahead(NamedTuple):
     levels: Tensor
     version: int
     """Of the tensor: what has been changed in place is quantized anew."""
+    made_by: object
+    """The node of the graph that gave both."""
 
     @staticmethod
     def lay(x: Tensor, quantizer: FusedIntQuant, levels: Tensor) -> None:
         """Keeps `levels` at `x`."""
-        vars(x)["_spos_quant_ahead"] = Ahead(quantizer, levels, x._version)
+        vars(x)["_spos_quant_ahead"] = Ahead(quantizer, levels, x._version, x.grad_fn)
 
     @staticmethod
     def take(x: Tensor, quantizer: FusedIntQuant) -> Tensor | None:
-        """What `quantizer` makes of `x`, once, if it is there: two readers have a gradient each, which are summed."""
+        """What `quantizer` makes of `x`, once, if it is there: two readers have a gradient each, which are summed.
+
+        Where somebody watches the gradient of `x` it must be whole, and where tensors are saved through hooks, as in
+        activation checkpointing, a second pass must do what the first did.
+        """
         ahead = getattr(x, "_spos_quant_ahead", None)
-        if ahead is None or ahead.quantizer is not quantizer:
+        if ahead is None or ahead.quantizer is not quantizer or x._backward_hooks or x.retains_grad or saved_by_hooks():
             return None
         del vars(x)["_spos_quant_ahead"]
-        return ahead.levels if ahead.version == x._version else None
+        return ahead.levels if ahead.version == x._version and ahead.made_by is x.grad_fn else None
+
+
+def saved_by_hooks() -> bool:
+    """Whether what a backward pass needs is saved through hooks."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def integer_codes(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:

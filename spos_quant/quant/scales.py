@@ -56,13 +56,14 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, largest: Tensor, code: Tensor | None, least: float) -> Tensor:
         ctx.code = code  # None at one bit, whose only level is the step; a constant, of which nobody wants a gradient
+        ctx.set_materialize_grads(False)  # a step that nobody used moves nothing
         level = largest.clamp_min(least)
         return level if code is None else level / code
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
         (gradient,) = gradients
-        return gradient if ctx.code is None else gradient / ctx.code, None, None
+        return gradient if ctx.code is None or gradient is None else gradient / ctx.code, None, None
 
 
 class LargestCode(nn.Module):

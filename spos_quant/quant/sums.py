@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spos_quant.quant.fused import Ahead, FusedIntQuant, rectifying, straight_through
+from spos_quant.quant.fused import Ahead, FusedIntQuant, rectifying, saved_by_hooks, straight_through
 from spos_quant.quant.kernels import active
 from spos_quant.quant.rectify import has_clip, input_quantizers
 from spos_quant.quant.switch import SwitchLayer
@@ -19,15 +19,17 @@ def residual_sum(x: Tensor, y: Tensor, reader: nn.Module | None, *, relu: bool) 
     """`x + y`, or `relu(x + y)`, in one loop where kernels are compiled; both may be read elsewhere.
 
     Args:
-        x: A tensor that is not to be changed.
+        x: A tensor.
         y: As `x`.
         reader: The layer that is expected to read the sum first. While gradients are recorded, its quantizer's answer
-            is made in the same loop and lies ready for it; a wrong guess costs time alone.
+            is made in the same loop and lies ready for it. A wrong guess costs time and changes nothing. With a reader
+            the sum is saved for the way back: until it is read, it must not be changed in place.
         relu: Whether the sum is rectified.
     """
     alike = x.shape == y.shape and x.stride() == y.stride() and x.dtype == y.dtype
     if active(x).compiled and alike and _dense(x):
-        quantizer = _active_quantizer(reader) if torch.is_grad_enabled() and reader is not None else None
+        learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad) and not saved_by_hooks()
+        quantizer = _active_quantizer(reader) if reader is not None and learns else None
         if quantizer is not None:
             return _with_levels(x, y, quantizer, relu)
         if relu:
@@ -87,11 +89,16 @@ class _SumLevels(torch.autograd.Function):
         made, levels = _own(view.back(made)), _own(view.back(levels))
         ctx.save_for_backward(made, step, low, high)
         ctx.clips, ctx.floor = clips, floor
+        ctx.set_materialize_grads(False)
         return made, levels
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         made, step, low, high = ctx.saved_tensors
+        if gradients[1] is None:  # nobody took the levels
+            alone = gradients[0] if gradients[0] is None else torch.where(made <= ctx.floor, 0.0, gradients[0])
+            return alone, alone, None, None, None, None, None
+        upstream = [torch.zeros_like(made) if gradient is None else gradient for gradient in gradients]
         if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
             inputs = made.view_as(made), step.view_as(step)
             levels = straight_through(*inputs, low, high, ctx.clips)

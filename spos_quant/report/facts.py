@@ -80,6 +80,8 @@ def ended_early(result: Result) -> bool:
 
 def early_end(result: Result) -> str:
     """What a search that a time limit ended had evaluated by then."""
+    if result.get("finalists", ()) is None:
+        return "ended early by the time limit, before its finalists were scored on all images"
     asked, wanted = result.get("asked") or 0, result.get("planned") or 0
     of = f" of about {wanted:,}" if wanted else ""
     return f"ended early by the time limit: {asked:,}{of} architectures"

@@ -73,9 +73,8 @@ def _final(result: Result) -> str:
     finalists = result.get("finalists") or ()
     if not finalists:
         return ""
-    return (
-        f" Of {len(finalists)} finalists it is the best on all of search-val, {percent(finalists[0]['score'])} there."
-    )
+    score = percent(finalists[0]["score"])
+    return f" It won among {len(finalists)} scored on all of search-val, with {score} in the supernet."
 
 
 def _found(data: Data, result: Result) -> str:

@@ -14,7 +14,7 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
-from spos_quant.cost.sensitivity import Departures
+from spos_quant.cost.sensitivity import Departures, has_gradient
 from spos_quant.searchers.base import searchers
 from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
 from spos_quant.stages.finals import places
@@ -56,16 +56,18 @@ def estimate(
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
     atonce = max(1, min(workers, os.cpu_count() or 1))
-    evaluations = sum(searchers[request.searcher](problem_of(run, request)).planned for request in requests)
-    evaluations += 0 if trainings is None else trainings.judged
+    planned = [searchers[request.searcher](problem_of(run, request)).planned for request in requests]
+    evaluations = sum(planned) + (0 if trainings is None else trainings.judged)
     if evaluations:
         each = _seconds_per_evaluation(run, supernet) / atonce
         name = "search" if requests else "judge"
         stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": evaluations * each})
-        finalists = len(requests) * places(run)
+        finalists = sum(min(places(run), count) for count in planned)
         if finalists:
             seconds = finalists * each * _images(run, all_images=True) / _images(run, all_images=False)
             stages.append({"stage": "finalists", "units": finalists, "unit": "architectures", "seconds": seconds})
+    if trainings is not None and trainings.judged and has_gradient(run.space):
+        stages.append({"stage": "sensitivity (gradient)", **_gradients(run, supernet)})
     if trainings is not None:
         batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
         one = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
@@ -89,18 +91,21 @@ def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, 
     """What `estimate` returns, for training and sensitivities."""
     supernet = build(run.space, seed=run.seed)
     if kind == "measured":
-        units, unit = len(Departures(run.table).architectures), "architectures"
+        units = len(Departures(run.table).architectures)
         seconds = units * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
+        stage = {"units": units, "unit": "architectures", "seconds": seconds}
     else:
-        batches = gradient_batches(run)
-        units, unit = batches.count, "batches"
-        first = [next(iter(batches))]
-        start = time.perf_counter()
-        fisher_sensitivity(supernet, first)
-        seconds = units * (time.perf_counter() - start)
-    stage = {"stage": f"sensitivity ({kind})", "units": units, "unit": unit, "seconds": seconds}
+        stage = _gradients(run, supernet)
     found = estimate(run, [])
-    return {**found, "stages": [*found["stages"], stage]}
+    return {**found, "stages": [*found["stages"], {"stage": f"sensitivity ({kind})", **stage}]}
+
+
+def _gradients(run: Run, supernet: Supernet) -> dict[str, Any]:
+    batches = gradient_batches(run)
+    first = [next(iter(batches))]
+    start = time.perf_counter()
+    fisher_sensitivity(supernet, first)
+    return {"units": batches.count, "unit": "batches", "seconds": batches.count * (time.perf_counter() - start)}
 
 
 def _images(run: Run, *, all_images: bool) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spos_quant.progress import progress
-from spos_quant.searchers.base import Objective, Scored
+from spos_quant.searchers.base import Scored
 from spos_quant.searchers.evaluate import LoggedEvaluator
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Run
+
+if TYPE_CHECKING:
+    from spos_quant.stages.search import Searched
 
 
 @dataclass(frozen=True)
@@ -54,41 +57,31 @@ class Finals:
         self._evaluate: LoggedEvaluator | None = None
         self.places = places(run)
 
-    def judge(
-        self,
-        results: Iterable[Scored],
-        objective: Objective,
-        *,
-        reference: Scored | None = None,
-        deadline: float | None = None,
-        show: bool = False,
-    ) -> list[Finalist] | None:
+    def judge(self, searched: Searched, *, deadline: float | None = None, show: bool = False) -> list[Finalist] | None:
         """The finalists, the best on all images first; none where there is nothing to choose; None where time ran out.
 
+        The reference that accuracy is measured against takes part, and counts with its score on all images.
+
         Args:
-            results: Of a search.
-            objective: Of the search.
-            reference: What accuracy is measured against: it takes part, and its score on all images takes its place.
+            searched: A search that came to its end.
             deadline: A `time.monotonic()` after which no further one is started.
             show: Whether progress is shown.
         """
-        ordered = sorted((one for one in results if one.within), key=objective.rank)
-        chosen = {one.architecture: one for one in ordered[: self.places]}
-        if len(chosen) < 2:
+        objective = searched.objective
+        ordered = sorted((one for one in searched.outcome.results if one.within), key=objective.rank)
+        chosen = {one.architecture: one for one in (*ordered[: self.places], *searched.reference)}
+        if not ordered[: self.places] or len(chosen) < 2:
             return []
-        if reference is not None:
-            chosen.setdefault(reference.architecture, reference)
         self._evaluate = self._evaluate or self._make()
-        found = []
-        with progress("finalists", len(chosen), unit="architectures", show=show) as tick:
-            for one, searched in zip(self._evaluate(list(chosen)), chosen.values(), strict=True):
-                found.append(Finalist(searched, replace(searched, score=one.score, loss=one.loss)))
+        found = {}
+        with progress(f"finalists of {searched.request.key}", len(chosen), unit="architectures", show=show) as tick:
+            for one in self._evaluate(list(chosen)):
+                before = chosen[one.architecture]
+                found[one.architecture] = Finalist(before, replace(before, score=one.score, loss=one.loss))
                 tick(f"top-1 {one.score:.4f}")
                 if deadline is not None and time.monotonic() > deadline and len(found) < len(chosen):
                     return None
-        if reference is not None:
-            assert objective.least_score is not None
-            whole = next(one for one in found if one.searched.architecture == reference.architecture)
-            change = whole.scored.score - reference.score
-            objective = replace(objective, least_score=objective.least_score + change)
-        return sorted(found, key=lambda one: objective.rank(one.scored))
+        for reference in searched.reference:
+            least = found[reference.architecture].scored.score - (searched.request.max_drop or 0.0)
+            objective = replace(objective, least_score=least)
+        return sorted(found.values(), key=lambda one: objective.rank(one.scored))

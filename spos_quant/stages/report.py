@@ -129,7 +129,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "complete": search.get("complete"),
         "planned": search.get("planned"),
         "asked": search.get("evaluations"),
-        "finalists": search.get("finalists") or [],
+        "finalists": search.get("finalists", []),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
         "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, deare
 from spos_quant.searchers.evaluate import LoggedEvaluator
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
-from spos_quant.stages.finals import Finalist, Finals
+from spos_quant.stages.finals import Finalist, Finals, places
 from spos_quant.stages.gradient import gradient_sensitivity
 from spos_quant.stages.run import Run
 
@@ -106,17 +106,52 @@ def search_run(
             searchers[request.searcher]  # raises with the near match
         FeasibleSampler(run.table, request.budgets)
         wants_gradients(run, request)
-    found: list[dict[str, Any]] = []
+    evaluator = partial(logged_evaluator, run, device, workers, ray=ray)
+    found = _searched(run, requests, device, show, evaluator)
+    # Only when all searches are done: workers of two kinds at a time would want the room and the memory of both.
+    with ExitStack() as stack:
+        finals = Finals(run, partial(evaluator, stack=stack, all_images=True))
+        return [_decided(run, finals, one, show) if isinstance(one, Searched) else one for one in found]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found, before its finalists are judged."""
+
+    request: Request
+    outcome: Outcome
+    objective: Objective
+    reference: tuple[Scored, ...]
+    """The dearest architecture, where accuracy is measured against it."""
+    planned: int
+    left: float | None
+    """Seconds of its time that are left; None where it has no limit."""
+
+
+def _searched(
+    run: Run, requests: list[Request], device: str, show: bool, evaluator: Callable[..., LoggedEvaluator]
+) -> list[dict[str, Any] | Searched]:
+    """What is finished as it is stored, and the rest searched; without finalists the latter is stored at once."""
+    found: list[dict[str, Any] | Searched] = []
     with ExitStack() as stack:
         session: _Session | None = None
         for request in requests:
-            done = _finished(run, request)
+            done: dict[str, Any] | Searched | None = _finished(run, request)
             if done is None:
-                make = partial(logged_evaluator, run, device, workers, stack, ray=ray)
-                session = session or _Session(run, device, make(), Finals(run, partial(make, all_images=True)))
-                done = {**session.search(request, show), "skipped": False}
+                session = session or _Session(run, device, evaluator(stack=stack))
+                done = session.search(request, show)
+                if not places(run):
+                    done = _write(run, done, [])
             found.append(done)
     return found
+
+
+def _decided(run: Run, finals: Finals, searched: Searched, show: bool) -> dict[str, Any]:
+    """The search stored with its winner, which is the best of its finalists if the time sufficed for them."""
+    if not searched.outcome.complete:
+        return _write(run, searched, [])
+    deadline = None if searched.left is None else time.monotonic() + searched.left
+    return _write(run, searched, finals.judge(searched, deadline=deadline, show=show))
 
 
 def _finished(run: Run, request: Request) -> dict[str, Any] | None:
@@ -135,6 +170,8 @@ def _finished(run: Run, request: Request) -> dict[str, Any] | None:
 
 def _settings(run: Run, request: Request) -> dict[str, Any]:
     search = run.spec.search.model_dump(mode="json")
+    if not places(run):  # what was searched before there were finalists stays finished
+        del search["finalists"]
     settings = {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
     if any(budget.metric == LATENCY for budget in request.budgets):
         settings["latency"] = digest(run.latency_path)  # by another table something else is the best
@@ -142,12 +179,12 @@ def _settings(run: Run, request: Request) -> dict[str, Any]:
 
 
 class _Session:
-    """Evaluators and their log, for as many searches as were asked for."""
+    """An evaluator and its log, for as many searches as were asked for."""
 
-    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator, finals: Finals) -> None:
-        self.run, self.device, self.evaluate, self.finals = run, device, evaluate, finals
+    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator) -> None:
+        self.run, self.device, self.evaluate = run, device, evaluate
 
-    def search(self, request: Request, show: bool) -> dict[str, Any]:
+    def search(self, request: Request, show: bool) -> Searched:
         run = self.run
         metric = metric_of(run, request.budgets)
         reference = self._reference(request, metric)
@@ -169,24 +206,8 @@ class _Session:
                 deadline=deadline,
                 on_result=lambda scored: watch.see(scored, metric, tick, log),
             )
-        # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
-        best = outcome.best(problem.objective, reference)
-        finalists = self._finalists(outcome, problem.objective, reference, deadline, show)
-        if finalists:
-            best = finalists[0].searched
-        return self._write(request, outcome, best, finalists, searcher.planned)
-
-    def _finalists(
-        self, outcome: Outcome, objective: Objective, reference: list[Scored], deadline: float | None, show: bool
-    ) -> list[Finalist]:
-        """The best on all images, if the time suffices."""
-        if not outcome.complete:
-            return []
-        found = self.finals.judge(
-            outcome.results, objective, reference=next(iter(reference), None), deadline=deadline, show=show
-        )
-        outcome.complete = found is not None
-        return found or []
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return Searched(request, outcome, problem.objective, tuple(reference), searcher.planned, left)
 
     def _losses(self, request: Request, show: bool) -> Losses | None:
         """The sensitivities from gradients, where the settings want them and the searcher uses them."""
@@ -207,37 +228,45 @@ class _Session:
         """Scores the uniform architectures of the space too, for the report; a search that wants them asks again."""
         list(self.evaluate(list(uniform_architectures(self.run.space).values())))
 
-    def _write(
-        self, request: Request, outcome: Outcome, best: Scored, finalists: list[Finalist], planned: int
-    ) -> dict[str, Any]:
-        run = self.run
-        result = run.result(request.key)
-        rows = architecture_rows(run.space, best.architecture)
-        bitops = None if run.spec.full_precision else total(rows, "bitops")
-        cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
-        provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
-        result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
-        metrics = {budget.metric for budget in request.budgets}
-        asked = [run.space.encode(scored.architecture) for scored in outcome.results]
-        summary = {
-            "key": request.key,
-            "budget": budgets_json(list(request.budgets)) or None,
-            "budget_text": {budget.metric: budget.text for budget in request.budgets},
-            "max_accuracy_drop": request.max_drop,
-            "architecture": run.space.encode(best.architecture),
-            "bitops": bitops,
-            "latency": run.table.total(best.architecture, LATENCY) if LATENCY in metrics else None,
-            "score": best.score,
-            "loss": best.loss,
-            "finalists": [one.to_json(run) for one in finalists],
-            "evaluations": len(asked),
-            "planned": planned,
-            "complete": outcome.complete,
-            "settings": _settings(run, request),
-        }
-        store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
-        store_json(result.search_path, summary)
-        return {**summary, "bits": str(result.bits_path)}
+
+def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> dict[str, Any]:
+    """Stores a search with its winner.
+
+    Args:
+        run: What was searched.
+        searched: The search.
+        finalists: The best first; empty where there are none, None where the time did not suffice for them.
+    """
+    request, outcome = searched.request, searched.outcome
+    # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
+    best = finalists[0].searched if finalists else outcome.best(searched.objective, searched.reference)
+    result = run.result(request.key)
+    rows = architecture_rows(run.space, best.architecture)
+    bitops = None if run.spec.full_precision else total(rows, "bitops")
+    cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
+    provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
+    result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
+    metrics = {budget.metric for budget in request.budgets}
+    asked = [run.space.encode(scored.architecture) for scored in outcome.results]
+    summary = {
+        "key": request.key,
+        "budget": budgets_json(list(request.budgets)) or None,
+        "budget_text": {budget.metric: budget.text for budget in request.budgets},
+        "max_accuracy_drop": request.max_drop,
+        "architecture": run.space.encode(best.architecture),
+        "bitops": bitops,
+        "latency": run.table.total(best.architecture, LATENCY) if LATENCY in metrics else None,
+        "score": best.score,
+        "loss": best.loss,
+        "finalists": None if finalists is None else [one.to_json(run) for one in finalists],
+        "evaluations": len(asked),
+        "planned": searched.planned,
+        "complete": outcome.complete and finalists is not None,
+        "settings": _settings(run, request),
+    }
+    store_json(result.asked_path, {"architectures": asked, "generations": outcome.generations})
+    store_json(result.search_path, summary)
+    return {**summary, "bits": str(result.bits_path), "skipped": False}
 
 
 class _Watch:

@@ -211,7 +211,7 @@ def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
     Args:
         pairs: Blocks, each with the one that is expected to read what it gives.
     """
-    added = {block: reader for block, reader in pairs if block not in _behind and not hooked(block)}
+    added = {block: reader for block, reader in pairs if block not in _behind}
     _behind.update(added)
     try:
         yield
@@ -221,8 +221,10 @@ def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
 
 
 def _reader_behind(block: Block) -> nn.Module | None:
-    reader = _behind.get(block)
-    return None if reader is None else reader.first
+    """The layer that reads what a block gives, where that is known and nothing watches on the way."""
+    behind = _behind.get(block)
+    first = None if behind is None or hooked(block) or hooked(behind) else behind.first
+    return None if first is None or hooked(first) else first
 
 
 def _first(owner: nn.Module, row: Sequence[str]) -> nn.Module | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import brevitas.nn as qnn
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from spos_quant.quant import kernels, sums
 from spos_quant.quant.quantizers import gaussian, pact
@@ -96,9 +98,50 @@ def test_two_readers_have_a_gradient_each(as_if_compiled: None, relu: bool) -> N
         torch.testing.assert_close(mine, other)
 
 
-def test_a_wrong_guess_changes_nothing(as_if_compiled: None) -> None:
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_wrong_guess_changes_nothing(as_if_compiled: None, relu: bool) -> None:
     guess, layer, (a, b) = reader(2), reader(3), summands()
-    equal(results(layer, residual_sum(a, b, guess, relu=True), (a, b)), results(layer, plain(a, b, True), (a, b)))
+    made = residual_sum(a, b, guess, relu=relu)
+    clip = next(iter(guess.input_quant.parameters()))
+    (wrong,) = torch.autograd.grad(layer(made).sum(), clip, allow_unused=True, retain_graph=True)
+    assert wrong is None, "an optimizer would move what has a gradient of zero"
+    equal(results(layer, made, (a, b)), results(layer, plain(a, b, relu), (a, b)))
+
+
+@pytest.mark.parametrize("watch", ["retain_grad", "hook"])
+def test_who_watches_a_gradient_sees_all_of_it(as_if_compiled: None, watch: str) -> None:
+    found = []
+    for folded in (True, False):
+        layer, (a, b) = reader(), summands()
+        made = residual_sum(a, b, layer, relu=True) if folded else plain(a, b, True)
+        if watch == "hook":
+            made.register_hook(lambda gradient: gradient * 2)
+        else:
+            made.retain_grad()
+        (layer(made).sum() + made.square().sum()).backward()
+        found.append((a.grad, made.grad if watch == "retain_grad" else None))
+    assert found[1][0] is not None
+    assert torch.equal(found[0][0], found[1][0])
+    assert watch == "hook" or torch.equal(found[0][1], found[1][1])  # type: ignore[arg-type]
+
+
+def test_what_left_the_graph_is_quantized_anew(as_if_compiled: None) -> None:
+    layer, (a, b) = reader(), summands()
+    layer.requires_grad_(False)
+    made = residual_sum(a, b, layer, relu=False).detach_()
+    assert not layer(made).requires_grad
+
+
+def test_activation_checkpointing(as_if_compiled: None) -> None:
+    """The second forward pass saves what the first one did, whichever side of the sum is computed anew."""
+    layer, (a, b) = reader(), summands()
+    expected = torch.autograd.grad(layer(plain(a, b, True)).square().sum(), (a, b))
+    again = partial(checkpoint, use_reentrant=False)
+    for summed, read in ((again, again), (again, None), (None, again)):
+        made = (summed or (lambda f, *x: f(*x)))(partial(residual_sum, reader=layer, relu=True), a, b)
+        y = (read or (lambda f, *x: f(*x)))(layer, made)
+        for ours, theirs in zip(torch.autograd.grad(y.square().sum(), (a, b)), expected, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_what_is_changed_in_place_is_quantized_anew(as_if_compiled: None) -> None:
@@ -129,6 +172,9 @@ def test_nothing_is_laid_ready_where_nothing_learns(as_if_compiled: None) -> Non
         assert not vars(residual_sum(a, b, layer, relu=True))
     with torch.inference_mode():
         assert torch.equal(residual_sum(a, b, layer, relu=False), a + b)
+    frozen = residual_sum(a.detach(), b.detach(), layer, relu=False)
+    assert not vars(frozen)
+    assert not frozen.requires_grad
     for other in (nn.Conv2d(6, 4, 3), nn.ReLU(), qnn.QuantConv2d(6, 4, 3, weight_quant=None), switchable(1, True)):
         assert not vars(residual_sum(a, b, other, relu=True))
     layer = switchable()
@@ -158,5 +204,7 @@ def test_compiled(relu: bool, signed: bool, device: str) -> None:
     y = layer(made).square().sum() + made.sum()
     theirs = [made, *torch.autograd.grad(y, (a, b, *layer.parameters()))]
     assert torch.equal(ours[0], theirs[0])
-    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+    for mine, other in zip(ours[1:3], theirs[1:3], strict=True):
+        assert torch.equal(mine, other)
+    for mine, other in zip(ours[3:], theirs[3:], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-3)

@@ -62,6 +62,15 @@ def test_the_same_files_with_any_number_of_actors(command, cluster, fresh, actor
     assert results(together) == results(alone)
 
 
+def test_finals_find_room_where_the_search_took_all(command, cluster, fresh):
+    alone, together = fresh("alone"), fresh("together")
+    some = ["--set", "search.max_images=64", "--set", "search.finalists=3"]
+    command(*search(alone), *some, json=True)
+    found = command(*search(together), *some, "--ray", "local", json=True)
+    assert len(found["results"][0]["finalists"]) == 3
+    assert results(together) == results(alone)
+
+
 @pytest.mark.slow
 def test_the_other_commands_that_evaluate(command, cluster, fresh):
     alone, together = fresh("alone"), fresh("together")

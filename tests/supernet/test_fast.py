@@ -174,13 +174,18 @@ def test_watched_blocks_sum_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums, "active", lambda _x: AS_IF_COMPILED)
     model = supernet("conv3x3", [4])
     model.activate(model.space.uniform(4, 4))
-    laid = []
+    laid: list[object] = []
     monkeypatch.setattr(fused.Ahead, "lay", staticmethod(lambda *given: laid.append(given)))
     pairs = list(blocks_in_a_row(model))
-    pairs[2][0].register_forward_hook(lambda *_: None)
-    step(model, fast=True)
     assert len(pairs) == 8
-    assert len(laid) == 7
+    x = torch.randn(3, 3, 8, 8)
+    with sq.fast_steps(model, compiled=False):
+        for i, watched in enumerate((pairs[1][0], pairs[3][1], pairs[5][1].first), 1):
+            assert watched is not None
+            watched.register_forward_pre_hook(lambda *_: None)  # also while it is open
+            laid.clear()
+            model(x)
+            assert len(laid) in (8 - 2 * i, 8 - 2 * i + 1)
 
 
 @pytest.mark.slow
