@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,22 @@ def test_files_of_integers_are_those_of_the_reference_on_a_test_split(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [" 0 other labels" in line for line in done.stdout.splitlines()] == [True, True]
+
+
+@pytest.mark.slow
+def test_rankings_are_read(tmp_path):
+    raw = {"name": "bits", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "data": "digits"}
+    raw |= {"axes": {"bits": [[2, 4], [4, 4], [8, 8]]}, "train": {"iterations": 1}, "retrain": {"iterations": 1}}
+    (tmp_path / "bits.yaml").write_text(json.dumps(raw))
+    spos_quant = [sys.executable, "-m", "spos_quant"]
+    for words in (["train", tmp_path / "bits.yaml", "--out", tmp_path / "run"], ["rank", tmp_path / "run", "--n", "4"]):
+        subprocess.run([*spos_quant, *words], check=True, capture_output=True)
+    command = [sys.executable, str(ROOT / "benchmarks" / "rankings.py"), tmp_path / "run", "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split("tau")[0].split(maxsplit=1)[1].strip() for line in done.stdout.splitlines()] == [
+        "accuracy in the supernet",
+        "loss in the supernet",
+        "sum of sensitivities from gradients",
+        "cost alone",
+    ]

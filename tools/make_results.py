@@ -158,7 +158,7 @@ def bits(result: Row) -> str:
         settings = f"--seeds {seeds} {settings}"
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}{result.get("heading", "")}
 
-All rows of a space take the same steps from the same float weights; `best` is what the search found in a supernet of
+All rows of a space take the same steps from the same {"float weights" if weights else "supernet"}; `best` is what the search found in a supernet of
 {steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
 {result.get("notes", "")}
 {table(("space", "budget", "bits", "BitOps", "search-val top-1", "test top-1", "std", "seeds"), rows)}
@@ -208,6 +208,48 @@ the command names and the table lacks were not measured.
 """
 
 
+def rankings(result: Row) -> str:
+    """Who orders architectures as training each alone does."""
+    rows = []
+    for one in result["rankings"]:
+        what = f"{one['space']}, {one['supernet_steps']:,} steps"
+        judges = one["judges"] | ({"another seed of training alone": one["ceiling"]} if one["ceiling"] else {})
+        for judge, figures in judges.items():
+            low, high = figures.get("interval") or (None, None)
+            between = "-" if low is None else f"{low:.2f} to {high:.2f}"
+            beyond = (number(figures.get(key)) for key in ("within_strata", "residual"))
+            lost = (figures.get("regret") or {}).get("1")
+            rows.append(
+                [
+                    what,
+                    judge,
+                    number(figures["kendall"]),
+                    between,
+                    *beyond,
+                    "-" if lost is None else f"{100 * lost:.2f}",
+                ]
+            )
+    made = "; ".join(
+        f"`{one['space']}`: {one['n']} architectures of {one['band']} {one['metric']}, {one['alone_steps']} steps alone, "
+        f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
+        for one in result["rankings"]
+    )
+    commands = "\n".join(
+        f"`spos-quant rank RUN --n {one['n']} --seeds {one['seeds']} --band {one['band']} --set rank.iterations={one['alone_steps']}`"
+        for one in result["rankings"]
+    )
+    return f"""## Who ranks best: the supernet or the sum of sensitivities
+
+Architectures drawn evenly over the cost, trained alone from the float weights, and judged by those who would choose among them: Kendall's tau
+and its 95 % interval, that within strata of like cost, that of what the cost does not explain, and the points of search-val that the first choice loses
+against the best of all. {made}.
+{result.get("notes", "")}
+{table(("space, supernet", "judge", "tau", "95 %", "within strata", "beyond cost", "first choice loses"), rows)}
+{commands}
+`python benchmarks/rankings.py RUN RUN`
+"""
+
+
 def recalibration(result: Row) -> str:
     """Images that recalibration needs."""
     rows = [
@@ -253,9 +295,14 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_bits-resnet20-470-first": bits,
     "cifar10_bits-resnet20": bits,
     "cifar10_bits-mobilenetv2-seeds": bits,
+    "cifar10_bits-resnet20-skip": bits,
+    "cifar10_bits-resnet20-ops": bits,
+    "cifar10_bits-mobilenetv2-finals-seeds": bits,
+    "cifar10_bits-mobilenetv2-finals": bits,
     "cifar10_bits-mobilenetv2-loss-seeds": bits,
     "cifar10_bits-mobilenetv2": bits,
     "cifar10_bits-mobilenetv2-loss": bits,
+    "rankings": rankings,
     "cifar10_interference": interference,
     "recalibration": recalibration,
     "cifar10_knapsack": knapsack,
