@@ -15,7 +15,6 @@ from typing import Any
 
 from common import write_result
 
-from spos_quant.cost.units import human
 from spos_quant.report.text import JUDGES
 from spos_quant.stages.plan import open_existing
 
@@ -43,7 +42,7 @@ def ranking_of(path: Path) -> dict[str, Any]:
         "supernet_steps": run.spec.train.iterations,
         "n": len(made["rows"]),
         "seeds": len(made["seeds"]),
-        "band": ":".join(human(cost) for cost in made["band"]),
+        "band": made["band"],
         "metric": made["metric"],
         "alone_steps": made["recipe"]["iterations"],
         "best_alone": max(row["alone_top1"] for row in made["rows"]),

@@ -230,12 +230,12 @@ def rankings(result: Row) -> str:
                 ]
             )
     made = "; ".join(
-        f"`{one['space']}`: {one['n']} architectures of {one['band']} {one['metric']}, {one['alone_steps']} steps alone, "
+        f"`{one['space']}`: {one['n']} architectures of {one['band'][0]:,} to {one['band'][1]:,} {one['metric']}, {one['alone_steps']} steps alone, "
         f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
         for one in result["rankings"]
     )
     commands = "\n".join(
-        f"`spos-quant rank RUN --n {one['n']} --seeds {one['seeds']} --band {one['band']} --set rank.iterations={one['alone_steps']}`"
+        f"`spos-quant rank RUN --n {one['n']} --seeds {one['seeds']} --band {one['band'][0]}:{one['band'][1]} --set rank.iterations={one['alone_steps']}`"
         for one in result["rankings"]
     )
     return f"""## Who ranks best: the supernet or the sum of sensitivities
