@@ -153,12 +153,14 @@ def bits(result: Row) -> str:
         [*weights, *tried, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])]
     )
     steps = {key: value for key, _, value in (text.partition("=") for text in told["set"])}
+    fresh = "fresh weights" if steps.get("retrain.init") == "fresh" else "their supernet's weights"
+    start = "the same float weights" if weights else fresh
     seeds, several = told["seeds"], f", {told['seeds']} seeds" if told["seeds"] > 1 else ""
     if seeds > 1:
         settings = f"--seeds {seeds} {settings}"
     return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}{result.get("heading", "")}
 
-All rows of a space take the same steps from the same {"float weights" if weights else "supernet"}; `best` is what the search found in a supernet of
+All rows of a space take the same steps from {start}; `best` is what the search found in a supernet of
 {steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
 {result.get("notes", "")}
 {table(("space", "budget", "bits", "BitOps", "search-val top-1", "test top-1", "std", "seeds"), rows)}
@@ -297,6 +299,7 @@ SECTIONS: dict[str, Callable[[Row], str]] = {
     "cifar10_bits-mobilenetv2-seeds": bits,
     "cifar10_bits-resnet20-skip": bits,
     "cifar10_bits-resnet20-ops": bits,
+    "cifar10_bits-resnet20-ops-fresh": bits,
     "cifar10_bits-mobilenetv2-finals-seeds": bits,
     "cifar10_bits-mobilenetv2-finals": bits,
     "cifar10_bits-mobilenetv2-loss-seeds": bits,
