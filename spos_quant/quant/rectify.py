@@ -12,7 +12,7 @@ from torch import nn
 
 from spos_quant.quant.fused import FusedIntQuant, rectifying
 from spos_quant.quant.scales import ClipStep
-from spos_quant.quant.switch import Bits, SwitchLayer
+from spos_quant.quant.switch import SwitchLayer
 
 absorbed: WeakSet[nn.Module] = WeakSet()
 """ReLUs that are left to the layer behind; whoever runs layers in a row leaves them out."""
@@ -50,19 +50,23 @@ def hooked(module: nn.Module) -> bool:
 
 def _from_zero(layer: nn.Module) -> list[nn.Module]:
     """The quantizers of a layer's input, if all have zero as their lowest level and a learned clip; none otherwise."""
-    made = list(input_quantizers(layer).values())
+    made = input_quantizers(layer)
     fused = [quantizer.int_quant for quantizer in made if has_clip(quantizer) and not quantizer.int_quant.signed]
     return fused if len(fused) == len(made) else []
 
 
-def input_quantizers(layer: nn.Module) -> dict[Bits, Any]:
-    """Brevitas's quantizers of a layer's input by its active bits; a plain layer has one, under None."""
-    proxies: dict[Bits, Any] = {}
+def input_quantizers(layer: nn.Module, *, active: bool = False) -> list[Any]:
+    """Brevitas's quantizers of a layer's input: one per bit-width, or that of the active bits alone."""
+    proxies: list[Any] = []
     if isinstance(layer, SwitchLayer) and layer.input_quant is not None:
-        proxies = {int(bits): proxy for bits, proxy in layer.input_quant.by_bits.items()}
+        by_bits = layer.input_quant.by_bits
+        if not active:
+            proxies = list(by_bits.values())
+        elif layer.act_bits is not None:
+            proxies = [by_bits[str(layer.act_bits)]]
     elif isinstance(layer, QuantLayer) and layer.input_quant.is_quant_enabled and not layer.input_quant.disable_quant:
-        proxies = {None: layer.input_quant}
-    return {bits: proxy.fused_activation_quant_proxy.tensor_quant for bits, proxy in proxies.items()}
+        proxies = [layer.input_quant]
+    return [proxy.fused_activation_quant_proxy.tensor_quant for proxy in proxies]
 
 
 def has_clip(quantizer: Any) -> bool:

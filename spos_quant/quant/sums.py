@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from spos_quant.quant.fused import Ahead, FusedIntQuant, rectifying, saved_by_hooks, straight_through
 from spos_quant.quant.kernels import active
 from spos_quant.quant.rectify import has_clip, input_quantizers
-from spos_quant.quant.switch import SwitchLayer
 from spos_quant.quant.views import KernelView
 
 
@@ -44,9 +43,10 @@ def _dense(x: Tensor) -> bool:
 
 def _active_quantizer(reader: nn.Module) -> Any | None:
     """The quantizer of the reader's input at its active bits, if its step does not depend on what it reads."""
-    bits = reader.act_bits if isinstance(reader, SwitchLayer) else None
-    quantizer: Any = input_quantizers(reader).get(bits)
-    return quantizer if has_clip(quantizer) and quantizer.int_quant not in rectifying else None
+    for quantizer in input_quantizers(reader, active=True):
+        if has_clip(quantizer) and quantizer.int_quant not in rectifying:
+            return quantizer
+    return None
 
 
 def _with_levels(x: Tensor, y: Tensor, quantizer: Any, relu: bool) -> Tensor:

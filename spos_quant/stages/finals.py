@@ -40,6 +40,8 @@ class Finalist:
 
 def places(run: Run) -> int:
     """How many finalists a search has: none where it scores on all images anyway."""
+    if run.spec.search.max_images is None:  # and nothing has to be loaded to know it
+        return 0
     some, every = (scoring_batches(run, "search-val", all_images=whole).images for whole in (False, True))
     return run.spec.search.finalists if some < every else 0
 

@@ -41,7 +41,7 @@ class Images:
             "spos_quant.stages.finals.scoring_batches",
             lambda _run, split, all_images: SimpleNamespace(images=10 if all_images else seen),
         )
-        run = SimpleNamespace(spec=SimpleNamespace(search=SimpleNamespace(finalists=finalists)))
+        run = SimpleNamespace(spec=SimpleNamespace(search=SimpleNamespace(finalists=finalists, max_images=seen)))
         self.scores, self.asked = scores, []
         self.finals = Finals(run, lambda: self.evaluate)  # type: ignore[arg-type]
 
