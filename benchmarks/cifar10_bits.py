@@ -1,12 +1,19 @@
 """Is the search worth it? Bits of a CIFAR-10 network: uniform, random, knapsack, searched, and searched with widths.
 
-All rows of a network start from the same float weights and take the same steps; each budget is the BitOps of a uniform
-row, or one and a half times it, where there is no uniform choice. One seed for all rows first, then the next. What is
-done is kept in `--work`: stop at any moment, repeat the command, and it goes on. The result is written after every row.
+All rows of a network start from the same float weights and take the same steps; each budget is the BitOps (or the
+weight bytes) of a uniform row, or a multiple of it, where there may be no uniform choice. One seed for all rows first,
+then the next. What is done is kept in `--work`: stop at any moment, repeat the command, and it goes on. The result is
+written after every row.
 
-    python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data imagefolder:cifar10 --work work
     python benchmarks/cifar10_bits.py --network mobilenetv2 --weights MODEL --data imagefolder:cifar10 --work work
     python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # a smoke test: no claim
+
+The weights of the ResNet-20 know all training images, so half of the test images choose (`cifar10_halves.py`):
+
+    CIFAR10=cifar10 python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data cifar10_halves:load
+        --work work
+    CIFAR10=cifar10 python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data cifar10_halves:load
+        --work work --spaces resnet20-weights --metric weight_bytes --uniform w2a4,w3a4 --budgets w2a4,w3a4
 
 Operators are searched beside bits from scratch, since float weights know one operator alone:
 
@@ -67,6 +74,7 @@ def main() -> None:
     parser.add_argument("--uniform", default="float,w2a2,w3a3,w4a4", help="rows beside the budgets [%(default)s]")
     parser.add_argument("--bits", default="random:1,knapsack,best", help="what is tried within each budget")
     parser.add_argument("--budgets", default=BUDGETS, help="of uniform rows, or times them [%(default)s]")
+    parser.add_argument("--metric", default="bitops", help="of the budgets: bitops or weight_bytes [%(default)s]")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -120,16 +128,16 @@ def plan(given: argparse.Namespace, spaces: dict[str, Path]) -> Iterator[Job]:
 
 
 def budgets_of(given: argparse.Namespace, space: SearchSpace) -> Iterator[str]:
-    """Budgets in BitOps: those of uniform rows, or times them."""
+    """Budgets: the costs of uniform rows, or times them."""
     table = CostTable(space)
     for text in given.budgets.split(",")[: 1 if given.tiny else None]:
         factor, _, uniform = text.rpartition(" x ")
-        yield str(int(float(factor or 1) * parse_budget(uniform, "bitops", table).limit))
+        yield str(int(float(factor or 1) * parse_budget(uniform, given.metric, table).limit))
 
 
 def bench(given: argparse.Namespace, space: Path, job: Job, seeds: int) -> list[dict[str, Any]]:
     """The rows of one job; trainings that are done are not made again."""
-    budgets = {"bitops_budget": list(job.budgets)} if job.budgets else {}
+    budgets = {f"{given.metric}_budget": list(job.budgets)} if job.budgets else {}
     made = sq.bench(space, list(job.bits), seeds=seeds, **budgets, **options(given, job.space))
     return list(made["rows"])
 
@@ -151,13 +159,16 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
     rows = [{"space": job.space, **row} for job, some in found.items() for row in some]
     for row in rows[-len(list(found.values())[-1]) :]:
         spread = "" if row["top1_std"] is None else f" +- {100 * row['top1_std']:.2f}"
-        bitops = "-" if row["bitops"] is None else f"{row['bitops']:,}"
-        budget = f"{row['budget']['bitops']:,}" if row["budget"] else "-"
+        cost = "-" if row[given.metric] is None else f"{row[given.metric]:,}"
+        budget = f"{row['budget'][given.metric]:,}" if row["budget"] else "-"
         accuracy = f"{100 * row['top1_mean']:.2f}{spread} %"
-        print(f"{row['space']:22} {budget:>13} {row['bits']:10} {bitops:>15} {accuracy}", flush=True)
+        print(f"{row['space']:22} {budget:>13} {row['bits']:10} {cost:>15} {accuracy}", flush=True)
     if given.tiny:
         return
-    told = {name: getattr(given, name) for name in ("spaces", "uniform", "bits", "budgets", "seeds", "workers", "set")}
+    told = {
+        name: getattr(given, name)
+        for name in ("spaces", "metric", "uniform", "bits", "budgets", "seeds", "workers", "set")
+    }
     weights = None if given.weights is None else Path(given.weights).name
     command = {"data": given.data.partition(":")[0], "weights": weights, **told}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"

@@ -111,7 +111,7 @@ def estimate(supernet: Supernet, data: DataSet, given: argparse.Namespace) -> An
     batches = training(data, given.images, given.seed)
     if given.estimate == "gradient":
         return sq.sensitivity(supernet, estimate="gradient", batches=batches, seed=given.seed)
-    held_out = FixedBatches(data, "search-val", images=given.images, batch_size=256)
+    held_out = FixedBatches(data, "search-val", images=given.images, batch_size=256, seed=given.seed)
     return sq.sensitivity(
         supernet, evaluate=lambda module: -score(module, held_out).loss, recalibrate=batches, show=True
     )
@@ -120,7 +120,7 @@ def estimate(supernet: Supernet, data: DataSet, given: argparse.Namespace) -> An
 def rows(supernet: Supernet, best: Architecture, data: DataSet, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Accuracy on the test set of the optimum and of uniform bits, statistics recomputed alike."""
     space, batches = supernet.space, training(data, given.recalibration_images, given.seed)
-    test = FixedBatches(data, "test", images=None, batch_size=500)
+    test = FixedBatches(data, "test", images=None, batch_size=500, seed=given.seed)
     found = []
     for name, a in (("knapsack", best), ("uniform 4", space.uniform(4, 8)), ("uniform 8", space.uniform(8, 8))):
         supernet.activate(a)

@@ -59,7 +59,7 @@ def main() -> None:
 def judges(run: Run, given: argparse.Namespace) -> dict[str, Judge]:
     """Both ways, each with a supernet of its own."""
     training = FixedBatches(run.data, "train", images=given.recalibration, batch_size=128, seed=run.seed)
-    validation = FixedBatches(run.data, "search-val", images=given.images, batch_size=128)
+    validation = FixedBatches(run.data, "search-val", images=given.images, batch_size=128, seed=run.seed)
 
     def made(int8: bool) -> Judge:
         evaluator = SupernetEvaluator(

@@ -61,7 +61,7 @@ def main() -> None:
 
 def validation(run: Run, given: argparse.Namespace) -> FixedBatches:
     """The images that score."""
-    return FixedBatches(run.data, "search-val", images=given.images, batch_size=given.batch)
+    return FixedBatches(run.data, "search-val", images=given.images, batch_size=given.batch, seed=run.seed)
 
 
 def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterator[dict[str, Any]]:

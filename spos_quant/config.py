@@ -158,7 +158,7 @@ class SearchConfig(Strict):
     batch_size: int = Field(default=256, ge=1, le=MAX_COUNT)
     """Images per forward pass of an evaluation."""
     max_images: int | None = Field(default=None, ge=1, le=MAX_COUNT)
-    """The first so many images of search-val that score a candidate; all where null."""
+    """So many images of search-val, of all classes in their shares, score a candidate; all where null."""
     finalists: int = Field(default=10, ge=0, le=MAX_POPULATION)
     """Where `max_images` leaves images out, so many of the best are scored on all, of which the best wins; 0: none."""
     int8: bool = False

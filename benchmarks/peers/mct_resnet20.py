@@ -49,7 +49,7 @@ def main() -> None:
     start = time.perf_counter()
     quantized = compress(model, images_of(data, given), budget)
     seconds = time.perf_counter() - start
-    test = FixedBatches(data, "test", images=None, batch_size=500)
+    test = FixedBatches(data, "test", images=None, batch_size=500, seed=given.seed)
     rows = [{"name": "float", **vars(score(model, test))}, {"name": "MCT", **vars(score(quantized, test))}]
     for row in rows:
         print(row)

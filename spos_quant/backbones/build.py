@@ -21,6 +21,7 @@ from spos_quant.space.outline import FORMAT, Outline
 from spos_quant.space.resolve import resolve
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import SpaceSpec, parse_spec, read_spec
+from spos_quant.streams import Stream, torch_seed
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -148,9 +149,10 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     from spos_quant.supernet.supernet import Supernet
     from spos_quant.supernet.weights import load_float_weights
 
-    # Construction draws random numbers on the default device; the user's generator must not notice.
+    # Construction draws random numbers on the default device; the user's generator must not notice, nor
+    # CUDA's, which `torch.manual_seed` would seed too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed CUDA's too
+        torch.default_generator.manual_seed(torch_seed(Stream.CONSTRUCTION, seed))
         body, builder = build_body(space.spec, _backbone(space.spec), device="cpu")
         supernet = Supernet(space, body)
         if not builder.own_start:

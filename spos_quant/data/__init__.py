@@ -12,7 +12,8 @@ from spos_quant.data.batches import batch, example, order
 from spos_quant.data.dataset import SPLITS, DataSet, hold_out
 from spos_quant.data.loading import DatasetLoader, check_no_code, datasets, load_data
 from spos_quant.data.preprocessing import Preprocessing, preprocess_files
-from spos_quant.data.split import ArraySplit, FileSplit, Split
+from spos_quant.data.split import ArraySplit, FileSplit, Split, in_content_order
+from spos_quant.data.subset import stratified
 
 __all__ = [
     "SPLITS",
@@ -28,7 +29,9 @@ __all__ = [
     "datasets",
     "example",
     "hold_out",
+    "in_content_order",
     "load_data",
     "order",
     "preprocess_files",
+    "stratified",
 ]

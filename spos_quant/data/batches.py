@@ -12,9 +12,7 @@ from spos_quant.data.augmentation import Augmentation
 from spos_quant.data.function import blamed
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.data.split import ArraySplit, FileSplit, Split
-
-# numpy pads short seeds with zeros, so [seed, epoch] would be the stream of [seed, epoch, 0]: a key sets orders apart.
-_ORDER_STREAM = 1
+from spos_quant.streams import Stream, generator
 
 
 def order(n: int, seed: int, epoch: int) -> Labels:
@@ -28,12 +26,16 @@ def order(n: int, seed: int, epoch: int) -> Labels:
     Returns:
         int64 [n], a permutation of 0 to n - 1.
     """
-    sequence = np.random.SeedSequence([seed, epoch], spawn_key=(_ORDER_STREAM,))
-    return np.random.default_rng(sequence).permutation(n).astype(np.int64, copy=False)
+    return generator(Stream.ORDER, seed, epoch).permutation(n).astype(np.int64, copy=False)
 
 
 def example(
-    split: Split, index: int, preprocessing: Preprocessing, augmentation: Augmentation | None, seed: int, epoch: int
+    split: Split,
+    index: int,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None,
+    seed: int,
+    epoch: int | None = None,
 ) -> Floats:
     """One picture as a network takes it.
 
@@ -43,7 +45,7 @@ def example(
         preprocessing: Scales its pixels.
         augmentation: Varies it by (seed, epoch, index); None for evaluation.
         seed: The run's seed, from 0.
-        epoch: The epoch's number, from 0.
+        epoch: The epoch's number, from 0; None varies the picture once, for calibration and recalibration.
 
     Returns:
         float32 [C, H, W].
@@ -60,7 +62,7 @@ def batch(
     preprocessing: Preprocessing,
     augmentation: Augmentation | None,
     seed: int,
-    epoch: int,
+    epoch: int | None = None,
 ) -> tuple[Floats, Labels]:
     """Several pictures and their labels; each picture equals what `example` makes of it, in whatever batch it is.
 
@@ -70,7 +72,7 @@ def batch(
         preprocessing: Scales their pixels.
         augmentation: Varies each by (seed, epoch, index); None for evaluation.
         seed: The run's seed, from 0.
-        epoch: The epoch's number, from 0.
+        epoch: The epoch's number, from 0; None as of `example`.
 
     Returns:
         Pictures, float32 [n, C, H, W], and labels, int64 [n].
@@ -85,10 +87,14 @@ def batch(
     return preprocessing.normalise(pixels), split.labels[chosen]
 
 
-def _pixels(split: Split, index: int, augmentation: Augmentation | None, seed: int, epoch: int) -> Pixels:
+def _pixels(split: Split, index: int, augmentation: Augmentation | None, seed: int, epoch: int | None) -> Pixels:
     full = augmentation is not None and augmentation.full_picture
     # What a split of another's making raises is no fault of ours; of our own splits it is.
     ours = isinstance(split, ArraySplit | FileSplit)
     with nullcontext() if ours else blamed(f"data: {type(split).__name__}, picture {index}, raised"):
         picture = split.raw(index) if full else split.image(index)
-    return picture if augmentation is None else augmentation.apply(picture, np.random.default_rng([seed, epoch, index]))
+    if augmentation is None:
+        return picture
+    if epoch is None:
+        return augmentation.apply(picture, generator(Stream.FIXED_AUGMENTATION, seed, index))
+    return augmentation.apply(picture, generator(Stream.AUGMENTATION, seed, epoch, index))

@@ -9,8 +9,9 @@ import numpy as np
 from spos_quant.data.arrays import Labels
 from spos_quant.data.augmentation import Augmentation
 from spos_quant.data.preprocessing import Preprocessing
-from spos_quant.data.split import Split
+from spos_quant.data.split import Split, in_content_order
 from spos_quant.errors import ConfigError, DataError, near
+from spos_quant.streams import Stream, generator
 
 SPLITS = ("train", "search-val", "test")
 """The names that `DataSet.split` takes."""
@@ -18,13 +19,13 @@ SPLITS = ("train", "search-val", "test")
 HELD_OUT = 0.2
 """The share of the training pictures that search-val gets where nobody says otherwise."""
 
-# Sets these draws apart from those of batches, which start from the same seed.
-_HOLD_OUT_STREAM = 2
-
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
     """Pictures for training, for choosing between architectures and for the one final measurement.
+
+    Its splits are in content order (`in_content_order`), whatever order their maker gave them: a run does not depend
+    on how files are named or rows sorted.
 
     Attributes:
         name: What the data set is called in reports.
@@ -43,6 +44,10 @@ class DataSet:
     train: Split
     search_val: Split
     test: Split
+
+    def __post_init__(self) -> None:
+        for name in ("train", "search_val", "test"):
+            object.__setattr__(self, name, in_content_order(getattr(self, name)))
 
     def split(self, name: str) -> Split:
         """A split by its name: `train`, `search-val` or `test`.
@@ -86,6 +91,7 @@ class DataSet:
             ConfigError: `fraction` is out of range.
             DataError: No class has a picture to spare.
         """
+        train = in_content_order(train)
         kept, held = hold_out(train.labels, seed=seed, fraction=fraction)
         return cls(
             name=name,
@@ -118,8 +124,7 @@ def hold_out(labels: Labels, *, seed: int, fraction: float = HELD_OUT) -> tuple[
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"the share of pictures to hold out must be above 0 and below 1, got {fraction}")
-    sequence = np.random.SeedSequence([seed, len(labels)], spawn_key=(_HOLD_OUT_STREAM,))
-    turn = np.random.default_rng(sequence).permutation(len(labels))
+    turn = generator(Stream.HOLD_OUT, seed, len(labels)).permutation(len(labels))
     # Sorting the permuted labels stably groups the classes and keeps the permutation within each.
     grouped = turn[np.argsort(labels[turn], kind="stable")]
     held: list[Labels] = []

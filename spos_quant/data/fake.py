@@ -15,6 +15,7 @@ from spos_quant.data.loading import datasets
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.data.split import ArraySplit, Split
 from spos_quant.errors import DataError
+from spos_quant.streams import Stream, generator
 
 _TRAIN_PER_CLASS, _TRAIN_MOST = 50, 2000
 _TEST_PER_CLASS, _TEST_MOST = 20, 500
@@ -52,7 +53,7 @@ class FakeSplit:
 
     def image(self, index: int) -> Pixels:
         """Draws the picture, the same at every call: uint8 [H, W, C]."""
-        rng = np.random.default_rng([_SEED, int(self.numbers[index])])
+        rng = generator(Stream.FAKE_IMAGE, _SEED, int(self.numbers[index]))
         pattern = self.patterns[self.labels[index]]
         own = rng.random(pattern.shape, dtype=np.float32) * 255
         mixed = (_CLASS_SHARE * pattern + (1 - _CLASS_SHARE) * own).astype(np.uint8)
@@ -94,7 +95,7 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
     channels, height, width = input
     size = (height, width)
     preprocessing = Preprocessing(size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
-    rng = np.random.default_rng(_SEED)
+    rng = generator(Stream.FAKE_PATTERNS, _SEED)
     patterns = rng.random((classes, _GRID, _GRID, channels), dtype=np.float32) * 255
     train = min(_TRAIN_PER_CLASS * classes, max(_TRAIN_MOST, 2 * classes))
     test = min(_TEST_PER_CLASS * classes, max(_TEST_MOST, classes))

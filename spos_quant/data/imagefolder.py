@@ -12,7 +12,7 @@ from spos_quant.data.augmentation import Augmentation
 from spos_quant.data.dataset import DataSet, hold_out
 from spos_quant.data.loading import datasets
 from spos_quant.data.preprocessing import Preprocessing
-from spos_quant.data.split import FileSplit
+from spos_quant.data.split import FileSplit, Split, in_content_order
 from spos_quant.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
@@ -62,9 +62,10 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
             f"data set 'imagefolder': {top / 'train'} has {len(names)} class folders ({_listed(names)}), "
             f"but the search space has {classes} classes"
         )
-    train = _split(top / "train", names, preprocessing)
+    train: Split = _split(top / "train", names, preprocessing)
     measured = next((top / part for part in ("test", "val") if (top / part).is_dir()), None)
     if measured is None:
+        train = in_content_order(train)
         rest, chosen = hold_out(train.labels, seed=seed)
         train, test = train.subset(rest), train.subset(chosen)
     else:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from spos_quant.data.arrays import Labels, Pixels
 from spos_quant.data.images import read_image
 from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.errors import DataError
+
+Keys = npt.NDArray[np.uint64]
+S = TypeVar("S", "ArraySplit", "FileSplit")
 
 KEPT_BYTES = 1 << 29
 """A split of files whose pictures take no more than this, at the network's size, is read once."""
@@ -67,6 +75,11 @@ class ArraySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def content_keys(self) -> Keys:
+        """uint64 [N]: a checksum of each picture's label and pixels."""
+        return _keys(_checksum(label, image.tobytes()) for label, image in zip(self.labels, self.images, strict=True))
+
     def image(self, index: int) -> Pixels:
         """The picture: a view of uint8 [H, W, C]."""
         picture: Pixels = self.images[index]
@@ -79,7 +92,7 @@ class ArraySplit:
     def subset(self, indices: Sequence[int] | Labels) -> ArraySplit:
         """A copy of the pictures at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return ArraySplit(self.images[chosen], self.labels[chosen])
+        return _with_keys_of(self, chosen, ArraySplit(self.images[chosen], self.labels[chosen]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +123,27 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @cached_property
+    def content_keys(self) -> Keys:
+        """uint64 [N]: a checksum of each file's label and size, and of its bytes where these two are not unique.
+
+        So of a million photographs, whose sizes differ, few are read.
+
+        Raises:
+            DataError: A file cannot be read; the message names it.
+        """
+        try:
+            sizes = [Path(path).stat().st_size for path in self.paths]
+            coarse = list(zip(self.labels.tolist(), sizes, strict=True))
+            counts = Counter(coarse)
+            found = []
+            for path, key in zip(self.paths, coarse, strict=True):
+                content = Path(path).read_bytes() if counts[key] > 1 else b""
+                found.append(_checksum(key[0], str(key[1]).encode(), content))
+        except OSError as error:
+            raise DataError(f"cannot read the picture {error.filename}: {error.strerror}") from None
+        return _keys(found)
+
     def image(self, index: int) -> Pixels:
         """Reads the picture at the network's size: uint8 [H, W, C].
 
@@ -138,7 +172,48 @@ class FileSplit:
         """The files at `indices`, in that order; none is read."""
         chosen = np.asarray(indices, dtype=np.int64)
         paths = tuple(self.paths[index] for index in chosen)
-        return FileSplit(paths, self.labels[chosen], self.preprocessing)
+        return _with_keys_of(self, chosen, FileSplit(paths, self.labels[chosen], self.preprocessing))
+
+
+def in_content_order(split: Split) -> Split:
+    """The same pictures in an order that follows from their labels and contents alone, whatever order they came in.
+
+    The order is that of checksums, so it tells nothing of classes: the first n pictures are of all of them. Of equal
+    pictures with equal labels either may come first. A split of another kind than `ArraySplit` and `FileSplit` stays as
+    it is: only its maker knows how to tell its pictures apart without drawing all of them.
+
+    Args:
+        split: Pictures in any order.
+
+    Returns:
+        The pictures in content order; the split itself where they are in it already.
+
+    Raises:
+        DataError: A picture's file cannot be read.
+    """
+    if not isinstance(split, ArraySplit | FileSplit):
+        return split
+    keys = split.content_keys
+    return split if (keys[:-1] <= keys[1:]).all() else split.subset(np.argsort(keys, kind="stable"))
+
+
+def _checksum(label: int | np.int64, *parts: bytes) -> bytes:
+    digest = hashlib.blake2b(str(label).encode(), digest_size=8)
+    for part in parts:
+        digest.update(b"\0")
+        digest.update(part)
+    return digest.digest()
+
+
+def _keys(checksums: Iterable[bytes]) -> Keys:
+    return np.frombuffer(b"".join(checksums), dtype="<u8")
+
+
+def _with_keys_of(whole: ArraySplit | FileSplit, chosen: Labels, part: S) -> S:
+    """Hands down what is known of the contents, so that no picture is read for it twice."""
+    if "content_keys" in whole.__dict__:
+        part.__dict__["content_keys"] = whole.content_keys[chosen]
+    return part
 
 
 def _check_labels(labels: Labels, count: int) -> None:

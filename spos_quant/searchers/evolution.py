@@ -21,8 +21,8 @@ from spos_quant.searchers.additive import AdditiveEstimate
 from spos_quant.searchers.base import Problem, Scored, searchers
 from spos_quant.space.search_space import Architecture
 from spos_quant.space.uniform import uniform_architectures
+from spos_quant.streams import Stream, generator
 
-_STREAM = 5
 _TRIES = 20
 """Draws per child before the place goes to a random architecture."""
 _SHARES = tuple(1 - i / 20 for i in range(11))
@@ -53,7 +53,7 @@ class Evolution:
             return list(self.estimate.architectures)
         if self.generation >= config.generations:
             return []
-        rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
+        rng = generator(Stream.EVOLUTION, self.problem.seed, self.generation)
         asked: list[Architecture] = []
         if self.generation == 0:
             asked = [a for a in dict.fromkeys(self._leaders()) if a not in self.seen][: config.population]

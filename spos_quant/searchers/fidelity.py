@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, spearmanr
 
+from spos_quant.streams import Stream, generator
+
 Values = npt.NDArray[np.float64]
 BEST = (1, 3, 5, 10)
 """How many of the judge's favourites one might train."""
 LEAST = 3
 """Architectures in a group that an order is read from."""
 _RESAMPLES = 1_000
-_STREAM = 13
 
 
 def kendall(a: Sequence[float] | Values, b: Sequence[float] | Values) -> float | None:
@@ -82,7 +83,7 @@ def interval(
         n: Architectures.
         seed: Of the resamples.
     """
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = generator(Stream.RESAMPLES, seed)
     found = [statistic(rng.integers(n, size=n)) for _ in range(_RESAMPLES)]
     known = [value for value in found if value is not None]
     if not known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,12 @@ class EvaluationLog:
     def __iter__(self) -> Iterator[Evaluation]:
         for row in self._rows():
             yield self._checked(*row)
+
+    def made_otherwise(self, known: Collection[str]) -> int:
+        """How many evaluations the file holds under settings that are not among the known ones."""
+        marks = ", ".join("?" * len(known))
+        ((count,),) = self._run(f"SELECT COUNT(*) FROM evaluations WHERE settings NOT IN ({marks})", *known)
+        return int(count)
 
     def __len__(self) -> int:
         ((count,),) = self._run("SELECT COUNT(*) FROM evaluations WHERE settings = ?", self.settings)

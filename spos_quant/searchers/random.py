@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from spos_quant.searchers.base import Problem, Scored, searchers
 from spos_quant.searchers.evolution import fill_with_new
 from spos_quant.space.search_space import Architecture
-
-_STREAM = 6
+from spos_quant.streams import Stream, generator
 
 
 @searchers.register("random")
@@ -31,7 +28,7 @@ class RandomSearch:
         """The next population; empty after the last one, or where no feasible architecture is left."""
         asked: list[Architecture] = []
         if self.generation < self.problem.config.generations:
-            rng = np.random.default_rng([self.problem.seed, _STREAM, self.generation])
+            rng = generator(Stream.RANDOM_SEARCH, self.problem.seed, self.generation)
             fill_with_new(self.problem, self.seen, asked, self.problem.config.population, rng)
         return asked
 

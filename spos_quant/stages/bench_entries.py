@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spos_quant.cost.budget import Budget, budgets_key
 from spos_quant.cost.rows import architecture_rows, config_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
@@ -20,11 +18,12 @@ from spos_quant.space.search_space import Architecture, SearchSpace
 from spos_quant.stages.retrain import given_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import Request, search_run
+from spos_quant.streams import Stream, generator
 
 Budgets = tuple[Budget, ...]
 BEST, RANDOM = "best", "random"
 _BEST_SEARCHER = "evolution"
-_STREAM, _TRIES, _MOST_DRAWS = 11, 50, 10_000
+_TRIES, _MOST_DRAWS = 50, 10_000
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def draw(run: Run, budgets: Budgets, count: int) -> list[Architecture]:
     found: list[Architecture] = []
     for number in range(count):
         for attempt in range(_TRIES):
-            drawn = sampler.sample(np.random.default_rng([run.seed, _STREAM, number, attempt]), 1)
+            drawn = sampler.sample(generator(Stream.RANDOM_ROW, run.seed, number, attempt), 1)
             if drawn and drawn[0] not in found:
                 found += drawn
                 break

@@ -21,6 +21,7 @@ from spos_quant.stages.finals import places
 from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
 from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of, problem_of
+from spos_quant.streams import Stream, generator
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps
 from spos_quant.train.devices import make_fabric
@@ -141,8 +142,8 @@ def _seconds_per_evaluation(run: Run, supernet: Supernet) -> float:
     evaluator = SupernetEvaluator(supernet, recalibration_batches(run), scoring_batches(run, "search-val"))
     evaluate = ThreadLimit(evaluator, run.spec.search.threads)
     times = []
-    for seed in range(3):
+    for number in range(3):
         start = time.perf_counter()
-        list(evaluate([run.space.sample(np.random.default_rng(seed))]))
+        list(evaluate([run.space.sample(generator(Stream.TIMED_PATH, run.seed, number))]))
         times.append(time.perf_counter() - start)
     return min(times)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from spos_quant.backbones.build import build, space_of
+from spos_quant.data.subset import RULE
 from spos_quant.progress import remark
 from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import WORTH_COMPILING
@@ -119,7 +120,7 @@ def evaluator_settings(run: Run, all_images: bool = False) -> str:
     """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
     search = run.spec.search
     images = [search.recalibration_images, search.batch_size, None if all_images else search.max_images]
-    parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
+    parts = [digest(run.supernet_path), run.data_source, run.seed, RULE, *images, search.threads]
     if search.int8:  # a log of float evaluations stays what it is
         parts.append("int8")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -146,6 +147,11 @@ def logged_evaluator(
         all_images: Whether all images of search-val score, whatever `search.max_images` says.
     """
     log = stack.enter_context(open_log(run, all_images))
+    if others := log.made_otherwise([evaluator_settings(run, whole) for whole in (False, True)]):
+        remark(
+            f"{others:,} evaluations in {run.log_path} were made with another supernet, other images or other threads; "
+            "they are kept, but not used"
+        )
     evaluator: Evaluator
     if ray is not None:
         share = run.spec.ray

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 
 from spos_quant.cost.budget import cost_range
@@ -29,6 +28,7 @@ from spos_quant.run_dir import store
 from spos_quant.space.search_space import Architecture, SearchSpace
 from spos_quant.stages.models import make_network, scoring_batches
 from spos_quant.stages.run import Run
+from spos_quant.streams import Stream, generator
 
 NETWORKS = 10
 """Whole networks that the sum is held against."""
@@ -39,7 +39,6 @@ _AT_ONCE = 32
 """Layers whose rounds are interleaved; after so many the table is written."""
 _PASSES = 2
 """Everything is timed so often, at moments that lie apart; the lower median counts, because other work only adds."""
-_STREAM = 12
 
 
 def template(space: SearchSpace, path: Path) -> int:
@@ -115,7 +114,7 @@ def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[st
 
 def _draw(space: SearchSpace, seed: int, n: int) -> list[Architecture]:
     """Random architectures, each once; the first ones are the same however many are asked for."""
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = generator(Stream.TIMED_NETWORKS, seed)
     return list(dict.fromkeys(space.sample(rng) for _ in range(min(n, space.size))))
 
 

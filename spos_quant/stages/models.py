@@ -62,7 +62,7 @@ def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedB
     """The images of a split that score candidates, or all of them."""
     search = run.spec.search
     images = None if all_images else search.max_images
-    return FixedBatches(run.data, split, images=images, batch_size=search.batch_size)
+    return FixedBatches(run.data, split, images=images, batch_size=search.batch_size, seed=run.seed)
 
 
 def make_network(run: Run, config: BitConfig, *, inherited: bool, seed: int, above: Sequence[int] = ()) -> Supernet:

@@ -46,7 +46,7 @@ def split_answers(
         raise DataError(f"{data.name} has the classes {_few(data.classes)}, the model was trained on {_few(classes)}")
     part = data.split(split)
     for chosen in in_batches(len(part), _BATCH):
-        x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, 0, 0)
+        x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, 0)
         yield _answers(model, x, path, classes), y
 
 

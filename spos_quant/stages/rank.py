@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from spos_quant.cost.budget import Budget, cost_range, parse_cost
 from spos_quant.cost.knapsack import loss_of
 from spos_quant.cost.sampler import FeasibleSampler
@@ -32,11 +30,12 @@ from spos_quant.stages.run import RANKING, Result, Run
 from spos_quant.stages.search import metric_of
 from spos_quant.stages.train import train_supernet
 from spos_quant.stages.trainings import train_all, train_teacher
+from spos_quant.streams import Stream, generator
 
 FORMAT = "spos-quant/ranking/1"
 LEAST, MOST, MOST_SEEDS = 4, 10_000, 100
 STRATA = 5
-_STREAM, _TRIES = 12, 50
+_TRIES = 50
 Band = tuple[int, int]
 """The least and the largest cost, both included."""
 
@@ -204,7 +203,7 @@ def _strata(run: Run, band: Band) -> dict[int, FeasibleSampler]:
 
 def _new(run: Run, sampler: FeasibleSampler, stratum: int, taken: Sequence[Architecture]) -> Architecture | None:
     for attempt in range(_TRIES):
-        drawn = sampler.sample(np.random.default_rng([run.seed, _STREAM, stratum, len(taken), attempt]), 1)
+        drawn = sampler.sample(generator(Stream.RANKED, run.seed, stratum, len(taken), attempt), 1)
         if drawn and drawn[0] not in taken:
             return drawn[0]
     return None

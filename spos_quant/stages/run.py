@@ -27,7 +27,7 @@ from spos_quant.space.spec import SpaceSpec, parse_spec
 if TYPE_CHECKING:
     from spos_quant.data import DataSet
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.yaml"
 RESULTS, RANKING = "results", "ranking"
 """Folders of a run: what it is for, and networks that are trained only to hold the supernet's ranking against."""
@@ -324,6 +324,12 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
         raise RunError(f"{path} is no run directory (no {CONFIG}); give a search space, or the directory of a run")
     check(path / CONFIG)
     raw = read_yaml(path / CONFIG)
+    if raw.get("format") == 1:
+        raise RunError(
+            f"{path} is of format 1, in which splits and subsets of images followed the order of files: its supernet "
+            "was trained on images that search-val holds now, and max_images scored candidates on the first classes "
+            "(docs/reliability.md). None of its evaluations is used; make the run again with another --out"
+        )
     known = type(raw.get("format")) is int and raw["format"] == FORMAT
     if not known or not {"data", "seed", "space", "set"} <= raw.keys():
         raise RunError(f"{path}/{CONFIG} is of format {raw.get('format')!r}; this version reads format {FORMAT}")

@@ -21,6 +21,7 @@ from spos_quant.errors import ConfigError
 from spos_quant.space.search_space import Architecture
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.stages.run import Run
+from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.devices import make_fabric, median_seconds
 from spos_quant.train.evaluation import recalibrate, score
@@ -225,7 +226,7 @@ def measure(run: Run, device: str) -> Measured:
 
 def _images(run: Run, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images `[n, C, H, W]` of noise and labels `[n]`."""
-    generator = torch.Generator().manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(torch_seed(Stream.NOISE_IMAGES, run.seed))
     x = torch.randn((n, *run.spec.input), generator=generator)
     y = torch.arange(n) % run.spec.classes
     return x.to(device), y.to(device)

@@ -22,6 +22,7 @@ from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, parameters_stay
 from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.search_space import Architecture, Read, SearchSpace
+from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.attach import attach
 from spos_quant.supernet.network import named_blocks, norms_behind, places
 
@@ -198,7 +199,7 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
         """Draws all weights anew from a seed: He normal for layers, ones and zeros for BatchNorm."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(torch_seed(Stream.WEIGHTS, seed))
         for place in places(self.body):
             fan_in = place.layer.weight[0].numel()
             gain = 1.0 if place.layer.weight.dim() == 2 else 2.0

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spos_quant.data import DataSet, batch, order
+from spos_quant.data import DataSet, batch, order, stratified
 from spos_quant.errors import ConfigError
 from spos_quant.interrupt import leave_to_parent
 
 Batch = tuple[Tensor, Tensor]
 """Images `[n, C, H, W]` float32 and labels `[n]` int64."""
 
-_RECALIBRATION_EPOCH = 1_000_000
 _KEEP_BYTES = 1 << 30
 
 
@@ -68,18 +67,21 @@ def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterato
 class FixedBatches:
     """The same batches every time they are iterated over, kept in memory where they are small.
 
+    Fewer images than the split has are of all classes in their shares (`data.subset`).
+
     Args:
         data: The data set.
         split: `train` (augmented as in training, as recalibration needs), `search-val` or `test` (as they are).
         images: How many; all of the split where None.
         batch_size: Images per batch.
-        seed: Chooses the images of `train` and their augmentation.
+        seed: Chooses the images, and how those of `train` are augmented.
     """
 
-    def __init__(self, data: DataSet, split: str, *, images: int | None, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, data: DataSet, split: str, *, images: int | None, batch_size: int, seed: int) -> None:
         self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
         available = len(data.split(split))
         self.images = available if images is None else min(images, available)
+        self._drawn = images is not None
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
@@ -90,14 +92,18 @@ class FixedBatches:
         """How many batches there are."""
         return -(-self.images // self.batch_size)
 
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """Which images of the split, in the order of the batches."""
+        labels = self.data.split(self.split).labels
+        return stratified(labels, self.images, self.seed) if self._drawn else np.arange(len(labels))
+
     def _make(self) -> Iterator[Batch]:
-        source = self.data.split(self.split)
-        augmented = self.split == "train"
-        chosen = order(len(source), self.seed, _RECALIBRATION_EPOCH) if augmented else range(self.images)
-        augmentation = self.data.augmentation if augmented else None
+        source, chosen = self.data.split(self.split), self.indices
+        augmentation = self.data.augmentation if self.split == "train" else None
         for start in range(0, self.images, self.batch_size):
             part = chosen[start : min(start + self.batch_size, self.images)]
-            x, y = batch(source, part, self.data.preprocessing, augmentation, self.seed, _RECALIBRATION_EPOCH)
+            x, y = batch(source, part, self.data.preprocessing, augmentation, self.seed)
             yield torch.from_numpy(x), torch.from_numpy(y)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from spos_quant.cost.sensitivity import BITS_AXES, Departure, Departures, Loss, Sensitivity
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
+from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, to_evaluation
 
@@ -72,7 +73,7 @@ def fisher_sensitivity(
         changes = {d: _changes(supernet, d) for d in some}
         supernet.activate(start)
         probe = _Probe(supernet, {change for each in changes.values() for change in each})
-        errors = probe.run(batches, loss, torch.Generator().manual_seed(seed))
+        errors = probe.run(batches, loss, torch.Generator().manual_seed(torch_seed(Stream.FISHER_SIGNS, seed)))
         for d in some:
             rows[d] = Loss(d, sum(errors[change] for change in changes[d]), None)
     return Sensitivity("gradient", departures.reference, tuple(rows[d] for d in wanted))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -26,6 +25,7 @@ from spos_quant.interrupt import deferred
 from spos_quant.loggers import Loggers, LogTarget, open_loggers
 from spos_quant.progress import progress
 from spos_quant.quant.kernels import WORTH_COMPILING
+from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.fast import fast_steps
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.allocation import keep_freed_memory
@@ -37,7 +37,6 @@ from spos_quant.train.evaluation import batch_norms
 from spos_quant.train.meter import EpochRecord, Meter
 from spos_quant.train.paths import Paths, Step
 
-_TORCH_STREAM = 4
 _MOST_SKIPPED = 100
 
 
@@ -357,4 +356,4 @@ def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of torch's generator for a step; ranks draw differently."""
-    return int(np.random.SeedSequence([seed, _TORCH_STREAM, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return torch_seed(Stream.TRAINING_STEP, seed, step, rank)

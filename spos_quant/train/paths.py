@@ -29,8 +29,8 @@ from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.registry import Registry
 from spos_quant.space.search_space import Architecture
+from spos_quant.streams import Stream, generator
 
-_PATH_STREAM, _FAIR_STREAM = 3, 7
 _OPTIONS = ("path_metric", "path_low", "path_high", "path_bins")
 _NAMED = 3
 """Empty bins that a remark names."""
@@ -98,7 +98,7 @@ class PathProblem:
 
     def rng(self, step: int) -> np.random.Generator:
         """The generator of a step's random path."""
-        return np.random.default_rng([self.seed, _PATH_STREAM, step])
+        return generator(Stream.PATH, self.seed, step)
 
 
 class PathSampler(ABC):
@@ -239,9 +239,7 @@ class Fair(PathSampler):
 
     def _candidate(self, axis: int, n: int, step: int) -> int:
         turn, place = divmod(step, n)
-        # A key sets these apart from streams whose seed is as long, or shorter and padded with zeros.
-        sequence = np.random.SeedSequence([self.problem.seed, axis, turn], spawn_key=(_FAIR_STREAM,))
-        return int(np.random.default_rng(sequence).permutation(n)[place])
+        return int(generator(Stream.FAIR_PATH, self.problem.seed, axis, turn).permutation(n)[place])
 
 
 @path_samplers.register("sandwich")
