@@ -160,5 +160,5 @@ def test_a_configuration_of_a_run_with_wrong_types_is_damaged(call, run):
     ):
         path.write_text(text.replace(old, new))
         refused(call("report", "r"), "config.yaml is damaged (data, seed or set); restore it")
-    path.write_text(text.replace("format: 1", "format: true"))
-    refused(call("report", "r"), "is of format True; this version reads format 1")
+    path.write_text(text.replace("format: 2", "format: true"))
+    refused(call("report", "r"), "is of format True; this version reads format 2")

@@ -165,6 +165,6 @@ def test_an_unreadable_picture_is_named(tmp_path):
     fill(tmp_path, "train")
     fill(tmp_path, "test", count=2)
     (tmp_path / "test" / "dog" / "01.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    data = load(tmp_path)
     with pytest.raises(DataError, match=r"test/dog/01\.png cannot be read"):
+        data = load(tmp_path)
         batch(data.test, range(4), data.preprocessing, None, 0, 0)

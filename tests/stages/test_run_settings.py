@@ -173,7 +173,7 @@ def test_what_a_kill_before_the_first_file_leaves_is_no_foreign_folder(space, tm
 def test_configuration_is_resolved_and_readable(space, tmp_path):
     made(space, "train.epochs=3")
     config = yaml.safe_load((tmp_path / "runs/mine/config.yaml").read_text())
-    assert config["format"] == 1
+    assert config["format"] == 2
     assert config["space"]["train"]["epochs"] == 3
     assert config["space"]["retrain"]["lr"] == 0.1
     assert config["set"] == {"train": {"epochs": 3}}
@@ -182,8 +182,8 @@ def test_configuration_is_resolved_and_readable(space, tmp_path):
 def test_a_run_of_a_newer_format_is_refused(space, tmp_path):
     made(space)
     path = tmp_path / "runs/mine/config.yaml"
-    store(path, path.read_bytes().replace(b"format: 1", b"format: 2"))
-    with pytest.raises(RunError, match="format 2; this version reads format 1"):
+    store(path, path.read_bytes().replace(b"format: 2", b"format: 3"))
+    with pytest.raises(RunError, match="format 3; this version reads format 2"):
         open_existing("runs/mine")
 
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from train_cases import data
 
-from spos_quant.data import batch, order
+from spos_quant.data import batch, order, stratified
 from spos_quant.errors import ConfigError
 from spos_quant.train import batches
 from spos_quant.train.batches import FixedBatches, TrainingSteps, loader
-
-RECALIBRATION_EPOCH = 1_000_000
 
 
 def plain(images: np.ndarray) -> dict[bytes, int]:
@@ -45,7 +43,7 @@ def test_an_epoch_visits_every_image_at_most_once_in_an_order_of_its_own(size):
         assert all(x.shape == (min(size, 40), 1, 8, 8) and x.dtype == torch.float32 for x, _ in taken)
         found = indices(of, (x for x, _ in taken))
         assert len(set(found)) == len(found) == len(steps) * min(size, 40)
-        assert torch.cat([y for _, y in taken]).tolist() == [i % 4 for i in found]
+        assert torch.cat([y for _, y in taken]).tolist() == of.train.labels[found].tolist()
         assert found == order(40, 3, epoch)[: len(found)].tolist()
         seen.append(found)
     assert seen[0] != seen[1] != seen[2]
@@ -114,7 +112,7 @@ def test_fixed_batches_are_the_same_every_time(split, kept, monkeypatch):
 def test_two_iterations_at_once_do_not_disturb_each_other(monkeypatch):
     for keep in (0, 1 << 30):
         monkeypatch.setattr(batches, "_KEEP_BYTES", keep)
-        fixed = FixedBatches(data(), "test", images=None, batch_size=3)
+        fixed = FixedBatches(data(), "test", images=None, batch_size=3, seed=0)
         pairs = list(zip(fixed, fixed, strict=True))
         assert len(pairs) == 3
         assert all(torch.equal(a[0], b[0]) for a, b in pairs)
@@ -123,8 +121,7 @@ def test_two_iterations_at_once_do_not_disturb_each_other(monkeypatch):
 def test_training_images_come_augmented_as_in_training():
     of = data()
     images = torch.cat([x for x, _ in FixedBatches(of, "train", images=30, batch_size=8, seed=5)]).numpy()
-    chosen = order(40, 5, RECALIBRATION_EPOCH)[:30]
-    expected, _ = batch(of.train, chosen, of.preprocessing, of.augmentation, 5, RECALIBRATION_EPOCH)
+    expected, _ = batch(of.train, stratified(of.train.labels, 30, 5), of.preprocessing, of.augmentation, 5)
     assert np.array_equal(images, expected)
     unchanged = plain(of.preprocessing.normalise(of.train.images))
     assert sum(x.tobytes() in unchanged for x in images) < 15
@@ -133,18 +130,20 @@ def test_training_images_come_augmented_as_in_training():
 
 
 @pytest.mark.parametrize("split", ["search-val", "test"])
-def test_other_images_come_first_ones_first_as_they_are(split):
+def test_other_images_come_as_they_are_and_fewer_of_them_are_drawn(split):
     of = data()
     source = of.split(split)
     found = list(FixedBatches(of, split, images=None, batch_size=6, seed=5))
     assert np.array_equal(torch.cat([x for x, _ in found]).numpy(), of.preprocessing.normalise(source.images))
     assert torch.cat([y for _, y in found]).tolist() == source.labels.tolist()
-    few = FixedBatches(of, split, images=5, batch_size=6, seed=99)
-    assert torch.equal(next(iter(few))[0], found[0][0][:5])
+    few = FixedBatches(of, split, images=5, batch_size=6, seed=9)
+    drawn = source.subset(stratified(source.labels, 5, 9))
+    assert np.array_equal(next(iter(few))[0].numpy(), of.preprocessing.normalise(drawn.images))
+    assert next(iter(few))[1].tolist() == drawn.labels.tolist()
 
 
 def test_more_images_than_there_are():
-    fixed = FixedBatches(data(), "train", images=1000, batch_size=16)
+    fixed = FixedBatches(data(), "train", images=1000, batch_size=16, seed=0)
     assert len(fixed) == 40 == sum(len(y) for _, y in fixed)
     with pytest.raises(ConfigError, match="unknown split 'tests'; did you mean 'test'"):
-        FixedBatches(data(), "tests", images=1, batch_size=1)
+        FixedBatches(data(), "tests", images=1, batch_size=1, seed=0)
