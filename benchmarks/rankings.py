@@ -1,54 +1,135 @@
-"""Which judge orders architectures as training each alone does: rankings of several runs, side by side.
+"""Who orders architectures as training each alone does: the supernet, sensitivities, shorter trainings?
 
-The rankings are made before, by the command itself, which can be stopped and repeated; this reads what they left.
+The same architectures of a band of costs are trained alone for each number of steps, and judged by everyone who would
+choose among them. Kill it at any moment and repeat the command: it goes on.
 
-    spos-quant rank RUN --n 16 --set rank.iterations=100
-    python benchmarks/rankings.py RUN [RUN ...]
-    python benchmarks/rankings.py RUN --tiny        # reads and prints, and writes no result
+    python benchmarks/rankings.py RUN --name resnet20 --band w2a2:w3a3
+    python benchmarks/rankings.py RUN --tiny --n 4 --steps 1:2,2:1      # whether it runs; no result is written
+
+RUN is a run directory whose supernet is trained, such as `cifar10_bits.py` leaves.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 from common import write_result
 
-from spos_quant.report.text import JUDGES
-from spos_quant.stages.plan import open_existing
+from spos_quant.cost.knapsack import loss_of
+from spos_quant.cost.sensitivity import Departures, measured
+from spos_quant.searchers.fidelity import fidelity, kendall
+from spos_quant.stages.evaluator import open_log
+from spos_quant.stages.plan import Options, plan_existing
+from spos_quant.stages.rank import rank_run, read_band
+from spos_quant.stages.run import Run
+from spos_quant.stages.sensitivity import sensitivity_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory with a ranking")
+    parser.add_argument("run", metavar="RUN", help="a run directory with a trained supernet")
+    parser.add_argument("--name", help="of the result: rankings-NAME [the space's]")
+    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
+    parser.add_argument("--band", help="LOW:HIGH of their costs [the whole space]")
+    parser.add_argument("--steps", default="50:1,100:2,300:1", help="STEPS:SEEDS of training alone [%(default)s]")
+    parser.add_argument("--sensitivities", default="gradient,measured", help="which judge [%(default)s]")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
     given = parser.parse_args()
-    found = [ranking_of(path) for path in given.runs]
-    for one in found:
-        for judge, figures in one["judges"].items():
-            print(f"{one['space']:24} {judge:40} tau {figures['kendall']}")
+    lengths = {int(steps): int(seeds) for steps, _, seeds in (text.partition(":") for text in given.steps.split(","))}
+    made = {steps: ranked(given, steps, seeds) for steps, seeds in sorted(lengths.items())}
+    figures = compare(made, judges(given, made[max(made)]))
+    for judge, found in figures["judges"].items():
+        print(f"{judge:50} tau {found['kendall']}")
+    for pair, tau in figures["lengths"].items():
+        print(f"{pair:50} tau {tau}")
     if not given.tiny:
-        write_result("rankings", {"rankings": found})
+        run = plan_existing(given.run).run
+        told = {key: getattr(given, key) for key in ("n", "band", "steps", "sensitivities")}
+        recipe = {"supernet_steps": run.spec.train.iterations, "batch_size": run.spec.ranked.batch_size}
+        write_result(f"rankings-{given.name or run.spec.name}", {"command": told, **recipe, **figures})
 
 
-def ranking_of(path: Path) -> dict[str, Any]:
-    """The figures of a run's ranking, with what they were made of."""
-    run = open_existing(str(path))
-    made = run.ranking()
-    judges = {title: made["judges"][key] for key, title in JUDGES.items() if key in made["judges"]}
-    return {
-        "space": run.spec.name,
-        "supernet_steps": run.spec.train.iterations,
-        "n": len(made["rows"]),
-        "seeds": len(made["seeds"]),
-        "band": made["band"],
-        "metric": made["metric"],
-        "alone_steps": made["recipe"]["iterations"],
-        "best_alone": max(row["alone_top1"] for row in made["rows"]),
-        "judges": {**judges, "cost alone": made["by_cost"]},
-        "ceiling": made["ceiling"],
+def ranked(given: argparse.Namespace, steps: int, seeds: int) -> dict[str, Any]:
+    """The ranking against trainings of so many steps; trainings that are done are not made again."""
+    with plan_existing(given.run, Options(assignments=(f"rank.iterations={steps}",))).open() as run:
+        options: dict[str, Any] = {"device": given.device, "workers": given.workers, "show": True}
+        return rank_run(run, n=given.n, seeds=seeds, band=read_band(run, given.band), **options)
+
+
+def judges(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[float]]:
+    """What each judge says of the architectures; higher is better."""
+    rows = made["rows"]
+    loss, top1 = ([row[key] for row in rows] for key in ("supernet_loss", "supernet_top1"))
+    found = {"loss in the supernet": [-x for x in loss], "accuracy in the supernet": top1}
+    for estimate in given.sensitivities.split(","):
+        if estimate == "measured":
+            with plan_existing(given.run).open() as run:
+                sums = measured_sums(run, [row["architecture"] for row in rows], given)
+        else:
+            sums = [row["given_up"] for row in rows]
+        found[f"sum of sensitivities ({estimate})"] = [-x for x in sums]
+        found[f"loss in the supernet and sensitivities ({estimate})"] = together(loss, sums)
+    return found
+
+
+def measured_sums(run: Run, texts: Sequence[str], given: argparse.Namespace) -> list[float]:
+    """What architectures give up by the sum of measured sensitivities."""
+    sensitivity_run(run, estimate="measured", device=given.device, show=True, workers=given.workers)
+    departures = Departures(run.table)
+    with open_log(run) as log:
+        known = {one.architecture: (one.score, one.loss) for one in log}
+    losses = measured(departures, {a: known[a] for a in departures.architectures}).losses(run.space)
+    return [loss_of(losses, a, run.space.relevant(a)) for a in map(run.space.decode, texts)]
+
+
+def together(*losses: Sequence[float]) -> list[float]:
+    """Minus the sum of several losses, each in its own deviations from its mean."""
+    columns = [np.asarray(values, dtype=np.float64) for values in losses]
+    scaled = [(values - values.mean()) / (values.std() or 1.0) for values in columns]
+    return [-float(x) for x in np.sum(scaled, axis=0)]
+
+
+def compare(made: dict[int, dict[str, Any]], judged: dict[str, list[float]]) -> dict[str, Any]:
+    """Every judge, and every shorter training, against the longest one; and the lengths against each other."""
+    longest = max(made)
+    truth = [row["alone_top1"] for row in made[longest]["rows"]]
+    costs, strata = ([row[key] for row in made[longest]["rows"]] for key in ("cost", "stratum"))
+    alone = {
+        f"{steps} steps alone, seed {seed}": values
+        for steps, one in made.items()
+        for seed, values in by_seed(one["rows"]).items()
     }
+    everyone = judged | {"cost alone": costs} | {n: v for n, v in alone.items() if not n.startswith(f"{longest} ")}
+    names = list(alone)
+    return {
+        "metric": made[longest]["metric"],
+        "band": made[longest]["band"],
+        "truth_steps": longest,
+        "truth_mean": fmean(truth),
+        "truth_best": max(truth),
+        "judges": {name: fidelity(values, truth, costs, strata, seed=0) for name, values in everyone.items()},
+        "lengths": {
+            f"{one} / {other}": kendall(alone[one], alone[other])
+            for i, one in enumerate(names)
+            for other in names[i + 1 :]
+        },
+        "rows": [
+            {"architecture": row["architecture"], "cost": row["cost"], **{n: v[i] for n, v in (judged | alone).items()}}
+            for i, row in enumerate(made[longest]["rows"])
+        ],
+    }
+
+
+def by_seed(rows: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
+    """Accuracies on search-val per seed."""
+    seeds = [one["seed"] for one in rows[0]["alone"]]
+    return {seed: [row["alone"][i]["top1"] for row in rows] for i, seed in enumerate(seeds)}
 
 
 if __name__ == "__main__":

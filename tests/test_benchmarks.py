@@ -124,19 +124,27 @@ def test_files_of_integers_are_those_of_the_reference_on_a_test_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_rankings_are_read(tmp_path):
+def test_rankings_are_made_and_go_on(tmp_path):
     raw = {"name": "bits", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "data": "digits"}
     raw |= {"axes": {"bits": [[2, 4], [4, 4], [8, 8]]}, "train": {"iterations": 1}, "retrain": {"iterations": 1}}
     (tmp_path / "bits.yaml").write_text(json.dumps(raw))
-    spos_quant = [sys.executable, "-m", "spos_quant"]
-    for words in (["train", tmp_path / "bits.yaml", "--out", tmp_path / "run"], ["rank", tmp_path / "run", "--n", "4"]):
-        subprocess.run([*spos_quant, *words], check=True, capture_output=True)
-    command = [sys.executable, str(ROOT / "benchmarks" / "rankings.py"), tmp_path / "run", "--tiny"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [line.split("tau")[0].split(maxsplit=1)[1].strip() for line in done.stdout.splitlines()] == [
-        "accuracy in the supernet",
+    train = [sys.executable, "-m", "spos_quant", "train", tmp_path / "bits.yaml", "--out", tmp_path / "run"]
+    subprocess.run(train, check=True, capture_output=True)
+    options = ["--tiny", "--n", "4", "--steps", "1:2,2:1"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "rankings.py"), tmp_path / "run", *options]
+    first, again = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first == again
+    assert [line.split(" tau ")[0].strip() for line in first.splitlines()] == [
         "loss in the supernet",
-        "sum of sensitivities from gradients",
+        "accuracy in the supernet",
+        "sum of sensitivities (gradient)",
+        "loss in the supernet and sensitivities (gradient)",
+        "sum of sensitivities (measured)",
+        "loss in the supernet and sensitivities (measured)",
         "cost alone",
+        "1 steps alone, seed 0",
+        "1 steps alone, seed 1",
+        "1 steps alone, seed 0 / 1 steps alone, seed 1",
+        "1 steps alone, seed 0 / 2 steps alone, seed 0",
+        "1 steps alone, seed 1 / 2 steps alone, seed 0",
     ]

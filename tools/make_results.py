@@ -9,17 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import t as student
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Results
 
-What bit configurations are worth, from the scripts that measured it. Test accuracy decided nothing: choices were made on
-search-val. CIFAR-10 here has 30,000 training images; the float weights of its ResNet-20 were trained by their author on all
-50,000, so images held out of ours are not unseen by them. The test images are.
+Is a searched network better than what is free: uniform bits, and the integer program over sensitivities (the knapsack)?
+All figures are from the scripts that measured them. Choices were made on search-val, the test images decided nothing.
+CIFAR-10 here has 30,000 of the 50,000 training images.
 """
+GROUNDS = {
+    "cifar10_bits-mobilenetv2-bitops": "MobileNetV2",
+    "cifar10_bits-resnet20-bitops": "ResNet-20",
+    "cifar10_bits-resnet20-bytes": "ResNet-20, weights alone",
+}
+"""The results of the first table, and what their networks are called."""
+HALVES = (
+    "The float weights, which another author trained, know all training images, so nothing is chosen on these: half of the test images "
+    "(5,000, drawn class by class) are search-val, the other half is test (`benchmarks/cifar10_halves.py`)."
+)
+NOTES = {
+    "cifar10_bits-mobilenetv2-bitops": "The float weights were trained on our own training split (24,000 images) by the command in the script's head.",
+    "cifar10_bits-resnet20-bitops": HALVES,
+    "cifar10_bits-resnet20-bytes": f"{HALVES} Inputs have 4 bits, weights are searched.",
+}
+CONCLUSIONS = ""
+UNITS = {"bitops": (1e6, "M BitOps"), "weight_bytes": (1e3, "kB of weights")}
 
 Row = dict[str, Any]
 
@@ -31,7 +51,78 @@ def main() -> None:
 
 def text() -> str:
     """The page of the figures at hand."""
-    return "\n".join([HEAD, *(part for part in map(section, SECTIONS) if part)])
+    return "\n".join([HEAD, summary(), *(part for part in map(section, SECTIONS) if part)])
+
+
+def load(name: str) -> Row | None:
+    """The figures of a script; None where they were not measured."""
+    path = RESULTS / f"{name}.json"
+    found: Row | None = json.loads(path.read_text("utf-8")) if path.exists() else None
+    return found
+
+
+def summary() -> str:
+    """The first table, and what follows from it."""
+    rows, differences = [], []
+    for name, network in GROUNDS.items():
+        result = load(name)
+        for budget, group in by_budget(result).items() if result else ():
+            metric = result["command"]["metric"]
+            factor, unit = UNITS[metric]
+            label = f"{budget / factor:,.1f} {unit}"
+            kinds = ("best", "knapsack", "uniform", "random")
+            seeds = min((len(row["runs"]) for row in group.values()), default=0)
+            rows.append([network, label, *(accuracy(group.get(kind)) for kind in kinds), str(seeds)])
+            told = [difference(group.get("best"), group.get(kind)) for kind in kinds[1:]]
+            differences.append([network, label, *told])
+    if not rows:
+        return ""
+    return f"""## Is the search worth it?
+
+Test accuracy in percent, mean and standard deviation over seeds of the training alone; all rows of a network take the same
+steps from the same float weights.
+
+{table(("network", "budget", "searched", "knapsack", "uniform", "random", "seeds"), rows)}
+Points by which the searched network is better, paired by seed, with the 95 % interval of Student's t; in bold where it leaves out 0:
+
+{table(("network", "budget", "than the knapsack's", "than uniform bits", "than a random one"), differences)}
+{CONCLUSIONS}"""
+
+
+def by_budget(result: Row) -> dict[int, dict[str, Row]]:
+    """Per budget the rows `best`, `knapsack`, `random`, and the dearest `uniform` one that keeps it."""
+    metric = result["command"]["metric"]
+    found: dict[int, dict[str, Row]] = {}
+    for row in result["rows"]:
+        if row["budget"]:
+            found.setdefault(row["budget"][metric], {})[row["bits"].partition(":")[0]] = row
+    uniform = [row for row in result["rows"] if not row["budget"] and row["bits"] != "float"]
+    for budget, group in found.items():
+        kept = [row for row in uniform if row[metric] <= budget]
+        if kept:
+            group["uniform"] = max(kept, key=lambda row: row[metric])
+    return found
+
+
+def accuracy(row: Row | None) -> str:
+    """Mean and deviation of the test accuracy."""
+    if row is None:
+        return "-"
+    return f"{100 * row['top1_mean']:.2f}" + ("" if row["top1_std"] is None else f" +- {100 * row['top1_std']:.2f}")
+
+
+def difference(one: Row | None, other: Row | None) -> str:
+    """Mean of the differences by seed, and its 95 % interval."""
+    if one is None or other is None:
+        return "-"
+    mine, theirs = ({run["seed"]: 100 * run["test"]["top1"] for run in row["runs"]} for row in (one, other))
+    apart = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+    mean = fmean(apart)
+    if len(apart) < 2:
+        return f"{mean:+.2f}"
+    reach = float(student.ppf(0.975, len(apart) - 1)) * stdev(apart) / len(apart) ** 0.5
+    text = f"{mean:+.2f} ({mean - reach:+.2f} to {mean + reach:+.2f})"
+    return f"**{text}**" if abs(mean) > reach else text
 
 
 def section(name: str) -> str:
@@ -132,39 +223,34 @@ ResNet-20 at uniform bits, from the same float weights, {result["steps"]} steps 
 
 
 def bits(result: Row) -> str:
-    """Rows at equal BitOps."""
+    """All rows of a network at equal cost."""
+    told = result["command"]
+    factor, unit = UNITS[told["metric"]]
     rows = [
         [
-            r["space"],
-            f"{r['budget']['bitops'] / 1e6:,.1f} M" if r["budget"] else "-",
+            f"{r['budget'][told['metric']] / factor:,.1f}" if r["budget"] else "-",
             r["bits"],
-            "-" if r["bitops"] is None else f"{r['bitops'] / 1e6:,.1f} M",
+            "-" if r[told["metric"]] is None else f"{r[told['metric']] / factor:,.1f}",
             percent(r["search_val_top1_mean"]),
-            percent(r["top1_mean"]),
-            "-" if r["top1_std"] is None else f"{100 * r['top1_std']:.2f}",
-            str(r["seeds"]),
+            accuracy(r),
+            " ".join(f"{100 * run['test']['top1']:.2f}" for run in r["runs"]),
         ]
         for r in result["rows"]
     ]
-    told = result["command"]
     weights = ["--weights FILE"] if told["weights"] else []
-    tried = [f"--{key} {told[key]}" for key in ("spaces", "uniform", "bits") if told.get(key)]
+    tried = [f"--{key} {told[key]}" for key in ("spaces", "metric", "uniform", "bits", "seeds") if told.get(key)]
     settings = " ".join(
         [*weights, *tried, f'--budgets "{told["budgets"]}"', *(f"--set {text}" for text in told["set"])]
     )
     steps = {key: value for key, _, value in (text.partition("=") for text in told["set"])}
-    fresh = "fresh weights" if steps.get("retrain.init") == "fresh" else "their supernet's weights"
-    start = "the same float weights" if weights else fresh
-    seeds, several = told["seeds"], f", {told['seeds']} seeds" if told["seeds"] > 1 else ""
-    if seeds > 1:
-        settings = f"--seeds {seeds} {settings}"
-    return f"""## Searched, knapsack, random and uniform bits at equal BitOps: {result["network"]}, {steps["retrain.iterations"]} steps{several}{result.get("heading", "")}
+    data = "imagefolder:CIFAR" if told["data"] == "imagefolder" else f"{told['data']}:load"
+    return f"""## {GROUNDS[result["benchmark"]]}: searched, knapsack, random and uniform bits at equal cost
 
-All rows of a space take the same steps from {start}; `best` is what the search found in a supernet of
-{steps["train.iterations"]} steps. Budgets that the command names and the table lacks are not measured yet.
-{result.get("notes", "")}
-{table(("space", "budget", "bits", "BitOps", "search-val top-1", "test top-1", "std", "seeds"), rows)}
-`python benchmarks/cifar10_bits.py --network {result["network"]} --data imagefolder:CIFAR --work DIR --name {result["benchmark"]} {settings}`
+All rows take {steps["retrain.iterations"]} steps of {steps["retrain.batch_size"]} images from the same float weights; `best` is what the search found in a
+supernet of {steps["train.iterations"]} steps of as many images. {NOTES.get(result["benchmark"], "")}
+
+{table((f"budget, {unit}", "bits", unit, "search-val top-1", "test top-1", "by seed"), rows)}
+`python benchmarks/cifar10_bits.py --network {result["network"]} --data {data} --work DIR --name {result["benchmark"]} {settings}`
 """
 
 
@@ -212,64 +298,27 @@ the command names and the table lacks were not measured.
 
 def rankings(result: Row) -> str:
     """Who orders architectures as training each alone does."""
+    told, steps = result["command"], result["truth_steps"]
     rows = []
-    for one in result["rankings"]:
-        what = f"{one['space']}, {one['supernet_steps']:,} steps"
-        judges = one["judges"] | ({"another seed of training alone": one["ceiling"]} if one["ceiling"] else {})
-        for judge, figures in judges.items():
-            low, high = figures.get("interval") or (None, None)
-            between = "-" if low is None else f"{low:.2f} to {high:.2f}"
-            beyond = (number(figures.get(key)) for key in ("within_strata", "residual"))
-            lost = (figures.get("regret") or {}).get("1")
-            rows.append(
-                [
-                    what,
-                    judge,
-                    number(figures["kendall"]),
-                    between,
-                    *beyond,
-                    "-" if lost is None else f"{100 * lost:.2f}",
-                ]
-            )
-    made = "; ".join(
-        f"`{one['space']}`: {one['n']} architectures of {one['band'][0]:,} to {one['band'][1]:,} {one['metric']}, {one['alone_steps']} steps alone, "
-        f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
-        for one in result["rankings"]
-    )
-    commands = "\n".join(
-        f"`spos-quant rank RUN --n {one['n']} --seeds {one['seeds']} --band {one['band'][0]}:{one['band'][1]} --set rank.iterations={one['alone_steps']}`"
-        for one in result["rankings"]
-    )
-    return f"""## Who ranks best: the supernet or the sum of sensitivities
+    for judge, figures in result["judges"].items():
+        low, high = figures["interval"]
+        lost = figures["regret"]["1"]
+        beyond = (number(figures[key]) for key in ("within_strata", "residual"))
+        rows.append([judge, number(figures["kendall"]), f"{low:.2f} to {high:.2f}", *beyond, f"{100 * lost:.2f}"])
+    pairs = [[pair, number(tau)] for pair, tau in result["lengths"].items()]
+    name = result["benchmark"].removeprefix("rankings-")
+    return f"""## Who ranks best: {name}
 
-Architectures drawn evenly over the cost, trained alone from the float weights, and judged by those who would choose among them: Kendall's tau
-and its 95 % interval, that within strata of like cost, that of what the cost does not explain, and the points of search-val that the first choice loses
-against the best of all. {made}.
-{result.get("notes", "")}
-{table(("space, supernet", "judge", "tau", "95 %", "within strata", "beyond cost", "first choice loses"), rows)}
-{commands}
-`python benchmarks/rankings.py RUN RUN`
-"""
+{told["n"]} architectures of {result["band"][0]:,} to {result["band"][1]:,} {result["metric"]}, drawn evenly over the cost, trained alone for {steps} steps
+of {result["batch_size"]} images and judged by those who would choose among them (supernet of {result["supernet_steps"]:,} steps): Kendall's tau with its 95 %
+interval, tau within strata of like cost, tau of what the cost does not explain, and the points of search-val that the first choice
+loses against the best of all.
 
+{table(("judge", "tau", "95 %", "within strata", "beyond cost", "first choice loses"), rows)}
+Trainings against each other:
 
-def recalibration(result: Row) -> str:
-    """Images that recalibration needs."""
-    rows = [
-        [
-            f"{r['images']:,}",
-            *("-" if r[key] is None else f"{r[key]:.2f}" for key in ("kendall", "spearman")),
-            *(f"{100 * r[key]:.2f}" for key in ("regret", "mean_difference")),
-        ]
-        for r in result["table"]
-    ]
-    return f"""## How many images recalibration needs
-
-{result["n"]} architectures of `{result["space"]}` between four fifths and the whole of {result["budget"]}, scored on {result["scored"]:,} images of search-val in
-a trained supernet, after recalibration from so many images against the largest amount: rank correlations, what choosing
-the best by it gives up, and how far scores are apart (points).
-
-{table(("images", "Kendall", "Spearman", "regret", "difference"), rows)}
-`python benchmarks/recalibration.py RUN --n {result["n"]} --budget {result["budget"]} --work DIR`
+{table(("trainings", "tau"), pairs)}
+`python benchmarks/rankings.py RUN --name {name} --n {told["n"]} --band {told["band"]} --steps {told["steps"]} --sensitivities {told["sensitivities"]}`
 """
 
 
@@ -287,31 +336,17 @@ def digits(result: Row) -> str:
 
 
 SECTIONS: dict[str, Callable[[Row], str]] = {
+    **dict.fromkeys(GROUNDS, bits),
+    "rankings-mobilenetv2": rankings,
+    "rankings-resnet20": rankings,
+    "cifar10_interference": interference,
+    "digits_search_vs_uniform-2.2M": digits,
+    "digits_search_vs_uniform-4M": digits,
+    "cifar10_knapsack": knapsack,
+    "peers-mct_resnet20": peer,
     "cifar10_quantizers-470-calibrated": quantizers,
     "cifar10_quantizers-470": quantizers,
     "cifar10_quantizers": quantizers,
-    "cifar10_bits-resnet20-470-seeds": bits,
-    "cifar10_bits-resnet20-470": bits,
-    "cifar10_bits-resnet20-470-width": bits,
-    "cifar10_bits-resnet20-470-loss": bits,
-    "cifar10_bits-resnet20-470-first": bits,
-    "cifar10_bits-resnet20": bits,
-    "cifar10_bits-mobilenetv2-seeds": bits,
-    "cifar10_bits-resnet20-skip": bits,
-    "cifar10_bits-resnet20-ops": bits,
-    "cifar10_bits-resnet20-ops-fresh": bits,
-    "cifar10_bits-mobilenetv2-finals-seeds": bits,
-    "cifar10_bits-mobilenetv2-finals": bits,
-    "cifar10_bits-mobilenetv2-loss-seeds": bits,
-    "cifar10_bits-mobilenetv2": bits,
-    "cifar10_bits-mobilenetv2-loss": bits,
-    "rankings": rankings,
-    "cifar10_interference": interference,
-    "recalibration": recalibration,
-    "cifar10_knapsack": knapsack,
-    "peers-mct_resnet20": peer,
-    "digits_search_vs_uniform-2.2M": digits,
-    "digits_search_vs_uniform-4M": digits,
 }
 
 
