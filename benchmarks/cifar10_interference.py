@@ -15,7 +15,7 @@ A variant is words joined by `+`:
     float-teacher half of the loss against the float model's answers (`train.distill`)
     batch-norm    an affine BatchNorm per bit-width (`batch_norm: per-bits`)
     cost-uniform  paths drawn uniformly over BitOps rather than over architectures
-    sandwich      the cheapest, the dearest and a random path at every step
+    sandwich      the cheapest, the most expensive and a random path at every step
     first         the search starts from knapsack solutions rather than at random (`search.first`)
 """
 
@@ -32,7 +32,7 @@ from common import several, write_result
 
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.bench import bench_run, check
-from spos_quant.stages.plan import Options, Plan, plan_run
+from spos_quant.stages.open_run import Options, Plan, plan_run
 from spos_quant.stages.rank import rank_run, read_band
 from spos_quant.stages.search import combined_budgets
 from spos_quant.stages.train import train_supernet

@@ -40,7 +40,7 @@ from spos_quant.run_dir import drop
 from spos_quant.space.bit_config import parse_uniform, read_bit_config
 from spos_quant.stages.evaluate import evaluate_result, measured
 from spos_quant.stages.models import float_teacher, make_network, recalibration_batches, scoring_batches
-from spos_quant.stages.plan import Options, plan_run
+from spos_quant.stages.open_run import Options, plan_run
 from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights

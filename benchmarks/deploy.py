@@ -24,8 +24,8 @@ import spos_quant as sq
 from spos_quant.data import ArraySplit, Augmentation, DataSet, Preprocessing
 from spos_quant.data.loading import datasets
 from spos_quant.errors import ExportError
-from spos_quant.stages.evaluate import export_result, exports
-from spos_quant.stages.plan import Options, plan_run
+from spos_quant.stages.export import export_result, exports
+from spos_quant.stages.open_run import Options, plan_run
 from spos_quant.stages.retrain import retrain_result
 from spos_quant.stages.run import Result
 from spos_quant.stages.verify import verify_result

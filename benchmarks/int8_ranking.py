@@ -22,11 +22,11 @@ from common import drawn_in_band, write_result
 
 from spos_quant.quant.integers import integers_available
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.evaluate import SupernetEvaluator
-from spos_quant.searchers.fidelity import kendall, regret
+from spos_quant.searchers.evaluators import SupernetEvaluator
+from spos_quant.searchers.rank_correlation import kendall, regret
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.models import load_supernet
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.batches import FixedBatches

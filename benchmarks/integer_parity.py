@@ -23,9 +23,9 @@ from spos_quant.export.integer.onnx_writer import write_onnx_int8
 from spos_quant.export.runtime import OnnxModel, compare
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.fold import graph_of
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.run import Result
 
 

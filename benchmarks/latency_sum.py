@@ -20,7 +20,7 @@ from common import write_result
 
 from spos_quant.backbones.build import load_spec
 from spos_quant.cost.latency import read_latency_csv
-from spos_quant.searchers.fidelity import kendall
+from spos_quant.searchers.rank_correlation import kendall
 from spos_quant.stages.latency import latency_run
 from spos_quant.stages.run import Run
 

@@ -23,9 +23,9 @@ import numpy as np
 from common import write_result
 
 from spos_quant.cli import run as command
-from spos_quant.searchers.log import EvaluationLog
+from spos_quant.searchers.evaluation_log import EvaluationLog
 from spos_quant.stages.evaluator import open_log
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 
 BUDGET = "2.2M"
 SETTINGS = [

@@ -12,7 +12,7 @@ from brevitas.core.scaling import IntScaling, ParameterScaling, StatsFromParamet
 from torch import Tensor, nn
 
 from spos_quant.backbones.build import build, load_spec, space_of
-from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.fused_quant import FusedIntQuant
 from spos_quant.quant.scales import ClipStep, StatisticalStep
 from spos_quant.quant.static import is_quant_layer
 from spos_quant.supernet.supernet import Supernet

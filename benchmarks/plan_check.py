@@ -28,9 +28,9 @@ from common import write_result
 
 from spos_quant.backbones.build import build, space_of
 from spos_quant.data import load_data
-from spos_quant.stages.plan import spec_of
+from spos_quant.stages.open_run import spec_of
+from spos_quant.stages.plan import Assumed, Measured, estimate, measure
 from spos_quant.stages.run import Run
-from spos_quant.stages.scale import Assumed, Measured, estimate, measure
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import Training, fit
 from spos_quant.train.paths import make_sampler

@@ -4,7 +4,7 @@
     python benchmarks/prefix_cache.py --tiny
 
 A thousand architectures of ResNet-20 are asked for by the evolution, as in a search within the BitOps of w3a3. Scores
-are made up: every layer gives up a sum of its own that quarters with each bit, so that the search converges. Counted
+are made up: every layer gives up a sum of its own that quarters with each bit, so that the search converges. CountingProgram
 are the multiply-adds that are left where all activations of all candidates are kept (`everything`), and where those of
 the last one are, behind every layer (`one path`). Then candidates of three generations are judged, each by an evaluator
 that keeps nothing and by one that keeps what is behind every block, in turn, on one thread.
@@ -29,7 +29,7 @@ from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 from spos_quant.searchers.base import Problem, Scored
-from spos_quant.searchers.evaluate import SupernetEvaluator
+from spos_quant.searchers.evaluators import SupernetEvaluator
 from spos_quant.searchers.evolution import Evolution
 from spos_quant.space.search_space import Architecture, SearchSpace
 from spos_quant.train.allocation import keep_freed_memory
@@ -88,11 +88,11 @@ def generations(space: SearchSpace) -> list[list[Architecture]]:
     """What a search asks for, generation by generation."""
     table = CostTable(space)
     problem = Problem(space, FeasibleSampler(table, [parse_budget(BUDGET, "bitops", table)]), CONFIG, seed=0)
-    given_up = np.random.default_rng(0).lognormal(size=(len(space.layers), 2))
+    degradation = np.random.default_rng(0).lognormal(size=(len(space.layers), 2))
     searcher, found = Evolution(problem), []
     while asked := searcher.ask():
         found.append(asked)
-        searcher.tell([Scored(a, score(path(space, a), given_up), None, 0) for a in asked])
+        searcher.tell([Scored(a, score(path(space, a), degradation), None, 0) for a in asked])
     return found
 
 
@@ -100,10 +100,10 @@ def path(space: SearchSpace, architecture: Architecture) -> Path:
     return [(place.weight.value(architecture), place.act.value(architecture)) for place in space.layers]
 
 
-def score(bits: Path, given_up: Floats) -> float:
+def score(bits: Path, degradation: Floats) -> float:
     """Minus what every layer gives up; a float one gives up nothing."""
     shares = np.array([[0.0 if b is None else 4.0**-b for b in layer] for layer in bits])
-    return -float((shares * given_up).sum())
+    return -float((shares * degradation).sum())
 
 
 def everything(paths: list[Path], before: Floats) -> float:

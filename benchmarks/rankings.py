@@ -20,10 +20,10 @@ import numpy as np
 from common import write_result
 
 from spos_quant.cost.knapsack import loss_of
-from spos_quant.cost.sensitivity import Departures, measured
-from spos_quant.searchers.fidelity import fidelity, kendall
+from spos_quant.cost.sensitivity import Perturbations, measured
+from spos_quant.searchers.rank_correlation import fidelity, kendall
 from spos_quant.stages.evaluator import open_log
-from spos_quant.stages.plan import Options, plan_existing
+from spos_quant.stages.open_run import Options, plan_existing
 from spos_quant.stages.rank import rank_run, read_band
 from spos_quant.stages.run import Run
 from spos_quant.stages.sensitivity import sensitivity_run
@@ -72,7 +72,7 @@ def judges(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[fl
             with plan_existing(given.run).open() as run:
                 sums = measured_sums(run, [row["architecture"] for row in rows], given)
         else:
-            sums = [row["given_up"] for row in rows]
+            sums = [row["degradation"] for row in rows]
         found[f"sum of sensitivities ({estimate})"] = [-x for x in sums]
         found[f"loss in the supernet and sensitivities ({estimate})"] = together(loss, sums)
     return found
@@ -81,10 +81,10 @@ def judges(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[fl
 def measured_sums(run: Run, texts: Sequence[str], given: argparse.Namespace) -> list[float]:
     """What architectures give up by the sum of measured sensitivities."""
     sensitivity_run(run, estimate="measured", device=given.device, show=True, workers=given.workers)
-    departures = Departures(run.table)
+    perturbations = Perturbations(run.table)
     with open_log(run) as log:
         known = {one.architecture: (one.score, one.loss) for one in log}
-    losses = measured(departures, {a: known[a] for a in departures.architectures}).losses(run.space)
+    losses = measured(perturbations, {a: known[a] for a in perturbations.architectures}).losses(run.space)
     return [loss_of(losses, a, run.space.relevant(a)) for a in map(run.space.decode, texts)]
 
 

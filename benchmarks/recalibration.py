@@ -22,10 +22,10 @@ from common import drawn_in_band, write_result
 
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import kept_weights
-from spos_quant.searchers.fidelity import kendall, regret, spearman
+from spos_quant.searchers.rank_correlation import kendall, regret, spearman
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.models import load_supernet
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import FixedBatches

@@ -30,28 +30,32 @@ def column(values, x):
 
 def codes(op, x):
     """Half to even, then saturation at the codes that occur: a ReLU is no more than that."""
-    return np.clip(np.rint(x) + op["grid"]["zero"], op["low"], op["high"]).astype(np.int64)
+    return np.clip(np.rint(x) + op["qparams"]["zero_point"], op["output_min"], op["output_max"]).astype(np.int64)
 
 
 def run(graph, tensors, images):
     """Logits of images `[n, C, H, W]`, by the operations of a ResNet; `spos_quant.export.integer.reference` has all."""
-    values, grids = {graph["input"]: images}, {graph["input"]: None}
+    values, tensor_qparams = {graph["input"]: images}, {graph["input"]: None}
 
     def real(name):
-        grid = grids[name]
-        return values[name] if grid is None else np.float32(values[name] - grid["zero"]) * np.float32(grid["scale"])
+        qparams = tensor_qparams[name]
+        return (
+            values[name]
+            if qparams is None
+            else np.float32(values[name] - qparams["zero_point"]) * np.float32(qparams["scale"])
+        )
 
     for op in graph["ops"]:
-        names, grid = op["inputs"], op["grid"]
+        names, qparams = op["inputs"], op["qparams"]
         own = {key: tensors[item["tensor"]] for key, item in op.items() if isinstance(item, dict) and "tensor" in item}
-        step = None if grid is None else np.float32(grid["scale"])
+        step = None if qparams is None else np.float32(qparams["scale"])
         if op["op"] == "Quantize":
             made = codes(op, real(names[0]) / step)
         elif op["op"] == "Layer":
-            x = values[names[0]] - grids[names[0]]["zero"]
+            x = values[names[0]] - tensor_qparams[names[0]]["zero_point"]
             total = sums(x, own["weight"].astype(np.int64) * op["factor"], op["window"], op["groups"])
             total = np.float32(total + column(own["bias"], total))
-            unit = column(np.float32(grids[names[0]]["scale"]) * own["scale"], total)
+            unit = column(np.float32(tensor_qparams[names[0]]["scale"]) * own["scale"], total)
             wide = op["weight_bits"] is None  # a first layer that was kept float divides, as ONNX does
             made = total * unit if step is None else codes(op, total / (step / unit) if wide else total * (unit / step))
         elif op["op"] == "FloatLayer":
@@ -62,7 +66,7 @@ def run(graph, tensors, images):
             made = real(names[0]).mean((2, 3), keepdims=op["keeps"])  # real: the last layer is float here
         else:
             raise NotImplementedError(op["op"])
-        values[op["output"]], grids[op["output"]] = made, grid
+        values[op["output"]], tensor_qparams[op["output"]] = made, qparams
     return real(graph["output"])
 
 

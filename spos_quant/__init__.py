@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from spos_quant.convert.api import apply_bits as apply_bits
     from spos_quant.convert.api import quantize as quantize
     from spos_quant.export.api import export_onnx as export_onnx
-    from spos_quant.quant.program import export_program as export_program
+    from spos_quant.quant.exported_program import export_program as export_program
     from spos_quant.searchers.api import search as search
     from spos_quant.searchers.sensitivity import sensitivity as sensitivity
     from spos_quant.stages.bench import bench as bench
-    from spos_quant.stages.loading import load as load
+    from spos_quant.stages.load import load as load
     from spos_quant.supernet.fast import fast_steps as fast_steps
     from spos_quant.supernet.measure import measure as measure
 
@@ -29,9 +29,9 @@ _WHERE = {
     "bench": "spos_quant.stages.bench",
     "build": "spos_quant.backbones.build",
     "export_onnx": "spos_quant.export.api",
-    "export_program": "spos_quant.quant.program",
+    "export_program": "spos_quant.quant.exported_program",
     "fast_steps": "spos_quant.supernet.fast",
-    "load": "spos_quant.stages.loading",
+    "load": "spos_quant.stages.load",
     "load_space": "spos_quant.backbones.build",
     "measure": "spos_quant.supernet.measure",
     "quantize": "spos_quant.convert.api",

@@ -106,11 +106,11 @@ class SupernetTrainConfig(TrainConfig):
     path_low: CostText = None
     """Least cost of a path (`290M`, `w3a4`, `35%`); null: the cheapest architecture's."""
     path_high: CostText = None
-    """Largest cost of a path; null: the dearest architecture's."""
+    """Largest cost of a path; null: the most expensive architecture's."""
     path_bins: int = Field(default=10, ge=1, le=1_000)
     """Bins of equal width between the two, of which `cost-uniform` draws one per step."""
     path_teacher: str = Field(default="none", pattern=r"^(none|bits)$")
-    """`bits`: a path learns the answers of its own high-bit version, same operators and widths, dearest bits."""
+    """`bits`: a path learns the answers of its own high-bit version, same operators and widths, most expensive bits."""
 
 
 class RetrainConfig(TrainConfig):

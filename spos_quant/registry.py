@@ -16,14 +16,14 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names that people write in YAML or on the command line to plug-ins.
 
-    Built-in plug-ins sit in the modules given as `home`, imported at the first look-up, so that registering costs
+    Built-in plug-ins sit in the modules given as `builtin_modules`, imported at the first look-up, so that registering costs
     nothing at start. Packages outside join through the entry-point group `spos_quant.plugins`: each entry point names a
     module whose import registers what it brings.
     """
 
-    def __init__(self, noun: str, *, home: tuple[str, ...] = ()) -> None:
+    def __init__(self, noun: str, *, builtin_modules: tuple[str, ...] = ()) -> None:
         self.noun = noun
-        self._home = home
+        self._builtin_modules = builtin_modules
         self._plugins: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         return iter(sorted(self._plugins))
 
     def _load(self) -> None:
-        for module in self._home:
+        for module in self._builtin_modules:
             import_module(module)
         _load_plugins()
 

@@ -18,60 +18,60 @@ from spos_quant.cost.table import CostTable
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import SwitchLayer
 from spos_quant.space.search_space import SearchSpace
-from spos_quant.supernet.blocks import OperatorMaker, Site
+from spos_quant.supernet.blocks import BlockSpec, OperatorMaker
 from spos_quant.supernet.measure import measure
 
 _SITES = (
-    Site(8, 8, widths=(0.5, 1.0, 1.5)),
-    Site(8, 8, widths=(1.0,), signed=True),
-    Site(8, 24, 2, inner=16, widths=(0.5, 1.0, 2.0), signed=True),
-    Site(8, 16, 2, inner=12, widths=(1.0, 0.25), projection=True),
+    BlockSpec(8, 8, widths=(0.5, 1.0, 1.5)),
+    BlockSpec(8, 8, widths=(1.0,), signed=True),
+    BlockSpec(8, 24, 2, inner=16, widths=(0.5, 1.0, 2.0), signed=True),
+    BlockSpec(8, 16, 2, inner=12, widths=(1.0, 0.25), projection=True),
 )
 
 
 def check_operator(make: OperatorMaker, *, changes_shape: bool = True) -> None:
     """Holds an operator against its contract in several places of a network.
 
-    At every width: the shape that the site asks for, gradients for everything on the path, a plain copy that gives the
+    At every width: the shape that the block_spec asks for, gradients for everything on the path, a plain copy that gives the
     same numbers, and no layer that reads negative values without saying so (`signed`).
 
     Args:
         make: The operator's function.
         changes_shape: False for operators that are only for places that keep the shape, such as a pooling.
     """
-    for site in _SITES:
-        if not (changes_shape or site.keeps_shape):
+    for block_spec in _SITES:
+        if not (changes_shape or block_spec.keeps_shape):
             continue
-        operator = make(site).train()
-        if site.projection and operator.projection is None:
+        operator = make(block_spec).train()
+        if block_spec.projection and operator.projection is None:
             continue  # which such a block refuses
-        x = torch.randn(2, site.inputs, 9, 9, generator=torch.Generator().manual_seed(0))
-        x = x if site.signed else x.relu()
-        for width in range(len(site.widths)):
+        x = torch.randn(2, block_spec.inputs, 9, 9, generator=torch.Generator().manual_seed(0))
+        x = x if block_spec.signed else x.relu()
+        for width in range(len(block_spec.widths)):
             operator.activate_width(width)
             with _signs(operator):
-                outputs = [(site.outputs, operator(x))]
+                outputs = [(block_spec.outputs, operator(x))]
                 if operator.projection is not None:
-                    outputs.append((site.inputs, operator._modules[operator.projection](x)))  # type: ignore[misc]
+                    outputs.append((block_spec.inputs, operator._modules[operator.projection](x)))  # type: ignore[misc]
             plain = StaticMaker().module(operator).eval()
             operator.eval()
-            assert torch.equal(plain(x), operator(x)), f"{site}: the plain copy answers differently"
+            assert torch.equal(plain(x), operator(x)), f"{block_spec}: the plain copy answers differently"
             operator.train()
             if not operator.row:
                 continue
             for channels, y in outputs:
-                side = -(-9 // site.stride)
-                assert y.shape == (2, channels, side, side), f"{site}: gives {tuple(y.shape)}"
-                assert y.isfinite().all(), f"{site}: is not finite at width {site.widths[width]}"
-            _check_gradients(operator, [y for _, y in outputs], site)
+                side = -(-9 // block_spec.stride)
+                assert y.shape == (2, channels, side, side), f"{block_spec}: gives {tuple(y.shape)}"
+                assert y.isfinite().all(), f"{block_spec}: is not finite at width {block_spec.widths[width]}"
+            _check_gradients(operator, [y for _, y in outputs], block_spec)
 
 
-def _check_gradients(operator: nn.Module, outputs: list[Tensor], site: Site) -> None:
+def _check_gradients(operator: nn.Module, outputs: list[Tensor], block_spec: BlockSpec) -> None:
     parameters = [p for p in operator.parameters() if p.requires_grad]
     if parameters:
         total = torch.stack([y.square().sum() for y in outputs]).sum()
         for gradient in torch.autograd.grad(total, parameters, allow_unused=True):
-            assert gradient is not None, f"{site}: a parameter is on no path"
+            assert gradient is not None, f"{block_spec}: a parameter is on no path"
 
 
 def _signs(module: nn.Module) -> ExitStack:

@@ -14,7 +14,7 @@ import yaml
 import spos_quant as sq
 from spos_quant.backbones.build import builtin_spaces, space_of
 from spos_quant.backbones.registry import backbones
-from spos_quant.cli.commands import app
+from spos_quant.cli.app import load
 from spos_quant.quant.quantizers import act_quantizers, weight_quantizers
 from spos_quant.registry import Registry
 from spos_quant.space.spec import parse_spec
@@ -90,7 +90,7 @@ def test_yaml_blocks_are_search_spaces(page: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_commands_parse(page: str) -> None:
     """Commands, options and values are those of the command line; nothing is started."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(load()).commands  # type: ignore[attr-defined]
     for line in "".join(blocks(page, "console")).splitlines():
         program, *arguments = shlex.split(line)
         if program != "spos-quant":

@@ -64,5 +64,5 @@ def test_the_published_schema_and_the_list_of_spaces_are_fresh():
     for path, text in [
         tool("make_tables").schema(),
         tool("make_tables").spaces(),
-    ]:  # outlines: tests/backbones/test_build.py
+    ]:  # network_shapes: tests/backbones/test_build.py
         assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"

@@ -48,7 +48,7 @@ def test_built_in_modules_are_imported_at_the_first_look_up(tmp_path, monkeypatc
         "from test_registry_shared import things\nthings.register('late')(3)\n"
     )
     (tmp_path / "test_registry_shared.py").write_text(
-        "from spos_quant.registry import Registry\nthings = Registry('thing', home=('toy_home_module',))\n"
+        "from spos_quant.registry import Registry\nthings = Registry('thing', builtin_modules=('toy_home_module',))\n"
     )
     from importlib import import_module
 

@@ -7,9 +7,9 @@ from itertools import product
 
 from scipy.stats import chisquare
 
-from spos_quant.space.outline import BlockOutline, LayerOutline, LayerShape, Outline
 from spos_quant.space.resolve import block_axes, resolve
 from spos_quant.space.search_space import SearchSpace
+from spos_quant.space.shapes import BlockShapes, LayerShape, LayerShapes, NetworkShapes
 from spos_quant.space.spec import parse_spec
 
 WIDTHS = (0.5, 1.0)
@@ -20,7 +20,7 @@ def layer(name, block, op, macs, *, reads=None, kind="Conv2d"):
     """A layer; `macs` has one number per width (the last is the backbone's own), or is one number."""
     macs = macs if isinstance(macs, tuple) else (macs,)
     shapes = tuple(LayerShape(m, max(1, m // 4), 0, 9 - len(macs) + i) for i, m in enumerate(macs))
-    return LayerOutline(name, kind, block, op, reads or name, block, shapes)
+    return LayerShapes(name, kind, block, op, reads or name, block, shapes)
 
 
 def toy_outline(spec, blocks=2, scale=1):
@@ -30,7 +30,7 @@ def toy_outline(spec, blocks=2, scale=1):
         b, s = f"b{i}", scale * (i + 1)
         axes = block_axes(spec, b)
         ops, widths = axes.op or ("conv",), axes.width or (1.0,)
-        made.append(BlockOutline(b, ops, widths, b))
+        made.append(BlockShapes(b, ops, widths, b))
         reads = None
         if i == 1:
             reads = f"{b}.short"
@@ -49,7 +49,7 @@ def toy_outline(spec, blocks=2, scale=1):
         reference += [layer(f"{b}.c1", b, None, 96 * s, reads=reads), layer(f"{b}.c2", b, None, 120 * s)]
     layers.append(layer("head", None, None, 40 * scale, kind="Linear"))
     reference.append(layer("head", None, None, 40 * scale, kind="Linear"))
-    return Outline(tuple(made), tuple(layers), ("conv",) * blocks, tuple(reference))
+    return NetworkShapes(tuple(made), tuple(layers), ("conv",) * blocks, tuple(reference))
 
 
 def toy_spec(**changes):
@@ -91,8 +91,8 @@ def with_costs(space: SearchSpace, numbers) -> SearchSpace:
     def changed(one):
         return replace(one, shapes=tuple(replace(s, macs=next(numbers), weights=next(numbers)) for s in one.shapes))
 
-    layers = tuple(changed(one) for one in space.outline.layers)
-    return resolve(space.spec, replace(space.outline, layers=layers))
+    layers = tuple(changed(one) for one in space.network_shapes.layers)
+    return resolve(space.spec, replace(space.network_shapes, layers=layers))
 
 
 def raw_indices(space: SearchSpace):

@@ -101,11 +101,15 @@ def others() -> list[Number]:
             3,
         ),
         Number(
-            "MACs of all 3x3, its dearest, millions", 220.120, architecture_cost(cells, arch="3," * 6)["macs"], 1e6, 3
+            "MACs of all 3x3, its most expensive, millions",
+            220.120,
+            architecture_cost(cells, arch="3," * 6)["macs"],
+            1e6,
+            3,
         ),
     ]
     for name, published in {"resnet18": (116, 34), "resnet50": (247, 67)}.items():
-        layers = load_space(f"{name}-mixed").outline.reference
+        layers = load_space(f"{name}-mixed").network_shapes.reference
         macs = {layer.name: layer.shapes[0].macs for layer in layers}
         if (
             name == "resnet50"
@@ -121,7 +125,7 @@ def others() -> list[Number]:
 TEXT = """# The paper's numbers, and ours
 
 [Single Path One-Shot NAS](https://arxiv.org/abs/1904.00420) (Guo et al., ECCV 2020). `python tools/make_paper.py` writes this
-page from the search spaces; no trained model is behind it. "Counted" is the multiply-adds of convolutions and linear layers
+page from the search spaces; no trained model is behind it. "CountingProgram" is the multiply-adds of convolutions and linear layers
 in the network that the authors published.
 
 ## Building blocks and channels

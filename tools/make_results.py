@@ -90,7 +90,7 @@ Points by which the searched network is better, paired by seed, with the 95 % in
 
 
 def by_budget(result: Row) -> dict[int, dict[str, Row]]:
-    """Per budget the rows `best`, `knapsack`, `random`, and the dearest `uniform` one that keeps it."""
+    """Per budget the rows `best`, `knapsack`, `random`, and the most expensive `uniform` one that keeps it."""
     metric = result["command"]["metric"]
     found: dict[int, dict[str, Row]] = {}
     for row in result["rows"]:

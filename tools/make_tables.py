@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes what is generated and stored: outlines and costs of the built-in search spaces, the schema of bit configurations.
+"""Writes what is generated and stored: network_shapes and costs of the built-in search spaces, the schema of bit configurations.
 
 python tools/make_tables.py            # writes
 python tools/make_tables.py --check    # exits 1 where a stored file is not what would be written
@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from spos_quant.backbones.build import builtin_spaces, load_spec, measure, outline_json, structure_hash
+from spos_quant.backbones.build import builtin_spaces, load_spec, measure, network_shapes_json, structure_hash
 from spos_quant.space.bit_config import BitConfig
-from spos_quant.space.outline import Outline
+from spos_quant.space.shapes import NetworkShapes
 from spos_quant.stages.spaces import LIST, spaces_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,18 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Every stored file with the text that it should hold."""
-    found: dict[str, Outline] = {}
+    found: dict[str, NetworkShapes] = {}
     for name in builtin_spaces():
         spec = load_spec(name)
         key = structure_hash(spec)
         if key not in found:
             found[key] = measure(spec)
-        yield ROOT / "search_spaces" / "tables" / f"{name}.json", outline_json(spec, found[key])
+        yield ROOT / "search_spaces" / "tables" / f"{name}.json", network_shapes_json(spec, found[key])
     yield schema()
 
 
 def spaces() -> tuple[Path, str]:
-    """The list of the built-in spaces, which follows from the outlines that are stored."""
+    """The list of the built-in spaces, which follows from the network_shapes that are stored."""
     return ROOT / "search_spaces" / "tables" / LIST, spaces_json()
 
 

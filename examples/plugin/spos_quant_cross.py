@@ -5,28 +5,28 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.blocks import BlockSpec, Operator
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
 from spos_quant.supernet.operators import operators
 
 
 @operators.register("cross3")
-def cross3(site: Site) -> Operator:
+def cross3(block_spec: BlockSpec) -> Operator:
     """A 1x3 convolution, then a 3x1; the stride is split between them, the channels in between follow the width."""
-    inner = site.inner_widths()
-    most, stride = max(inner), site.stride
-    row = nn.Conv2d(site.inputs, most, (1, 3), (1, stride), (0, 1), bias=False)
-    column = nn.Conv2d(most, site.outputs, (3, 1), (stride, 1), (1, 0), bias=False)
+    inner = block_spec.inner_widths()
+    most, stride = max(inner), block_spec.stride
+    row = nn.Conv2d(block_spec.inputs, most, (1, 3), (1, stride), (0, 1), bias=False)
+    column = nn.Conv2d(most, block_spec.outputs, (3, 1), (stride, 1), (1, 0), bias=False)
     layers = {
-        "conv1": SwitchLayer(row, signed=site.signed),
-        "bn1": site.norm(most),
+        "conv1": SwitchLayer(row, signed=block_spec.signed),
+        "bn1": block_spec.norm(most),
         "relu": nn.ReLU(),
         "conv2": SwitchLayer(column),
-        "bn2": site.norm(site.outputs),
+        "bn2": block_spec.norm(block_spec.outputs),
     }
     # Input and output channels, one number per width candidate, of every layer that the width changes.
-    inputs, outputs = [site.inputs] * len(inner), [site.outputs] * len(inner)
+    inputs, outputs = [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
     return Operator(layers, {"conv1": (inputs, inner), "bn1": (inner, inner), "conv2": (inner, outputs)})
 
 
@@ -43,8 +43,8 @@ class Stairs(nn.Module):
                 if stride == 2:
                     shortcut = nn.Sequential(conv(channels, outputs, 1, 2), SwitchBatchNorm2d(outputs))
                 # The name is the module's name in the network: overrides and bit configurations use it.
-                name, site = f"blocks.{len(blocks)}", Site(channels, outputs, stride)
-                blocks.append(builder.block(name, site, own_op="conv3x3", downsample=shortcut))
+                name, block_spec = f"blocks.{len(blocks)}", BlockSpec(channels, outputs, stride)
+                blocks.append(builder.block(name, block_spec, own_op="conv3x3", downsample=shortcut))
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.head = SwitchLayer(nn.Linear(channels, spec.classes))

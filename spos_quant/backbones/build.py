@@ -17,9 +17,9 @@ import yaml
 
 from spos_quant.errors import RunError, SpaceError, near
 from spos_quant.run_dir import cache_dir, write_text
-from spos_quant.space.outline import FORMAT, Outline
 from spos_quant.space.resolve import resolve
 from spos_quant.space.search_space import SearchSpace
+from spos_quant.space.shapes import FORMAT, NetworkShapes
 from spos_quant.space.spec import SpaceSpec, parse_spec, read_spec
 from spos_quant.streams import Stream, torch_seed
 
@@ -78,7 +78,7 @@ def _of_published(name: str) -> SpaceSpec:
 
 
 def load_space(name: str | Path) -> SearchSpace:
-    """The search space of a built-in name or a YAML file; needs no torch where its outline is stored or cached.
+    """The search space of a built-in name or a YAML file; needs no torch where its network_shapes is stored or cached.
 
     Raises:
         SpaceError: no such space, or one that cannot be built.
@@ -89,44 +89,44 @@ def load_space(name: str | Path) -> SearchSpace:
 
 def space_of(spec: SpaceSpec) -> SearchSpace:
     """The search space of a validated specification."""
-    return resolve(spec, outline_of(spec))
+    return resolve(spec, network_shapes_of(spec))
 
 
 def structure_hash(spec: SpaceSpec) -> str:
-    """Identifies what an outline depends on: the structure of the space, whose model it is, the format of outlines."""
+    """Identifies what an network_shapes depends on: the structure of the space, whose model it is, the format of network_shapes."""
     source = spec.backbone.partition(":")[0]
     published = ":" in spec.backbone and source in PUBLISHED and find_spec(source)
     text = json.dumps([FORMAT, spec.structure(), *([version(source)] if published else [])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def outline_of(spec: SpaceSpec) -> Outline:
-    """The outline of a space: stored with the built-in ones, else cached, else measured on the meta device."""
+def network_shapes_of(spec: SpaceSpec) -> NetworkShapes:
+    """The network_shapes of a space: stored with the built-in ones, else cached, else measured on the meta device."""
     stored = _spaces() / "tables" / f"{spec.name}.json"
-    cached = cache_dir("outlines") / f"{structure_hash(spec)}.json"
+    cached = cache_dir("network_shapes") / f"{structure_hash(spec)}.json"
     for source in (stored, cached):
         try:
             raw = json.loads(source.read_text("utf-8"))
             if raw["structure"] == structure_hash(spec):
-                return Outline.from_json(raw)
+                return NetworkShapes.from_json(raw)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # absent, damaged or of another version: measured anew
-    outline = measure(spec)
+    network_shapes = measure(spec)
     with suppress(RunError):  # a read-only home costs time, not correctness
-        write_text(cached, outline_json(spec, outline))
-    return outline
+        write_text(cached, network_shapes_json(spec, network_shapes))
+    return network_shapes
 
 
-def outline_json(spec: SpaceSpec, outline: Outline) -> str:
-    """The text of a stored outline."""
-    return json.dumps({"structure": structure_hash(spec), **outline.to_json()}, separators=(",", ":")) + "\n"
+def network_shapes_json(spec: SpaceSpec, network_shapes: NetworkShapes) -> str:
+    """The text of a stored network_shapes."""
+    return json.dumps({"structure": structure_hash(spec), **network_shapes.to_json()}, separators=(",", ":")) + "\n"
 
 
-def measure(spec: SpaceSpec) -> Outline:
-    """The outline read from the network itself. Imports torch."""
-    from spos_quant.supernet.outline import measure_outline
+def measure(spec: SpaceSpec) -> NetworkShapes:
+    """The network_shapes read from the network itself. Imports torch."""
+    from spos_quant.supernet.dry_run import measure_shapes
 
-    return measure_outline(spec, _backbone(spec))
+    return measure_shapes(spec, _backbone(spec))
 
 
 def _backbone(spec: SpaceSpec) -> Backbone:
@@ -145,7 +145,7 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     """
     import torch
 
-    from spos_quant.supernet.outline import build_body
+    from spos_quant.supernet.dry_run import build_body
     from spos_quant.supernet.supernet import Supernet
     from spos_quant.supernet.weights import load_float_weights
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.blocks import BlockSpec
 from spos_quant.supernet.joins import chain, residual
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
@@ -67,7 +67,7 @@ class MobileNet(nn.Module):
         inputs, signed = stem, activation is nn.Hardswish
         features: list[nn.Module] = [first]
         for i, row in enumerate(rows, 1):
-            site = Site(
+            block_spec = BlockSpec(
                 inputs,
                 row.outputs,
                 row.stride,
@@ -77,8 +77,8 @@ class MobileNet(nn.Module):
                 norm=norm,
                 container=container,
             )
-            join = residual if site.keeps_shape else chain
-            features.append(builder.block(f"features.{i}", site, own_op=row.own_op, join=join))
+            join = residual if block_spec.keeps_shape else chain
+            features.append(builder.block(f"features.{i}", block_spec, own_op=row.own_op, join=join))
             inputs, signed = row.outputs, True  # a block ends without an activation
         features.append(nn.Sequential(conv(inputs, last, 1, signed=True), norm(last), activation()))
         self.features = nn.Sequential(*features)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.blocks import BlockSpec
 from spos_quant.supernet.joins import chain
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
@@ -34,7 +34,7 @@ class Cell(nn.Module):
         self.layers = nn.ModuleList(
             builder.block(
                 f"{name}.layers.{i}",
-                Site(channels, channels, signed=True),
+                BlockSpec(channels, channels, signed=True),
                 own_op="nor_conv_3x3",
                 join=chain,
                 axis=f"{to}<-{source}",
@@ -56,8 +56,8 @@ class Reduction(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv_a = _Op(Site(inputs, outputs, 2, signed=True))
-        self.conv_b = _Op(Site(outputs, outputs, signed=True))
+        self.conv_a = _Op(BlockSpec(inputs, outputs, 2, signed=True))
+        self.conv_b = _Op(BlockSpec(outputs, outputs, signed=True))
         self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), conv(inputs, outputs, 1, signed=True))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,9 +69,9 @@ class Reduction(nn.Module):
 class _Op(nn.Module):
     """ReLU, 3x3, BatchNorm, one level deeper, as the benchmark names them."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, block_spec: BlockSpec) -> None:
         super().__init__()
-        self.op = relu_conv_bn(site, 3)
+        self.op = relu_conv_bn(block_spec, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.op(x)

@@ -11,5 +11,7 @@ if TYPE_CHECKING:
 
 backbones: Registry[Backbone] = Registry(
     "backbone",
-    home=tuple(f"spos_quant.backbones.{name}" for name in ("resnet", "shufflenetv2", "mobilenet", "nasbench201")),
+    builtin_modules=tuple(
+        f"spos_quant.backbones.{name}" for name in ("resnet", "shufflenetv2", "mobilenet", "nasbench201")
+    ),
 )

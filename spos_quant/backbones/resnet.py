@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.blocks import BlockSpec
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import Backbone, BlockBuilder
 
@@ -50,8 +50,8 @@ class ResNet(nn.Module):
             for i in range(depth):
                 step = 2 if stage > 0 and i == 0 else 1
                 shortcut = _shortcut(inputs, outputs, step, projection)
-                site = Site(inputs, outputs, step)
-                blocks.append(builder.block(f"{name}.{i}", site, own_op=own_op, downsample=shortcut))
+                block_spec = BlockSpec(inputs, outputs, step)
+                blocks.append(builder.block(f"{name}.{i}", block_spec, own_op=own_op, downsample=shortcut))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*blocks))
         self.head = head

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.registry import backbones
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Site
+from spos_quant.supernet.blocks import BlockSpec
 from spos_quant.supernet.joins import concatenate, split
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
@@ -33,11 +33,11 @@ class ShuffleNetV2(nn.Module):
             blocks = []
             for i in range(depth):
                 if i == 0:
-                    site = Site(inputs, outputs - inputs, 2, inner=outputs // 2, projection=True)
+                    block_spec = BlockSpec(inputs, outputs - inputs, 2, inner=outputs // 2, projection=True)
                 else:
-                    site = Site(inputs // 2, outputs - inputs // 2, inner=outputs // 2)
+                    block_spec = BlockSpec(inputs // 2, outputs - inputs // 2, inner=outputs // 2)
                 join = concatenate if i == 0 else split
-                blocks.append(builder.block(f"{name}.{i}", site, own_op="shuffle3x3", join=join))
+                blocks.append(builder.block(f"{name}.{i}", block_spec, own_op="shuffle3x3", join=join))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*blocks))
         self.conv5 = _conv_bn_relu(inputs, _LAST, 1, 1)

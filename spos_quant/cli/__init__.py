@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     """Runs a command and returns its exit status."""
     import typer
 
-    from spos_quant.cli.commands import app
+    from spos_quant.cli.app import load
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us (`>&-`)
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     # Newer versions of typer carry click inside: its base class of usage errors is found either way.
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
-        command = typer.main.get_command(app)
+        command = typer.main.get_command(load())
         if "_SPOS_QUANT_COMPLETE" in os.environ:
             command.main(arguments, prog_name="spos-quant")
         # Not `main`, which has exit statuses of its own for interrupts and closed pipes.

@@ -62,7 +62,7 @@ MaxDrop = Annotated[
     typer.Option(
         "--max-accuracy-drop",
         metavar="X",
-        help="Instead of a budget: the cheapest architecture at most this much below the dearest one's accuracy.",
+        help="Instead of a budget: the cheapest architecture at most this much below the most expensive one's accuracy.",
     ),
 ]
 SearcherName = Annotated[str, typer.Option("--searcher", help="evolution, random or knapsack.")]
@@ -79,6 +79,9 @@ Ray = Annotated[
 ]
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Ends the search with what it has: 90s, 30m, 2h.")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each, with the run's seed and those after it.")
 ]
 
 
@@ -136,6 +139,6 @@ def check_device(device: str) -> None:
 def check_ray(address: str | None) -> None:
     """Raises `ConfigError` where a Ray cluster is asked for that cannot be there."""
     if address is not None:
-        from spos_quant.searchers.actors import check_address
+        from spos_quant.searchers.ray_backend import check_address
 
         check_address(address)

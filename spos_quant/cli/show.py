@@ -161,3 +161,16 @@ def verified(result: Mapping[str, Any]) -> None:
 
 def _exact(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def ended_early(results: list[dict[str, Any]]) -> None:
+    """Says which searches a time limit ended."""
+    for result in results:
+        if not result["complete"]:
+            remark(f"{result['key']}: the time limit ended the search early; repeat the command to go on")
+
+
+def skipped_trainings(skipped: list[str], of: int) -> None:
+    """Says how many trainings were finished before."""
+    if skipped:
+        remark(f"{len(skipped)} of {of} trainings: finished before, not made again")

@@ -18,12 +18,12 @@ from spos_quant.convert.swap import Inputs, swap_layers, tree_units
 from spos_quant.errors import ModelError, SpaceError, near
 from spos_quant.quant.switch import SwitchLayer
 from spos_quant.space.bit_config import BitConfig, parse_bit_config, read_bit_config
-from spos_quant.space.outline import Outline
 from spos_quant.space.resolve import resolve
+from spos_quant.space.shapes import NetworkShapes
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.calibrate import calibrate_clips
+from spos_quant.supernet.dry_run import body_shapes
 from spos_quant.supernet.network import BlockBuilder
-from spos_quant.supernet.outline import body_outline
 from spos_quant.supernet.supernet import Supernet
 
 CALIBRATION_IMAGES = 256
@@ -147,7 +147,7 @@ class _Converted:
         builder = BlockBuilder(parse_spec(self._raw({}), "quantize()", images=False))
         builder.units, builder.float_ends = tree_units(self.body), self.left.ends
         modes = {module: module.training for module in self.body.modules()}
-        self.outline: Outline = body_outline(self.body, builder, self._one_image())
+        self.network_shapes: NetworkShapes = body_shapes(self.body, builder, self._one_image())
         for module, mode in modes.items():
             module.training = mode
 
@@ -192,7 +192,7 @@ class _Converted:
         """What a person should know of the layers that were left alone."""
         left = self.left.layers
         named = "; ".join(left[:5]) + (f"; and {len(left) - 5} more" if len(left) > 5 else "")
-        other = self.outline.other_macs
+        other = self.network_shapes.other_macs
         macs = (
             f" {other:,} multiply-adds an image are outside of quantizable modules and counted as float."
             if other
@@ -202,7 +202,7 @@ class _Converted:
 
     def check(self, wanted: BitConfig) -> None:
         """Holds a configuration against the layers. Raises `SpaceError`."""
-        channels = {layer.name: layer.shapes[0].out_channels for layer in self.outline.layers}
+        channels = {layer.name: layer.shapes[0].out_channels for layer in self.network_shapes.layers}
         for name, bits in wanted.layers.items():
             if name not in channels:
                 if (bits.weight_bits, bits.act_bits) == (None, None):
@@ -244,7 +244,7 @@ class _Converted:
 
     def supernet(self, where: str, settings: Mapping[str, Any]) -> Supernet:
         """The supernet over these settings of a space, clips calibrated."""
-        space = resolve(parse_spec(self._raw(settings), where, images=False), self.outline)
+        space = resolve(parse_spec(self._raw(settings), where, images=False), self.network_shapes)
         training = {module: module.training for module in self.body.modules()}
         supernet = Supernet(space, self.body)
         supernet.train(self.model.training)

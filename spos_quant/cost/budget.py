@@ -47,7 +47,7 @@ class Budget:
 
 
 def cost_range(table: CostTable, metric: str) -> tuple[int, int]:
-    """The cost of the cheapest and of the dearest architecture."""
+    """The cost of the cheapest and of the most expensive architecture."""
     priced = price(table, metric)
     assert priced is not None
     return priced.low + table.constant(metric), priced.high + table.constant(metric)
@@ -58,7 +58,7 @@ def parse_budget(text: str | float, metric: str, table: CostTable) -> Budget:
 
     Args:
         text: A number (`2.5`, `1,000`, `1e6`) with an optional suffix (K M G T are powers of 1000, Ki Mi Gi Ti of
-            1024), `w3a4` (the backbone with uniform bits; not for MACs and parameters) or `35%` (of the dearest
+            1024), `w3a4` (the backbone with uniform bits; not for MACs and parameters) or `35%` (of the most expensive
             architecture). A latency has a unit: `2ms`, `300us`.
         metric: A registered cost metric.
         table: The costs of the space.
@@ -118,7 +118,7 @@ def _number(text: str, metric: str, table: CostTable) -> int:
     value, suffix = Fraction(match[1].replace(",", "").replace("_", "")), match[2]
     if suffix == "%":
         if not 0 < value <= 100:
-            raise BudgetError(f"{metric} budget {text}: expected more than 0 % and at most 100 % of the dearest")
+            raise BudgetError(f"{metric} budget {text}: expected more than 0 % and at most 100 % of the most expensive")
         return int(cost_range(table, metric)[1] * value / 100)
     if suffix not in suffixes:
         expected = "K M G T (powers of 1000), Ki Mi Gi Ti (powers of 1024), % or none"
@@ -139,7 +139,7 @@ def budget_warnings(budgets: list[Budget], table: CostTable) -> list[str]:
         high = cost_range(table, budget.metric)[1]
         if budget.limit >= high:
             remarks.append(
-                f"{budget.metric} budget {budget.text} excludes nothing: the dearest architecture costs "
+                f"{budget.metric} budget {budget.text} excludes nothing: the most expensive architecture costs "
                 f"{amount(budget.metric, high)}"
             )
     return remarks

@@ -1,8 +1,8 @@
 """Exact sampling of the architectures that keep a budget, without hoping (design decision 0002).
 
-The decision tree of a space (`spos_quant.space.tree`) turns sums into convolutions: every node knows how many ways down
+The decision tree of a space (`spos_quant.space.tree`) turns sums into convolutions: every node knows how many counts down
 it cost exactly `u` units more than its cheapest. Drawing a total from the root's counts and then each part from the
-counts of its ways to reach that total is uniform over all feasible architectures. Units are the greatest common divisor
+counts of its counts to reach that total is uniform over all feasible architectures. Units are the greatest common divisor
 of all cost differences, so the counts are exact; where that would take more than `MAX_UNITS` units, differences are
 floored to coarser ones and the few draws that end above the budget are rejected, which keeps the draws uniform.
 """
@@ -28,39 +28,39 @@ Counts = npt.NDArray[np.float64]
 
 
 @dataclass
-class Priced:
-    """A node with its cheapest and dearest way down, and what each candidate or child adds to the cheapest."""
+class CostNode:
+    """A node with its cheapest and most expensive way down, and what each candidate or child adds to the cheapest."""
 
     node: Node
     low: int
     high: int
-    children: list[Priced] = field(default_factory=list)
+    children: list[CostNode] = field(default_factory=list)
     candidates: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     extra: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Cost above `low` of each candidate (leaf) or of each child's cheapest way (choice)."""
 
 
-def price(table: CostTable, metric: str, allowed: Allowed | None = None) -> Priced | None:
+def price(table: CostTable, metric: str, allowed: Allowed | None = None) -> CostNode | None:
     """The decision tree with its costs in one metric, restricted to `allowed`; None where nothing is left."""
-    return _Pricer(table, metric, allowed or {}).price(table.tree)
+    return _NodeBuilder(table, metric, allowed or {}).price(table.tree)
 
 
-class _Pricer:
+class _NodeBuilder:
     """Prices every node of a tree once, however often the tree leads to it."""
 
     def __init__(self, table: CostTable, metric: str, allowed: Allowed) -> None:
         self.table = table
         self.metric = metric
         self.allowed = {axis: np.unique(np.asarray(some, dtype=np.int64)) for axis, some in allowed.items()}
-        self._priced: dict[int, Priced | None] = {}
+        self._priced: dict[int, CostNode | None] = {}
 
-    def price(self, node: Node) -> Priced | None:
+    def price(self, node: Node) -> CostNode | None:
         """A node and all below it; None where nothing is allowed there."""
         if id(node) not in self._priced:
             self._priced[id(node)] = self._price(node)
         return self._priced[id(node)]
 
-    def _price(self, node: Node) -> Priced | None:
+    def _price(self, node: Node) -> CostNode | None:
         if isinstance(node, Product):
             return self._product(node)
         return self._leaf(node) if isinstance(node, Leaf) else self._choice(node)
@@ -69,15 +69,15 @@ class _Pricer:
         candidates = self.allowed.get(node.axis)
         return np.arange(len(self.table.space.axes[node.axis].candidates)) if candidates is None else candidates
 
-    def _leaf(self, node: Leaf) -> Priced | None:
+    def _leaf(self, node: Leaf) -> CostNode | None:
         candidates = self._candidates(node)
         if not len(candidates):
             return None
         costs = self.table.leaf_costs(node.terms, self.metric, dict(node.decided), node.axis)[candidates]
         low = int(costs.min())
-        return Priced(node, low, int(costs.max()), [], candidates, costs - low)
+        return CostNode(node, low, int(costs.max()), [], candidates, costs - low)
 
-    def _choice(self, node: Choice) -> Priced | None:
+    def _choice(self, node: Choice) -> CostNode | None:
         priced = [(c, self.price(node.children[c])) for c in self._candidates(node).tolist()]
         kept = [(c, child) for c, child in priced if child is not None]
         if not kept:
@@ -85,9 +85,9 @@ class _Pricer:
         low = min(child.low for _, child in kept)
         extra = np.array([child.low - low for _, child in kept], dtype=np.int64)
         picked = np.array([c for c, _ in kept], dtype=np.int64)
-        return Priced(node, low, max(c.high for _, c in kept), [c for _, c in kept], picked, extra)
+        return CostNode(node, low, max(c.high for _, c in kept), [c for _, c in kept], picked, extra)
 
-    def _product(self, node: Product) -> Priced | None:
+    def _product(self, node: Product) -> CostNode | None:
         fixed = sum(self.table.term_value(t, self.metric, dict(node.decided)) for t in node.terms)
         children = []
         for part in node.children:
@@ -95,30 +95,30 @@ class _Pricer:
             if child is None:
                 return None
             children.append(child)
-        return Priced(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
+        return CostNode(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
 
 
-def divisor(priced: Priced) -> int:
+def divisor(priced: CostNode) -> int:
     """Greatest common divisor of every cost difference below a node; 0 where nothing differs."""
     return _divisor(priced, {})
 
 
-def _divisor(priced: Priced, known: dict[int, int]) -> int:
+def _divisor(priced: CostNode, known: dict[int, int]) -> int:
     if id(priced) not in known:
         inner = [_divisor(child, known) for child in priced.children]
         known[id(priced)] = gcd(*priced.extra.tolist(), *inner)
     return known[id(priced)]
 
 
-class Counted:
-    """How many ways down every node cost `u` units above its cheapest, for `u` up to a limit.
+class CountingProgram:
+    """How many counts down every node cost `u` units above its cheapest, for `u` up to a limit.
 
     Every node's counts are scaled to at most 1 and the logarithm of the scale is kept beside them: counts outgrow any
     float, while what is 10^300 times rarer than something as cheap is never drawn.
 
     Args:
         priced: The root of a priced tree.
-        headroom: What may be spent above the cheapest.
+        slack: What may be spent above the cheapest.
         bounded: False where that excludes nothing and no unit needs to be told from another.
 
     Attributes:
@@ -127,67 +127,67 @@ class Counted:
         limit: The most units above the cheapest.
     """
 
-    def __init__(self, priced: Priced, headroom: int, *, bounded: bool = True) -> None:
+    def __init__(self, priced: CostNode, slack: int, *, bounded: bool = True) -> None:
         step = divisor(priced) or 1
-        self.exact = headroom // step <= MAX_UNITS
-        self.unit = step if self.exact else -(-headroom // MAX_UNITS)
+        self.exact = slack // step <= MAX_UNITS
+        self.unit = step if self.exact else -(-slack // MAX_UNITS)
         if not bounded:
-            self.exact, self.unit = False, headroom + 1
-        self.limit = headroom // self.unit
+            self.exact, self.unit = False, slack + 1
+        self.limit = slack // self.unit
         self.root = priced
-        self._ways: dict[int, Counts] = {}
+        self._counts: dict[int, Counts] = {}
         self._log: dict[int, float] = {}
         self._rest: dict[int, list[Counts]] = {}
         self._count(priced)
 
     @property
-    def ways(self) -> Counts:
+    def counts(self) -> Counts:
         """`[limit + 1]` share of architectures per number of units above the cheapest, up to a common factor."""
-        ways = self._ways[id(self.root)]
-        return np.pad(ways, (0, self.limit + 1 - len(ways)))
+        counts = self._counts[id(self.root)]
+        return np.pad(counts, (0, self.limit + 1 - len(counts)))
 
     def log_share(self, window: slice) -> float:
         """The natural logarithm of the share of all architectures whose units are in `window`."""
-        some = float(self.ways[window].sum())
+        some = float(self.counts[window].sum())
         return log(some) + self._log[id(self.root)] - log(self.root.node.size) if some > 0 else -inf
 
-    def _count(self, p: Priced) -> None:
-        if id(p) in self._ways:
+    def _count(self, p: CostNode) -> None:
+        if id(p) in self._counts:
             return
         for child in p.children:
             self._count(child)
         if isinstance(p.node, Leaf):
             units = p.extra // self.unit
-            ways, scale = np.bincount(units[units <= self.limit]).astype(np.float64), 0.0
+            counts, scale = np.bincount(units[units <= self.limit]).astype(np.float64), 0.0
         elif isinstance(p.node, Choice):
-            ways, scale = self._count_choice(p)
+            counts, scale = self._count_choice(p)
         else:
-            ways, scale = self._count_product(p)
-        most = ways.max()
-        self._ways[id(p)] = ways / most
+            counts, scale = self._count_product(p)
+        most = counts.max()
+        self._counts[id(p)] = counts / most
         self._log[id(p)] = scale + log(most)
 
-    def _count_choice(self, p: Priced) -> tuple[Counts, float]:
+    def _count_choice(self, p: CostNode) -> tuple[Counts, float]:
         steps = (p.extra // self.unit).tolist()
         reached = [(step, child) for step, child in zip(steps, p.children, strict=True) if step <= self.limit]
-        length = max(step + len(self._ways[id(child)]) for step, child in reached)
-        ways = np.zeros(min(length, self.limit + 1))
+        length = max(step + len(self._counts[id(child)]) for step, child in reached)
+        counts = np.zeros(min(length, self.limit + 1))
         scale = max(self._log[id(child)] for _, child in reached)
         for step, child in reached:
-            theirs = self._ways[id(child)][: len(ways) - step]
-            ways[step : step + len(theirs)] += theirs * exp(self._log[id(child)] - scale)
-        return ways, scale
+            theirs = self._counts[id(child)][: len(counts) - step]
+            counts[step : step + len(theirs)] += theirs * exp(self._log[id(child)] - scale)
+        return counts, scale
 
-    def _count_product(self, p: Priced) -> tuple[Counts, float]:
-        ways, scale = np.ones(1), 0.0
-        rest = [ways]
+    def _count_product(self, p: CostNode) -> tuple[Counts, float]:
+        counts, scale = np.ones(1), 0.0
+        rest = [counts]
         for child in reversed(p.children):
-            ways = _convolve(self._ways[id(child)], ways, self.limit)
-            scale += self._log[id(child)] + log(ways.max())
-            ways = ways / ways.max()
-            rest.append(ways)
+            counts = _convolve(self._counts[id(child)], counts, self.limit)
+            scale += self._log[id(child)] + log(counts.max())
+            counts = counts / counts.max()
+            rest.append(counts)
         self._rest[id(p)] = rest[::-1]
-        return ways, scale
+        return counts, scale
 
     def draw(self, units: IntArray, n_axes: int, rng: np.random.Generator) -> IntArray:
         """`[N, n_axes]` architectures, each uniform over those whose cost is its `units` above the cheapest."""
@@ -195,12 +195,12 @@ class Counted:
         self._draw(self.root, np.arange(len(units)), units, out, rng)
         return out
 
-    def _draw(self, p: Priced, rows: IntArray, units: IntArray, out: IntArray, rng: np.random.Generator) -> None:
+    def _draw(self, p: CostNode, rows: IntArray, units: IntArray, out: IntArray, rng: np.random.Generator) -> None:
         if not len(rows):
             return
         if isinstance(p.node, Product):
             for i, child in enumerate(p.children):
-                spent = self._split(self._ways[id(child)], self._rest[id(p)][i + 1], units, rng)
+                spent = self._split(self._counts[id(child)], self._rest[id(p)][i + 1], units, rng)
                 self._draw(child, rows, spent, out, rng)
                 units = units - spent
             return
@@ -211,7 +211,7 @@ class Counted:
         else:
             scale = max(self._log[id(child)] for child in p.children)
             columns = [
-                _at(self._ways[id(child)], left[:, k]) * exp(self._log[id(child)] - scale)
+                _at(self._counts[id(child)], left[:, k]) * exp(self._log[id(child)] - scale)
                 for k, child in enumerate(p.children)
             ]
             picked = _pick(np.stack(columns, axis=1), rng)
@@ -220,23 +220,23 @@ class Counted:
             mine = picked == k
             self._draw(child, rows[mine], left[mine, k], out, rng)
 
-    def _split(self, ways: Counts, rest: Counts, units: IntArray, rng: np.random.Generator) -> IntArray:
-        """How many of `units` the next part spends, in proportion to its ways times the ways of the rest."""
-        support = np.flatnonzero(ways)
+    def _split(self, counts: Counts, rest: Counts, units: IntArray, rng: np.random.Generator) -> IntArray:
+        """How many of `units` the next part spends, in proportion to its counts times the counts of the rest."""
+        support = np.flatnonzero(counts)
         spent = np.empty_like(units)
         step = max(1, _CHUNK // len(support))
         # Rows with the same units share one distribution; chunks bound the memory of the others.
         for start in range(0, len(units), step):
             distinct, inverse = np.unique(units[start : start + step], return_inverse=True)
-            weights = ways[support][None, :] * _at(rest, distinct[:, None] - support[None, :])
+            weights = counts[support][None, :] * _at(rest, distinct[:, None] - support[None, :])
             spent[start : start + step] = support[_pick(weights, rng, inverse)]
         return spent
 
 
-def _at(ways: Counts, units: IntArray) -> Counts:
-    """`ways[units]`, and 0 outside."""
-    inside = (units >= 0) & (units < len(ways))
-    return np.where(inside, ways[np.where(inside, units, 0)], 0.0)
+def _at(counts: Counts, units: IntArray) -> Counts:
+    """`counts[units]`, and 0 outside."""
+    inside = (units >= 0) & (units < len(counts))
+    return np.where(inside, counts[np.where(inside, units, 0)], 0.0)
 
 
 def _convolve(a: Counts, b: Counts, limit: int) -> Counts:
@@ -263,32 +263,40 @@ def _pick(weights: Counts, rng: np.random.Generator, rows: IntArray | None = Non
     return result
 
 
-def extreme(table: CostTable, metric: str, *, dearest: bool, allowed: Allowed | None = None) -> tuple[int, ...]:
-    """The cheapest or the dearest architecture of a space in a metric; of several the first in order of candidates.
+def argmax_cost(table: CostTable, metric: str, *, allowed: Allowed | None = None) -> tuple[int, ...]:
+    """The most expensive architecture of a space in a metric; of several the first in order of candidates.
 
     Args:
         table: The costs of the space.
         metric: A registered cost metric.
-        dearest: Which of the two.
         allowed: Axis -> the candidates that it may take, at least one each.
     """
-    priced = price(table, metric, allowed)
-    assert priced is not None
+    return _extreme(table, metric, allowed, largest=True)
+
+
+def argmin_cost(table: CostTable, metric: str, *, allowed: Allowed | None = None) -> tuple[int, ...]:
+    """The least expensive architecture of a space in a metric; arguments as of `argmax_cost`."""
+    return _extreme(table, metric, allowed, largest=False)
+
+
+def _extreme(table: CostTable, metric: str, allowed: Allowed | None, *, largest: bool) -> tuple[int, ...]:
+    root = price(table, metric, allowed)
+    assert root is not None
     decided = [0] * len(table.space.axes)
-    _walk(priced, decided, dearest)
+    _walk(root, decided, largest)
     return tuple(decided)
 
 
-def _walk(p: Priced, decided: list[int], dearest: bool) -> None:
+def _walk(p: CostNode, decided: list[int], largest: bool) -> None:
     if isinstance(p.node, Product):
         for child in p.children:
-            _walk(child, decided, dearest)
+            _walk(child, decided, largest)
         return
     if isinstance(p.node, Leaf):
-        k = int(p.extra.argmax() if dearest else p.extra.argmin())
+        k = int(p.extra.argmax() if largest else p.extra.argmin())
         decided[p.node.axis] = int(p.candidates[k])
         return
-    ends = [child.high if dearest else -child.low for child in p.children]
+    ends = [child.high if largest else -child.low for child in p.children]
     k = ends.index(max(ends))
     decided[p.node.axis] = int(p.candidates[k])
-    _walk(p.children[k], decided, dearest)
+    _walk(p.children[k], decided, largest)

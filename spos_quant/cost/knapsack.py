@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from spos_quant.cost import feasible
 from spos_quant.cost.budget import Budget, cost_range
-from spos_quant.cost.feasible import Allowed, Priced, divisor, price
-from spos_quant.cost.program import Goal, Program
+from spos_quant.cost.feasible import Allowed, CostNode, divisor, price
+from spos_quant.cost.integer_program import Goal, Program
 from spos_quant.cost.table import CostTable
 from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import Leaf, Product
@@ -81,19 +81,19 @@ def _by_units(
     out = np.zeros((1, len(table.space.axes)), dtype=np.int64)
     if priced is None:
         return out[:0]
-    headroom = min(budget.limit - table.constant(budget.metric), priced.high) - priced.low
-    if headroom < 0:
+    slack = min(budget.limit - table.constant(budget.metric), priced.high) - priced.low
+    if slack < 0:
         return out[:0]
     unit = divisor(priced) or 1
-    if headroom // unit > feasible.MAX_UNITS:
+    if slack // unit > feasible.MAX_UNITS:
         return None
     floor = 0 if budget.low is None else -(-(budget.low - table.constant(budget.metric) - priced.low) // unit)
-    least = _Least(priced, headroom // unit, unit, losses)
+    least = _Least(priced, slack // unit, unit, losses)
     return out if least.decide(max(0, floor), out[0]) else out[:0]
 
 
 class _Least:
-    """The least loss of the ways down every node that cost exactly so many units above its cheapest.
+    """The least loss of the counts down every node that cost exactly so many units above its cheapest.
 
     Args:
         priced: The root of a priced tree.
@@ -102,13 +102,13 @@ class _Least:
         losses: What every candidate adds.
     """
 
-    def __init__(self, priced: Priced, limit: int, unit: int, losses: Losses) -> None:
+    def __init__(self, priced: CostNode, limit: int, unit: int, losses: Losses) -> None:
         self.root, self.limit, self.unit, self.losses = priced, limit, unit, losses
         self._least: dict[int, Goal] = {}
         self._rest: dict[int, list[Goal]] = {}
         self._fill(priced)
 
-    def _fill(self, p: Priced) -> None:
+    def _fill(self, p: CostNode) -> None:
         if id(p) in self._least:
             return
         for child in p.children:
@@ -124,14 +124,14 @@ class _Least:
             np.minimum(room, below[: len(room)], out=room)
         self._least[id(p)] = least
 
-    def _below(self, p: Priced, k: int) -> Goal:
+    def _below(self, p: CostNode, k: int) -> Goal:
         """The least loss with candidate `k` of a leaf or choice, by units beyond that candidate's own."""
         assert not isinstance(p.node, Product)
         own = self.losses[p.node.axis][p.candidates[k]]
         least: Goal = np.array([own]) if isinstance(p.node, Leaf) else self._least[id(p.children[k])] + own
         return least
 
-    def _product(self, p: Priced) -> Goal:
+    def _product(self, p: CostNode) -> Goal:
         least = np.zeros(1)
         rest = [least]
         for child in reversed(p.children):
@@ -148,7 +148,7 @@ class _Least:
         self._walk(self.root, floor + int(window.argmin()), out)
         return True
 
-    def _walk(self, p: Priced, units: int, out: npt.NDArray[np.int64]) -> None:
+    def _walk(self, p: CostNode, units: int, out: npt.NDArray[np.int64]) -> None:
         if isinstance(p.node, Product):
             for child, rest in zip(p.children, self._rest[id(p)][1:], strict=True):
                 theirs = self._least[id(child)]

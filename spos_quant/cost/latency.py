@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError, SpaceError
-from spos_quant.space.outline import Geometry, LayerShape
+from spos_quant.space.shapes import Geometry, LayerShape
 from spos_quant.space.spec import Bits
 
 if TYPE_CHECKING:
     from spos_quant.cost.table import CostTable
-    from spos_quant.space.search_space import LayerPlace, SearchSpace
+    from spos_quant.space.search_space import LayerSlot, SearchSpace
 
 _PER_MICROSECOND = 1000
 _SHAPES = ("input", "weight", "stride", "padding", "dilation")
@@ -142,7 +142,7 @@ def calls(space: SearchSpace) -> list[LayerCall]:
     """Every layer at every bits that some architecture of a space has, each once.
 
     Raises:
-        SpaceError: a layer that runs several times in different ways.
+        SpaceError: a layer that runs several times in different counts.
     """
     found: dict[LayerCall, None] = {}
     for place in space.layers:
@@ -157,7 +157,7 @@ def calls(space: SearchSpace) -> list[LayerCall]:
     return list(found)
 
 
-def _bits(place: LayerPlace) -> Iterator[tuple[Bits, Bits]]:
+def _bits(place: LayerSlot) -> Iterator[tuple[Bits, Bits]]:
     if not place.quantized:
         yield None, None
     elif place.weight.axis is not None and place.weight.axis == place.act.axis:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spos_quant.registry import Registry
-from spos_quant.space.outline import LayerShape
+from spos_quant.space.shapes import LayerShape
 from spos_quant.space.spec import Bits
 
 FORMULA = "bitops/1"
@@ -18,7 +18,7 @@ FLOAT_BITS = 32
 Metric = Callable[[LayerShape, Bits, Bits, bool], int]
 """`(shape, weight_bits, act_bits, counted) -> int`; `counted` is False for layers that the space keeps float."""
 
-metrics: Registry[Metric] = Registry("cost metric", home=("spos_quant.cost.metrics",))
+metrics: Registry[Metric] = Registry("cost metric", builtin_modules=("spos_quant.cost.metrics",))
 
 
 @metrics.register("bitops")

@@ -9,8 +9,8 @@ from typing import Any
 from spos_quant.cost.metrics import FORMULA, metrics, outside_layers
 from spos_quant.errors import SpaceError
 from spos_quant.space.bit_config import BitConfig
-from spos_quant.space.outline import LayerShape
 from spos_quant.space.search_space import Architecture, SearchSpace
+from spos_quant.space.shapes import LayerShape
 from spos_quant.space.spec import Bits
 
 
@@ -72,7 +72,7 @@ def space_summary(space: SearchSpace, rows: Sequence[LayerRow], architecture: st
         space=space.name,
         architecture=architecture,
         full_precision=space.spec.full_precision and not any(row.weight_bits or row.act_bits for row in rows),
-        other_macs=space.outline.other_macs,
+        other_macs=space.network_shapes.other_macs,
     )
 
 
@@ -125,7 +125,7 @@ def _shapes(space: SearchSpace, config: BitConfig) -> Iterator[tuple[str, str, L
     outside = {x.name: x.quantized for x in space.layers if x.block is None}
     done: set[str] = set()
     # The backbone's own network meets every block, whatever operators the space offers there.
-    for layer in space.outline.reference:
+    for layer in space.network_shapes.reference:
         if layer.block is None:
             yield layer.name, layer.kind, layer.shapes[0], outside[layer.name]
         elif layer.block not in done:
@@ -134,7 +134,7 @@ def _shapes(space: SearchSpace, config: BitConfig) -> Iterator[tuple[str, str, L
 
 
 def _block_shapes(space: SearchSpace, config: BitConfig, index: int) -> Iterator[tuple[str, str, LayerShape, bool]]:
-    block, own = space.blocks[index], space.outline.reference_ops[index]
+    block, own = space.blocks[index], space.network_shapes.reference_ops[index]
     choice = config.blocks.get(block.name)
     op, width = (choice.op, choice.width) if choice else (own, 1.0)
     places = [x for x in space.layers if x.block == index and (x.op is None or block.op.values[x.op] == op)]
@@ -143,7 +143,7 @@ def _block_shapes(space: SearchSpace, config: BitConfig, index: int) -> Iterator
             shape = place.shapes[block.width.values.index(width) if len(place.shapes) > 1 else 0]
             yield place.name, place.kind, shape, place.quantized
     elif (op, width) == (own, 1.0):
-        for layer in space.outline.reference:
+        for layer in space.network_shapes.reference:
             if layer.block == block.name:
                 searchable = space.default_bits[layer.name] and not space.spec.full_precision
                 yield layer.name, layer.kind, layer.shapes[0], searchable

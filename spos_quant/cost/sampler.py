@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spos_quant.cost.budget import Budget, cost_range
-from spos_quant.cost.feasible import Allowed, Counted, Priced, price
-from spos_quant.cost.program import Program
+from spos_quant.cost.feasible import Allowed, CostNode, CountingProgram, price
+from spos_quant.cost.integer_program import Program
 from spos_quant.cost.table import CostTable
 from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError
@@ -58,22 +58,22 @@ class FeasibleSampler:
         if len(self.budgets) > 1 or any(budget.low is not None for budget in self.budgets):
             self._check_together()
 
-    def _headroom(self, budget: Budget, allowed: Allowed | None) -> tuple[Priced, int] | None:
+    def _slack(self, budget: Budget, allowed: Allowed | None) -> tuple[CostNode, int] | None:
         """The priced tree and what may be spent above its cheapest; None where even that is too dear."""
         priced = price(self.table, budget.metric, allowed)
         if priced is None:
             return None
-        headroom = min(budget.limit - self.table.constant(budget.metric), priced.high) - priced.low
-        return (priced, headroom) if headroom >= 0 else None
+        slack = min(budget.limit - self.table.constant(budget.metric), priced.high) - priced.low
+        return (priced, slack) if slack >= 0 else None
 
-    def _counted(self, budget: Budget, allowed: Allowed | None) -> Counted | None:
-        found = self._headroom(budget, allowed)
+    def _counted(self, budget: Budget, allowed: Allowed | None) -> CountingProgram | None:
+        found = self._slack(budget, allowed)
         if found is None:
             return None
-        priced, headroom = found
-        return Counted(priced, headroom, bounded=budget.low is not None or headroom < priced.high - priced.low)
+        priced, slack = found
+        return CountingProgram(priced, slack, bounded=budget.low is not None or slack < priced.high - priced.low)
 
-    def _window(self, counted: Counted, budget: Budget) -> slice:
+    def _window(self, counted: CountingProgram, budget: Budget) -> slice:
         """The units that may end inside the budget's band."""
         if budget.low is None:
             return slice(0, counted.limit + 1)
@@ -118,14 +118,14 @@ class FeasibleSampler:
         if counted is None or (allowed and not self._each_reachable(allowed)):
             return kept[0]
         window = self._window(counted, budget)
-        ways = counted.ways[window]
-        if not ways.sum() > 0:
+        counts = counted.counts[window]
+        if not counts.sum() > 0:
             return kept[0]
         sure = counted.exact and len(self.budgets) == 1
         have = tried = 0
         while have < n and tried < (PATIENCE if have else ROUNDS) * max(n, _LEAST):
             count = n - have if sure else max(n - have, _LEAST)
-            units = window.start + rng.choice(len(ways), size=count, p=ways / ways.sum())
+            units = window.start + rng.choice(len(counts), size=count, p=counts / counts.sum())
             rows = counted.draw(units, n_axes, rng)
             rows = rows[self.keeps(rows)]
             kept.append(rows)
@@ -135,7 +135,7 @@ class FeasibleSampler:
 
     def _each_reachable(self, allowed: Allowed) -> bool:
         """Whether every budget alone leaves something, where several hold together."""
-        return len(self.budgets) < 2 or all(self._headroom(b, allowed) is not None for b in self.budgets)
+        return len(self.budgets) < 2 or all(self._slack(b, allowed) is not None for b in self.budgets)
 
     def _no_budget(self) -> Budget:
         return Budget("macs", cost_range(self.table, "macs")[1], "100%")

@@ -1,7 +1,7 @@
-"""Sensitivity: what is given up when one axis alone leaves the reference architecture, the dearest, for one candidate.
+"""Sensitivity: what is given up when one axis alone leaves the reference architecture, the most expensive, for one candidate.
 
-Conditional axes are part of it. An operator takes the dearest candidates of the axes that it brings along. An axis that
-the reference has no use for leaves from a start of its own: the dearest architecture that needs it.
+Conditional axes are part of it. An operator takes the most expensive candidates of the axes that it brings along. An axis that
+the reference has no use for leaves from a start of its own: the most expensive architecture that needs it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from spos_quant.cost.budget import parse_budget
-from spos_quant.cost.feasible import extreme
+from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.knapsack import Losses, optima
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
@@ -30,7 +30,7 @@ _WORST = 10.0
 
 
 def reference_metric(space: SearchSpace) -> str:
-    """The metric in which the reference is the dearest: BitOps, or MACs in a full-precision space."""
+    """The metric in which the reference is the most expensive: BitOps, or MACs in a full-precision space."""
     return "macs" if space.spec.full_precision else "bitops"
 
 
@@ -54,33 +54,33 @@ def _beyond_gradients(space: SearchSpace) -> Axis | None:
 
 
 @dataclass(frozen=True)
-class Departure:
+class Perturbation:
     """One axis alone leaves an architecture for another candidate."""
 
     axis: int
     candidate: int
     start: Architecture
-    """The reference, or the dearest architecture that has a use for the axis."""
+    """The reference, or the most expensive architecture that has a use for the axis."""
     architecture: Architecture
 
 
-class Departures:
-    """All departures of a space.
+class Perturbations:
+    """All perturbations of a space.
 
     Args:
         table: The costs of the space.
 
     Attributes:
-        reference: The dearest architecture.
+        reference: The most expensive architecture.
         all: Every candidate of every axis but that of its start, in order of axes and candidates.
     """
 
     def __init__(self, table: CostTable) -> None:
         self.table = table
         self.metric = reference_metric(table.space)
-        self.reference = extreme(table, self.metric, dearest=True)
+        self.reference = argmax_cost(table, self.metric)
         self.all = tuple(
-            Departure(axis, candidate, start, self._leave(start, axis, candidate))
+            Perturbation(axis, candidate, start, self._leave(start, axis, candidate))
             for axis, owner in enumerate(table.space.axes)
             for start in [self._start(axis)]
             for candidate in range(len(owner.candidates))
@@ -89,7 +89,7 @@ class Departures:
 
     @property
     def architectures(self) -> list[Architecture]:
-        """Everything that must be evaluated, each once: the reference, further starts, the departures."""
+        """Everything that must be evaluated, each once: the reference, further starts, the perturbations."""
         starts = dict.fromkeys([self.reference, *(d.start for d in self.all)])
         return list(dict.fromkeys([*starts, *(d.architecture for d in self.all)]))
 
@@ -103,10 +103,9 @@ class Departures:
             return reference
         fixed = self._fixed(reference)
         needing = [
-            extreme(
+            argmax_cost(
                 self.table,
                 self.metric,
-                dearest=True,
                 allowed={**fixed, **{other: sorted(some) for other, some in use}},
             )
             for use in space.axes[axis].uses
@@ -115,21 +114,21 @@ class Departures:
 
     def _leave(self, start: Architecture, axis: int, candidate: int) -> Architecture:
         allowed = {**self._fixed(start), axis: [candidate]}
-        return extreme(self.table, self.metric, dearest=True, allowed=allowed)
+        return argmax_cost(self.table, self.metric, allowed=allowed)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a departure gives up; negative where it gains."""
+    """What a perturbation gives up; negative where it gains."""
 
-    departure: Departure
+    perturbation: Perturbation
     loss: float | None
     """Mean cross-entropy in nats; None where only a score is known."""
     score: float | None
     """Top-1 in [0, 1], or what the user's function gave; None where only a loss is estimated."""
 
     @property
-    def given_up(self) -> float:
+    def degradation(self) -> float:
         """The loss where it is known, else the score."""
         value = self.score if self.loss is None else self.loss
         assert value is not None
@@ -142,8 +141,8 @@ class Sensitivity:
 
     Attributes:
         estimate: `measured`, one evaluation per candidate, or `gradient`, from gradients alone.
-        reference: The dearest architecture.
-        rows: What each departure gives up, in order of axes and candidates.
+        reference: The most expensive architecture.
+        rows: What each perturbation gives up, in order of axes and candidates.
     """
 
     estimate: str
@@ -152,12 +151,12 @@ class Sensitivity:
 
     def losses(self, space: SearchSpace) -> Losses:
         """Per axis what each candidate adds to the loss, 0 for the candidate that the reference or start has."""
-        finite = [abs(row.given_up) for row in self.rows if isfinite(row.given_up)]
+        finite = [abs(row.degradation) for row in self.rows if isfinite(row.degradation)]
         worst = _WORST * max(finite, default=1.0)
         losses = [np.zeros(len(axis.candidates)) for axis in space.axes]
         for row in self.rows:
-            value = row.given_up if isfinite(row.given_up) else worst
-            losses[row.departure.axis][row.departure.candidate] = value
+            value = row.degradation if isfinite(row.degradation) else worst
+            losses[row.perturbation.axis][row.perturbation.candidate] = value
         return losses
 
     def optima(self, table: CostTable, *, count: int = 1, **budgets: str | float) -> list[Architecture]:
@@ -197,21 +196,21 @@ class Sensitivity:
 
 def from_json(raw: Mapping[str, Any], table: CostTable) -> Sensitivity:
     """The sensitivities that `to_json` wrote of this space."""
-    departures = Departures(table)
+    perturbations = Perturbations(table)
     names = {(row["axis"], row["architecture"]): row for row in raw["rows"]}
     rows = []
-    for departure in departures.all:
-        key = table.space.axes[departure.axis].name, table.space.encode(departure.architecture)
+    for perturbation in perturbations.all:
+        key = table.space.axes[perturbation.axis].name, table.space.encode(perturbation.architecture)
         if key in names:
             # Neither is known where the estimate was not finite, which JSON cannot say.
             loss, score = names[key]["loss"], names[key]["score"]
-            rows.append(Loss(departure, inf if loss is None and score is None else loss, score))
-    return Sensitivity(raw["estimate"], departures.reference, tuple(rows))
+            rows.append(Loss(perturbation, inf if loss is None and score is None else loss, score))
+    return Sensitivity(raw["estimate"], perturbations.reference, tuple(rows))
 
 
 def _row(table: CostTable, metric: str, row: Loss) -> dict[str, Any]:
-    departure, space = row.departure, table.space
-    axis = space.axes[departure.axis]
+    perturbation, space = row.perturbation, table.space
+    axis = space.axes[perturbation.axis]
 
     def value(index: int) -> Any:
         candidate = axis.candidates[index]
@@ -220,12 +219,12 @@ def _row(table: CostTable, metric: str, row: Loss) -> dict[str, Any]:
     return {
         "axis": axis.name,
         "kind": axis.kind,
-        "candidate": value(departure.candidate),
-        "from": value(departure.start[departure.axis]),
-        "architecture": space.encode(departure.architecture),
+        "candidate": value(perturbation.candidate),
+        "from": value(perturbation.start[perturbation.axis]),
+        "architecture": space.encode(perturbation.architecture),
         "loss": _plain(row.loss),
         "score": _plain(row.score),
-        "saved": table.total(departure.start, metric) - table.total(departure.architecture, metric),
+        "saved": table.total(perturbation.start, metric) - table.total(perturbation.architecture, metric),
     }
 
 
@@ -234,17 +233,22 @@ def _plain(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def measured(departures: Departures, evaluations: Mapping[Architecture, tuple[float, float | None]]) -> Sensitivity:
+def measured(
+    perturbations: Perturbations, evaluations: Mapping[Architecture, tuple[float, float | None]]
+) -> Sensitivity:
     """Sensitivities from evaluations.
 
     Args:
-        departures: Those of the space.
-        evaluations: Score and, where it is known, loss of every one of `departures.architectures`.
+        perturbations: Those of the space.
+        evaluations: Score and, where it is known, loss of every one of `perturbations.architectures`.
     """
     rows = []
-    for departure in departures.all:
-        (before, loss_before), (after, loss_after) = evaluations[departure.start], evaluations[departure.architecture]
+    for perturbation in perturbations.all:
+        (before, loss_before), (after, loss_after) = (
+            evaluations[perturbation.start],
+            evaluations[perturbation.architecture],
+        )
         known = loss_before is not None and loss_after is not None
         loss = loss_after - loss_before if known else None  # type: ignore[operator]
-        rows.append(Loss(departure, loss, before - after))
-    return Sensitivity("measured", departures.reference, tuple(rows))
+        rows.append(Loss(perturbation, loss, before - after))
+    return Sensitivity("measured", perturbations.reference, tuple(rows))

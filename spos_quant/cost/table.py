@@ -16,7 +16,7 @@ from spos_quant.cost.rows import config_rows
 from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.space.bit_config import BitConfig
-from spos_quant.space.search_space import LayerPlace, SearchSpace
+from spos_quant.space.search_space import LayerSlot, SearchSpace
 from spos_quant.space.tree import IntArray, Product, decompose
 
 
@@ -25,7 +25,7 @@ class Term:
     """What one layer adds to the cost, as a function of the few axes that it depends on."""
 
     axes: tuple[int, ...]
-    places: tuple[LayerPlace, ...]
+    places: tuple[LayerSlot, ...]
 
 
 class CostTable:
@@ -41,7 +41,7 @@ class CostTable:
     def __init__(self, space: SearchSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
         self.latency = latency
-        groups: dict[tuple[int, ...], list[LayerPlace]] = {}
+        groups: dict[tuple[int, ...], list[LayerSlot]] = {}
         for place in space.layers:
             groups.setdefault(_axes_of(space, place), []).append(place)
         self.terms = tuple(Term(axes, tuple(places)) for axes, places in groups.items())
@@ -124,10 +124,10 @@ class CostTable:
         """What no axis changes and no term holds: multiply-adds outside of layers, and the time that these take."""
         if metric == LATENCY:
             return 0 if self.latency is None else self.latency.rest
-        return outside_layers(metric, self.space.outline.other_macs)
+        return outside_layers(metric, self.space.network_shapes.other_macs)
 
 
-def _axes_of(space: SearchSpace, place: LayerPlace) -> tuple[int, ...]:
+def _axes_of(space: SearchSpace, place: LayerSlot) -> tuple[int, ...]:
     axes = [place.weight.axis, place.act.axis]
     if place.block is not None:
         block = space.blocks[place.block]
@@ -135,7 +135,7 @@ def _axes_of(space: SearchSpace, place: LayerPlace) -> tuple[int, ...]:
     return tuple(sorted({a for a in axes if a is not None}))
 
 
-def _cost(space: SearchSpace, place: LayerPlace, picked: dict[int, int], function: Any) -> int:
+def _cost(space: SearchSpace, place: LayerSlot, picked: dict[int, int], function: Any) -> int:
     def index(axis: int | None) -> int:
         return 0 if axis is None else picked[axis]
 

@@ -38,7 +38,9 @@ class DatasetLoader(Protocol):
 
 _BUILT_IN = ("digits", "cifar10", "imagefolder", "fake")
 
-datasets: Registry[DatasetLoader] = Registry("data set", home=tuple(f"spos_quant.data.{name}" for name in _BUILT_IN))
+datasets: Registry[DatasetLoader] = Registry(
+    "data set", builtin_modules=tuple(f"spos_quant.data.{name}" for name in _BUILT_IN)
+)
 """Data sets by name; a package adds its own with `@datasets.register("name")`."""
 
 

@@ -46,7 +46,7 @@ class Format:
 
 exporters: Registry[Format] = Registry(
     "export format",
-    home=tuple(f"spos_quant.export.{name}" for name in ("api", "packed", "qonnx", "integer.formats")),
+    builtin_modules=tuple(f"spos_quant.export.{name}" for name in ("api", "packed", "qonnx", "integer.formats")),
 )
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 
 from spos_quant.errors import ExportError
-from spos_quant.export.integer.graph import Array, FloatLayer, Grid, IntegerGraph, Op, Quantize, Window
+from spos_quant.export.integer.float_graph import Step
+from spos_quant.export.integer.graph import Array, FloatLayer, IntegerGraph, Op, Quantize, QuantParams, Window
 from spos_quant.export.integer.layers import integer_layer
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
-from spos_quant.export.integer.steps import Step
-from spos_quant.space.outline import Geometry
+from spos_quant.space.shapes import Geometry
 from spos_quant.space.spec import Bits
 
 _STEP = 0.05
@@ -77,7 +77,7 @@ def _graph(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[Integ
         )
         return IntegerGraph("x", shape, "y", (layer,)), images
     most = max(1, 2 ** (weight_bits - 1) - 1)
-    facts: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "bits": weight_bits,
         "odd": weight_bits == 1,
         "weight": np.where(weight < 0, -1, 1) if weight_bits == 1 else np.clip(np.rint(weight * most / 2), -most, most),
@@ -86,16 +86,16 @@ def _graph(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[Integ
         "window": window,
         "groups": geometry.groups,
     }
-    codes = Grid(_STEP, 0, 0, 2**act_bits - 1)
+    codes = QuantParams(_STEP, 0, 0, 2**act_bits - 1)
     # What it gives is taken to have the bits of what it reads, as where neighbours have equal bits.
     fan_in = prod(geometry.weight[1:])
-    output = Grid(float(np.float32(_STEP * 2**act_bits * max(1.0, fan_in**0.5) / codes.high)), 0, 0, codes.high)
+    output = QuantParams(float(np.float32(_STEP * 2**act_bits * max(1.0, fan_in**0.5) / codes.qmax)), 0, 0, codes.qmax)
     layer = integer_layer(
-        Step("layer", "layer", ["codes"], "y", facts),
+        Step("layer", "layer", ["codes"], "y", attributes),
         codes,
-        {"name": "layer", "inputs": ("codes",), "output": "y", "grid": output, "limits": None},
+        {"name": "layer", "inputs": ("codes",), "output": "y", "qparams": output, "limits": None},
     )
-    ops = (Quantize(name="codes", inputs=("x",), output="codes", grid=codes), layer)
+    ops = (Quantize(name="codes", inputs=("x",), output="codes", qparams=codes), layer)
     return IntegerGraph("x", shape, "y", ops), images
 
 

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from spos_quant.cost.rows import LayerRow, summary
 from spos_quant.errors import ExportError
 from spos_quant.run_dir import check
-from spos_quant.space.outline import LayerShape
+from spos_quant.space.shapes import LayerShape
 
 METADATA_KEY = "spos_quant"
 LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}

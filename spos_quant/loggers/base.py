@@ -52,7 +52,7 @@ class Logger(Protocol):
 
 loggers: Registry[Callable[[LogTarget], Logger]] = Registry(
     "logger",
-    home=(
+    builtin_modules=(
         "spos_quant.loggers.csv",
         "spos_quant.loggers.mlflow",
         "spos_quant.loggers.tensorboard",

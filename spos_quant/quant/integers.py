@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spos_quant.quant.fused import integer_codes
+from spos_quant.quant.fused_quant import integer_codes
 
 if TYPE_CHECKING:
     from spos_quant.quant.switch import Levels, SwitchLayer
@@ -101,7 +101,7 @@ def _packed(layer: SwitchLayer, x: Tensor) -> PackedLayer | None:
     codes = torch.round(value / scale)
     if levels is None or codes.abs().max() > 127 or not torch.equal(codes * scale, value):
         return None
-    step, zero_point = float(levels.step), -int(levels.lowest)
+    step, zero_point = float(levels.step), -int(levels.qmin)
     scales = scale.reshape(-1).expand(len(value)).contiguous()
     where = layer._geometry, layer.active_groups, x.shape
     return PackedLayer(levels, step, zero_point, _pack(codes.to(torch.int8), scales, step, zero_point, *where))

@@ -48,7 +48,7 @@ def quantized(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def codes(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The numbers of the levels that `quantized` rounds to, counted from the lowest, as uint8."""
+    """The numbers of the levels that `quantized` rounds to, counted from the qmin, as uint8."""
     return (torch.clamp(torch.round(x / scale), low, high) - low).to(torch.uint8)
 
 

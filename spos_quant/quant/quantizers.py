@@ -18,7 +18,7 @@ from brevitas.quant.solver.act import ActQuantSolver
 from brevitas.quant.solver.weight import WeightQuantSolver
 
 from spos_quant.errors import ConfigError
-from spos_quant.quant.fused import FusedIntQuant
+from spos_quant.quant.fused_quant import FusedIntQuant
 from spos_quant.quant.scales import (
     ClipStep,
     LargestCode,
@@ -34,10 +34,10 @@ Injector = type[Any]
 """A Brevitas dependency-injection class: what `weight_quant=` and `input_quant=` of its layers take."""
 
 weight_quantizers: Registry[Callable[[int], Injector]] = Registry(
-    "weight quantizer", home=("spos_quant.quant.quantizers", "spos_quant.quant.least_squares")
+    "weight quantizer", builtin_modules=("spos_quant.quant.quantizers", "spos_quant.quant.least_squares")
 )
 act_quantizers: Registry[Callable[[int, bool], Injector]] = Registry(
-    "activation quantizer", home=("spos_quant.quant.quantizers",)
+    "activation quantizer", builtin_modules=("spos_quant.quant.quantizers",)
 )
 
 # The step of least squared error for Gaussian weights with 3, 7 and 15 levels is 1.224, 0.651 and 0.353 standard

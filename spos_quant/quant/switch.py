@@ -19,11 +19,11 @@ from brevitas.proxy.runtime_quant import ActQuantProxyFromInjector
 from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
-from spos_quant.quant.fused import FusedIntQuant, rectifying
+from spos_quant.quant.fused_quant import FusedIntQuant, rectifying
 from spos_quant.quant.integers import integer_convolution
 from spos_quant.quant.kinds import kind_of
 from spos_quant.quant.quantizers import quantizer_pair
-from spos_quant.space.outline import Geometry
+from spos_quant.space.shapes import Geometry
 
 Bits = int | None
 
@@ -41,8 +41,8 @@ class Levels(NamedTuple):
     """Whole multiples of a step, scalars all."""
 
     step: Tensor
-    lowest: Tensor
-    highest: Tensor
+    qmin: Tensor
+    qmax: Tensor
 
 
 class InputQuantizer(nn.Module):
@@ -72,7 +72,7 @@ class InputQuantizer(nn.Module):
         if not isinstance(getattr(quantizer, "int_quant", None), FusedIntQuant):
             return None
         _, step, *_ = quantizer(self.clip(bits).new_zeros(1))
-        return Levels(step, quantizer.int_quant.lowest, quantizer.int_quant.highest)
+        return Levels(step, quantizer.int_quant.qmin, quantizer.int_quant.qmax)
 
     def clip(self, bits: int) -> nn.Parameter:
         """The learned clip of one bit-width, a scalar."""

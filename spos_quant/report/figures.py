@@ -180,7 +180,7 @@ def _hypervolume(data: Data) -> Markup | None:
     return element(
         "p.note",
         f"The front commands {percent(found['hypervolume'])} of the plane between the reference point and the ideal "
-        f"(hypervolume). The reference is chance, {percent(reference['score'])}, at the cost of the dearest "
+        f"(hypervolume). The reference is chance, {percent(reference['score'])}, at the cost of the most expensive "
         f"architecture, {count(reference['cost'])} {unit(data['metric'])}.",
     )
 

@@ -1,4 +1,4 @@
-"""The part of the page on sensitivity: what is given up where one axis alone leaves the dearest architecture."""
+"""The part of the page on sensitivity: what is given up where one axis alone leaves the most expensive architecture."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def sensitivity_section(data: Data) -> Markup | None:
     if not made:
         return None
     intro = (
-        "What is given up when one axis alone leaves the reference, the dearest architecture, for one candidate. Bars "
+        "What is given up when one axis alone leaves the reference, the most expensive architecture, for one candidate. Bars "
         "below zero are gains, or noise of the images that were looked at."
     )
     return section("sensitivity", "Sensitivity", element("p.note", intro), *(_panel(found) for found in made))

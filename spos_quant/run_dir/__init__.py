@@ -2,8 +2,8 @@
 
 from spos_quant.run_dir.checksums import check, drop, listed, read_artifact, store, store_json
 from spos_quant.run_dir.files import cache_dir, digest, json_text, read_json, write_bytes, write_json, write_text
-from spos_quant.run_dir.owner import NAME as LOCK
-from spos_quant.run_dir.owner import claim, locks
+from spos_quant.run_dir.lock import NAME as LOCK
+from spos_quant.run_dir.lock import claim, locks
 
 __all__ = [
     "LOCK",

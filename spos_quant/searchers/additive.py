@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from spos_quant.cost.budget import Budget, cost_range
 from spos_quant.cost.knapsack import Losses, optima
-from spos_quant.cost.sensitivity import Departures, measured
+from spos_quant.cost.sensitivity import Perturbations, measured
 from spos_quant.errors import BudgetError
 from spos_quant.searchers.base import Problem, Scored
 from spos_quant.space.search_space import Architecture
@@ -20,13 +20,13 @@ class AdditiveEstimate:
         problem: What is searched.
 
     Attributes:
-        architectures: What must be evaluated first: the reference and every departure from it; nothing where the
+        architectures: What must be evaluated first: the reference and every perturbation from it; nothing where the
             problem brings its sensitivities.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._departures = Departures(problem.sampler.table)
+        self._departures = Perturbations(problem.sampler.table)
         self.architectures = self._departures.architectures if problem.losses is None else []
         self._losses: Losses = problem.losses or ()
 

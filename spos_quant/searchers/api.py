@@ -15,8 +15,8 @@ from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
-from spos_quant.searchers.evaluate import UNSET, FunctionEvaluator, given_recalibration
-from spos_quant.searchers.front import front
+from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.searchers.pareto import front
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.fisher import fisher_sensitivity

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from spos_quant.config import SearchConfig
-from spos_quant.cost.feasible import extreme
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.errors import BudgetError
@@ -103,7 +102,7 @@ class Searcher(Protocol):
 
 
 searchers: Registry[Callable[[Problem], Searcher]] = Registry(
-    "searcher", home=tuple(f"spos_quant.searchers.{name}" for name in ("evolution", "random", "knapsack"))
+    "searcher", builtin_modules=tuple(f"spos_quant.searchers.{name}" for name in ("evolution", "random", "knapsack"))
 )
 
 Evaluator = Callable[[Sequence[Architecture]], Iterable[Evaluation]]
@@ -174,8 +173,3 @@ def drive(
         searcher.tell(told)
         generation += 1
     return outcome
-
-
-def dearest(sampler: FeasibleSampler, metric: str) -> Architecture:
-    """The dearest architecture of the space in a metric."""
-    return extreme(sampler.table, metric, dearest=True)

@@ -4,7 +4,7 @@ Differs from the authors' code in that children are completed within the budgets
 drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
 mutation or a crossover is drawn anew. With `search.first: uniform` the first population is led by the uniform bit
 configurations within the budgets, so that what is found scores no worse than any of them; with `knapsack` by these and,
-in turn, optima of the additive estimate, for which every departure from the reference is evaluated before.
+in turn, optima of the additive estimate, for which every perturbation from the reference is evaluated before.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
@@ -42,7 +42,7 @@ class Evolution:
 
     @property
     def planned(self) -> int:
-        """All generations, and the departures where the first population needs them."""
+        """All generations, and the perturbations where the first population needs them."""
         config = self.problem.config
         return config.population * config.generations + (len(self.estimate.architectures) if self.estimate else 0)
 
@@ -56,7 +56,7 @@ class Evolution:
         rng = generator(Stream.EVOLUTION, self.problem.seed, self.generation)
         asked: list[Architecture] = []
         if self.generation == 0:
-            asked = [a for a in dict.fromkeys(self._leaders()) if a not in self.seen][: config.population]
+            asked = [a for a in dict.fromkeys(self._initial_candidates()) if a not in self.seen][: config.population]
             self.seen.update(asked)
         elif self.results:
             parents = self._parents()
@@ -74,19 +74,19 @@ class Evolution:
         self.seen.update(scored.architecture for scored in results)
         self.generation += 1
 
-    def _leaders(self) -> list[Architecture]:
+    def _initial_candidates(self) -> list[Architecture]:
         """What the first population starts with, before it is filled up at random."""
         if self.problem.config.first == "random":
             return []
         optima = [] if self.estimate is None else self.estimate.at_shares(_SHARES)
-        in_turn = zip_longest(optima, self._corners())
+        in_turn = zip_longest(optima, self._uniform_baselines())
         return [leader for pair in in_turn for leader in pair if leader is not None]
 
-    def _corners(self) -> list[Architecture]:
+    def _uniform_baselines(self) -> list[Architecture]:
         """The uniform bits within the budgets, the most bits first."""
-        corners = list(uniform_architectures(self.problem.space).values())[::-1]
-        kept: list[bool] = self.problem.sampler.keeps(corners).tolist() if corners else []
-        return [corner for corner, within in zip(corners, kept, strict=True) if within]
+        baselines = list(uniform_architectures(self.problem.space).values())[::-1]
+        kept: list[bool] = self.problem.sampler.keeps(baselines).tolist() if baselines else []
+        return [corner for corner, within in zip(baselines, kept, strict=True) if within]
 
     def _parents(self) -> list[Architecture]:
         best = sorted(self.results, key=self.problem.objective.rank)

@@ -14,10 +14,10 @@ from spos_quant.space.search_space import Architecture
 
 @searchers.register("knapsack")
 class Knapsack:
-    """Evaluates every departure from the reference, then the `search.solutions` best by the sum within the budgets.
+    """Evaluates every perturbation from the reference, then the `search.solutions` best by the sum within the budgets.
 
     Where the cheapest architecture of some score is wanted, there is no budget: then a population of optima from the
-    cheapest to the dearest is evaluated.
+    cheapest to the most expensive is evaluated.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -28,7 +28,7 @@ class Knapsack:
 
     @property
     def planned(self) -> int:
-        """The departures and the solutions."""
+        """The perturbations and the solutions."""
         return len(self.estimate.architectures) + self._count
 
     @property
@@ -37,7 +37,7 @@ class Knapsack:
         return config.solutions if self.problem.objective.least_score is None else config.population
 
     def ask(self) -> list[Architecture]:
-        """First the departures, whatever they cost; then solutions that are none of them."""
+        """First the perturbations, whatever they cost; then solutions that are none of them."""
         if self.generation == 0:
             return list(self.estimate.architectures)
         if self.generation > 1:
@@ -49,7 +49,7 @@ class Knapsack:
         return [a for a in found if a not in self.seen]
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """Learns from the departures."""
+        """Learns from the perturbations."""
         if self.generation == 0:
             self.estimate.learn(results)
         self.seen.update(scored.architecture for scored in results)

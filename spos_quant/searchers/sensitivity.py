@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from spos_quant.cost.sensitivity import ESTIMATES, Departures, Sensitivity, measured
+from spos_quant.cost.sensitivity import ESTIMATES, Perturbations, Sensitivity, measured
 from spos_quant.errors import ConfigError, near
 from spos_quant.progress import progress
-from spos_quant.searchers.evaluate import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, given_recalibration
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import recalibrate as recalibrated
 from spos_quant.train.fisher import LossFunction, fisher_sensitivity
@@ -27,9 +27,9 @@ def sensitivity(
     seed: int = 0,
     show: bool = False,
 ) -> Sensitivity:
-    """What is given up when one axis alone leaves the dearest architecture for one candidate.
+    """What is given up when one axis alone leaves the most expensive architecture for one candidate.
 
-    `measured` evaluates every departure. `gradient` estimates bits from gradients alone, for weights and activations,
+    `measured` evaluates every perturbation. `gradient` estimates bits from gradients alone, for weights and activations,
     on a trained supernet or on a float model just quantized; see `spos_quant.train.fisher`.
 
     Args:
@@ -46,7 +46,7 @@ def sensitivity(
         show: Shows progress on stderr.
 
     Returns:
-        Rows of departures with what they give up; `.optima(supernet.table, weight_bytes_budget="w4a8")` gives the exact
+        Rows of perturbations with what they give up; `.optima(supernet.table, weight_bytes_budget="w4a8")` gives the exact
         optimum of their sum.
 
     Raises:
@@ -68,11 +68,11 @@ def sensitivity(
     if evaluate is None:
         raise ConfigError("estimate='measured' needs evaluate=<a function of the module to a number>")
     evaluator = FunctionEvaluator(supernet, evaluate, given_recalibration(supernet, recalibrate))
-    departures = Departures(supernet.table)
-    asked = departures.architectures
+    perturbations = Perturbations(supernet.table)
+    asked = perturbations.architectures
     found = {}
     with progress("sensitivity", len(asked), unit="architectures", show=show) as tick:
         for one in evaluator(asked):
             found[one.architecture] = (one.score, one.loss)
             tick(f"score {one.score:.4f}")
-    return measured(departures, found)
+    return measured(perturbations, found)

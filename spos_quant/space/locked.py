@@ -10,7 +10,7 @@ from spos_quant.space.search_space import SearchSpace
 from spos_quant.space.spec import Bits, SpaceSpec, parse_spec
 
 
-def locked_spec(space: SearchSpace, config: BitConfig, above: Sequence[int] = ()) -> SpaceSpec:
+def locked_spec(space: SearchSpace, config: BitConfig, extra_bits: Sequence[int] = ()) -> SpaceSpec:
     """The space with one candidate per axis, those of `config`, whether or not the space offers them.
 
     Layers that the space keeps float and that `config` quantizes lose that protection; float layers elsewhere stay
@@ -19,14 +19,14 @@ def locked_spec(space: SearchSpace, config: BitConfig, above: Sequence[int] = ()
     Args:
         space: The space of the network.
         config: Of any bits.
-        above: Bit-widths that a quantized operand may have too where they are higher than its own, which stays first.
+        extra_bits: Bit-widths that a quantized operand may have too where they are higher than its own, which stays first.
 
     Raises:
         SpaceError: the configuration names blocks or layers that the network does not have.
     """
     space.check_names(config)
     overrides: dict[str, dict[str, Any]] = {}
-    own = dict(zip((b.name for b in space.outline.blocks), space.outline.reference_ops, strict=True))
+    own = dict(zip((b.name for b in space.network_shapes.blocks), space.network_shapes.reference_ops, strict=True))
     for block, own_op in own.items():
         choice = config.blocks.get(block)
         overrides[block] = {
@@ -40,7 +40,7 @@ def locked_spec(space: SearchSpace, config: BitConfig, above: Sequence[int] = ()
         else:
             # As two axes, since layers that read one tensor share activation bits but not weight bits.
             overrides.setdefault(name, {}).update(
-                weight_bits=_with_higher(bits.weight_bits, above), act_bits=_with_higher(bits.act_bits, above)
+                weight_bits=_with_higher(bits.weight_bits, extra_bits), act_bits=_with_higher(bits.act_bits, extra_bits)
             )
     raw = space.spec.model_dump(mode="json")
     raw |= {
@@ -54,8 +54,8 @@ def locked_spec(space: SearchSpace, config: BitConfig, above: Sequence[int] = ()
     return parse_spec(raw, f"{space.name} locked")
 
 
-def _with_higher(own: Bits, above: Sequence[int]) -> list[Bits]:
-    return [own, *(b for b in above if own is not None and b > own)]
+def _with_higher(own: Bits, extra_bits: Sequence[int]) -> list[Bits]:
+    return [own, *(b for b in extra_bits if own is not None and b > own)]
 
 
 def _searchable(space: SearchSpace, name: str) -> bool:

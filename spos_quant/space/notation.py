@@ -21,7 +21,7 @@ class Notation:
     """The inverse."""
 
 
-notations: Registry[Notation] = Registry("architecture notation", home=("spos_quant.space.notation",))
+notations: Registry[Notation] = Registry("architecture notation", builtin_modules=("spos_quant.space.notation",))
 """By backbone."""
 
 _NODES = 3

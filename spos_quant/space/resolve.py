@@ -1,4 +1,4 @@
-"""From what a person wrote and the outline of a network to axes and the places that read them."""
+"""From what a person wrote and the network_shapes of a network to axes and the places that read them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from spos_quant.errors import SpaceError, near
-from spos_quant.space.outline import BlockOutline, LayerOutline, Outline
-from spos_quant.space.search_space import BlockPlace, LayerPlace, Read, SearchSpace
+from spos_quant.space.search_space import BlockSlot, LayerSlot, Read, SearchSpace
+from spos_quant.space.shapes import BlockShapes, LayerShapes, NetworkShapes
 from spos_quant.space.spec import AxesSpec, SpaceSpec
 from spos_quant.space.tree import Axis, Use
 
@@ -25,12 +25,12 @@ def block_axes(spec: SpaceSpec, block: str) -> AxesSpec:
     return axes
 
 
-def _names(layer: LayerOutline) -> tuple[str, ...]:
+def _names(layer: LayerShapes) -> tuple[str, ...]:
     """What patterns may call a layer."""
     return tuple(name for name in (layer.name, layer.block, layer.unit) if name)
 
 
-def _layer_axes(spec: SpaceSpec, layer: LayerOutline) -> AxesSpec:
+def _layer_axes(spec: SpaceSpec, layer: LayerShapes) -> AxesSpec:
     axes = spec.axes
     for pattern, override in spec.overrides.items():
         if any(fnmatchcase(name, pattern) for name in _names(layer)):
@@ -38,26 +38,26 @@ def _layer_axes(spec: SpaceSpec, layer: LayerOutline) -> AxesSpec:
     return axes
 
 
-def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
-    """The search space of `spec` over a network with this outline.
+def resolve(spec: SpaceSpec, network_shapes: NetworkShapes) -> SearchSpace:
+    """The search space of `spec` over a network with this network_shapes.
 
     Raises:
         SpaceError: a pattern that matches nothing, an operator or width given to a layer, layers that must share an
             axis but were given different candidates.
     """
-    _check_patterns(spec, outline)
-    kept = kept_float(spec, outline.layers, outline.float_ends)
+    _check_patterns(spec, network_shapes)
+    kept = kept_float(spec, network_shapes.layers, network_shapes.float_ends)
     maker = _Maker()
-    _check_tied(spec, outline.blocks)
-    blocks = tuple(_block_place(maker, block, outline) for block in outline.blocks)
-    index = {block.name: i for i, block in enumerate(outline.blocks)}
-    bits = _BitAxes(spec, outline, kept).reads(maker)
+    _check_tied(spec, network_shapes.blocks)
+    blocks = tuple(_block_slot(maker, block, network_shapes) for block in network_shapes.blocks)
+    index = {block.name: i for i, block in enumerate(network_shapes.blocks)}
+    bits = _BitAxes(spec, network_shapes, kept).reads(maker)
     layers = []
-    for layer in outline.layers:
+    for layer in network_shapes.layers:
         quantized = layer.name not in kept and not spec.full_precision
         weight, act = bits[layer.name] if quantized else (Read(None, (None,)), Read(None, (None,)))
         layers.append(
-            LayerPlace(
+            LayerSlot(
                 layer.name,
                 layer.kind,
                 None if layer.block is None else index[layer.block],
@@ -69,13 +69,13 @@ def resolve(spec: SpaceSpec, outline: Outline) -> SearchSpace:
                 layer.reads,
             )
         )
-    reference_kept = kept_float(spec, outline.reference, outline.float_ends)
-    default = {layer.name: layer.name not in reference_kept for layer in outline.reference}
+    reference_kept = kept_float(spec, network_shapes.reference, network_shapes.float_ends)
+    default = {layer.name: layer.name not in reference_kept for layer in network_shapes.reference}
     axes, blocks, places = maker.finish(blocks, tuple(layers))
-    return SearchSpace(spec, outline, axes, blocks, places, default)
+    return SearchSpace(spec, network_shapes, axes, blocks, places, default)
 
 
-def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline], float_ends: Sequence[str] = ()) -> frozenset[str]:
+def kept_float(spec: SpaceSpec, layers: Sequence[LayerShapes], float_ends: Sequence[str] = ()) -> frozenset[str]:
     """Names of the layers that `keep_float` names; an end that stays float anyway keeps no other layer float."""
     kept = set()
     for pattern in spec.keep_float:
@@ -88,9 +88,11 @@ def kept_float(spec: SpaceSpec, layers: Sequence[LayerOutline], float_ends: Sequ
     return frozenset(kept)
 
 
-def _check_patterns(spec: SpaceSpec, outline: Outline) -> None:
-    blocks = [block.name for block in outline.blocks]
-    names = list(dict.fromkeys([*blocks, *(n for x in (*outline.layers, *outline.reference) for n in _names(x))]))
+def _check_patterns(spec: SpaceSpec, network_shapes: NetworkShapes) -> None:
+    blocks = [block.name for block in network_shapes.blocks]
+    names = list(
+        dict.fromkeys([*blocks, *(n for x in (*network_shapes.layers, *network_shapes.reference) for n in _names(x))])
+    )
     for place, pattern in (
         *(("overrides", p) for p in spec.overrides),
         *(("keep_float", p) for p in spec.keep_float if p not in _WORDS),
@@ -127,8 +129,8 @@ class _Maker:
         return Read(self._index[name], candidates)
 
     def finish(
-        self, blocks: tuple[BlockPlace, ...], layers: tuple[LayerPlace, ...]
-    ) -> tuple[tuple[Axis, ...], tuple[BlockPlace, ...], tuple[LayerPlace, ...]]:
+        self, blocks: tuple[BlockSlot, ...], layers: tuple[LayerSlot, ...]
+    ) -> tuple[tuple[Axis, ...], tuple[BlockSlot, ...], tuple[LayerSlot, ...]]:
         """Axes in order of the blocks, each with the conditions under which some place reads it."""
         uses: dict[int, list[Use]] = {i: [] for i in range(len(self.axes))}
         for block in blocks:
@@ -148,8 +150,8 @@ class _Maker:
         return self._in_order(uses, blocks, layers)
 
     def _in_order(
-        self, uses: dict[int, list[Use]], blocks: tuple[BlockPlace, ...], layers: tuple[LayerPlace, ...]
-    ) -> tuple[tuple[Axis, ...], tuple[BlockPlace, ...], tuple[LayerPlace, ...]]:
+        self, uses: dict[int, list[Use]], blocks: tuple[BlockSlot, ...], layers: tuple[LayerSlot, ...]
+    ) -> tuple[tuple[Axis, ...], tuple[BlockSlot, ...], tuple[LayerSlot, ...]]:
         order: list[int] = []
         for block_index, block in enumerate(blocks):
             reads = [block.op, block.width]
@@ -175,9 +177,9 @@ class _Maker:
             return ((),) if any(map(always, found)) else found
 
         axes = tuple(Axis(self.axes[o].name, self.axes[o].kind, self.axes[o].candidates, conditions(o)) for o in order)
-        blocks = tuple(BlockPlace(b.name, renumber(b.op), renumber(b.width)) for b in blocks)
+        blocks = tuple(BlockSlot(b.name, renumber(b.op), renumber(b.width)) for b in blocks)
         places = tuple(
-            LayerPlace(
+            LayerSlot(
                 x.name, x.kind, x.block, x.op, x.quantized, renumber(x.weight), renumber(x.act), x.shapes, x.reads
             )
             for x in layers
@@ -197,9 +199,9 @@ def _merge(uses: Iterable[Use]) -> tuple[Use, ...]:
     return (*dict.fromkeys(other), *(((axis, allowed),) for axis, allowed in sorted(single.items())))
 
 
-def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockOutline]) -> None:
+def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockShapes]) -> None:
     """Blocks that read the same axes must have the same candidates, where there is anything to choose."""
-    first: dict[str, BlockOutline] = {}
+    first: dict[str, BlockShapes] = {}
     for block in blocks:
         other = first.setdefault(block.axis, block)
         for ours, theirs in ((block.ops, other.ops), (block.widths, other.widths)):
@@ -210,20 +212,20 @@ def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockOutline]) -> None:
                 )
 
 
-def _block_place(maker: _Maker, block: BlockOutline, outline: Outline) -> BlockPlace:
-    varies = any(len(layer.shapes) > 1 for layer in outline.layers if layer.block == block.name)
+def _block_slot(maker: _Maker, block: BlockShapes, network_shapes: NetworkShapes) -> BlockSlot:
+    varies = any(len(layer.shapes) > 1 for layer in network_shapes.layers if layer.block == block.name)
     op = maker.read(block.axis, "op", block.ops)
     unread = (1.0,) if 1.0 in block.widths else block.widths[:1]
     width = maker.read(block.axis, "width", block.widths) if varies else Read(None, unread)
-    return BlockPlace(block.name, op, width)
+    return BlockSlot(block.name, op, width)
 
 
 class _BitAxes:
     """Which layers share a bits axis: those of a block, those that read one tensor, those that a group names."""
 
-    def __init__(self, spec: SpaceSpec, outline: Outline, kept: frozenset[str]) -> None:
+    def __init__(self, spec: SpaceSpec, network_shapes: NetworkShapes, kept: frozenset[str]) -> None:
         self.spec = spec
-        self.layers = [x for x in outline.layers if x.name not in kept] if not spec.full_precision else []
+        self.layers = [x for x in network_shapes.layers if x.name not in kept] if not spec.full_precision else []
         self.given = {x.name: _layer_axes(spec, x) for x in self.layers}
         for name, axes in self.given.items():
             if axes.bits is None and axes.weight_bits is None:

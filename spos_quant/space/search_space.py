@@ -12,7 +12,7 @@ import numpy as np
 from spos_quant.errors import SpaceError, near
 from spos_quant.space.bit_config import FORMAT, BitConfig, parse_bit_config
 from spos_quant.space.notation import notations
-from spos_quant.space.outline import LayerShape, Outline
+from spos_quant.space.shapes import LayerShape, NetworkShapes
 from spos_quant.space.spec import Bits, SpaceSpec
 from spos_quant.space.tree import Axis, IntArray, Product, decompose, sample_uniform
 
@@ -37,7 +37,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class BlockPlace:
+class BlockSlot:
     """A choice block and the axes that it reads."""
 
     name: str
@@ -46,7 +46,7 @@ class BlockPlace:
 
 
 @dataclass(frozen=True)
-class LayerPlace:
+class LayerSlot:
     """A layer under one operator and the axes that it reads."""
 
     name: str
@@ -65,16 +65,16 @@ class LayerPlace:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Axes, choice blocks that read them, and the outline of the backbone that they sit in. Immutable.
+    """Axes, choice blocks that read them, and the network_shapes of the backbone that they sit in. Immutable.
 
     Letters: `A` axes, `N` architectures.
     """
 
     spec: SpaceSpec
-    outline: Outline
+    network_shapes: NetworkShapes
     axes: tuple[Axis, ...]
-    blocks: tuple[BlockPlace, ...]
-    layers: tuple[LayerPlace, ...]
+    blocks: tuple[BlockSlot, ...]
+    layers: tuple[LayerSlot, ...]
     default_bits: Mapping[str, bool]
     """For every layer of the reference network, whether it is quantized."""
 
@@ -153,18 +153,18 @@ class SearchSpace:
                 f"architecture {text!r} says nothing of {others[0]!r}; give the {len(self.axes)} candidate indices"
             )
         found: dict[int, int] = {}
-        for block, outline in zip(self.blocks, self.outline.blocks, strict=True):
-            self._match(found, block.op, ops[outline.axis], f"block {block.name!r}: operator")
+        for block, network_shapes in zip(self.blocks, self.network_shapes.blocks, strict=True):
+            self._match(found, block.op, ops[network_shapes.axis], f"block {block.name!r}: operator")
         return self.canonical([found[a] for a in range(len(self.axes))])
 
     def notation(self, architecture: Architecture) -> str | None:
         """The architecture's operators as the project that the backbone comes from writes them; None without one."""
         if self.spec.backbone not in notations:
             return None
-        pairs = zip(self.outline.blocks, self.blocks, strict=True)
+        pairs = zip(self.network_shapes.blocks, self.blocks, strict=True)
         return notations[self.spec.backbone].write({o.axis: str(block.op.value(architecture)) for o, block in pairs})
 
-    def active_layers(self, architecture: Architecture) -> Iterator[tuple[LayerPlace, LayerShape]]:
+    def active_layers(self, architecture: Architecture) -> Iterator[tuple[LayerSlot, LayerShape]]:
         """The layers of this architecture in order of execution, each with its shape."""
         for layer in self.layers:
             block = None if layer.block is None else self.blocks[layer.block]
@@ -212,7 +212,7 @@ class SearchSpace:
         weights = {x.name: x.weight.values[0] for x in locked if x.weight.axis is None}
         acts = {x.name: x.act.values[0] for x in locked if x.act.axis is None}
         layers = {}
-        for layer in self.outline.reference:
+        for layer in self.network_shapes.reference:
             quantized = self.default_bits[layer.name]
             layers[layer.name] = {
                 "weight_bits": weights.get(layer.name, weight_bits) if quantized else None,
@@ -221,7 +221,7 @@ class SearchSpace:
             }
         blocks = {
             block.name: {"op": op, "width": 1.0}
-            for block, op in zip(self.outline.blocks, self.outline.reference_ops, strict=True)
+            for block, op in zip(self.network_shapes.blocks, self.network_shapes.reference_ops, strict=True)
         }
         return self._config(layers, blocks, {})
 
@@ -237,7 +237,7 @@ class SearchSpace:
         """
         self.check_names(config)
         found: dict[int, int] = {}
-        for block, own in zip(self.blocks, self.outline.reference_ops, strict=True):
+        for block, own in zip(self.blocks, self.network_shapes.reference_ops, strict=True):
             choice = config.blocks.get(block.name)
             op, width = (choice.op, choice.width) if choice else (_only(block.op, own), _only(block.width, 1.0))
             self._match(found, block.op, op, f"block {block.name!r}: operator")
@@ -261,7 +261,7 @@ class SearchSpace:
 
     def check_names(self, config: BitConfig) -> None:
         """Raises `SpaceError` where a configuration names a block or layer that this network does not have."""
-        known = {layer.name for layer in self.layers} | {layer.name for layer in self.outline.reference}
+        known = {layer.name for layer in self.layers} | {layer.name for layer in self.network_shapes.reference}
         for name in config.layers:
             if name not in known:
                 raise SpaceError(
@@ -285,7 +285,7 @@ class SearchSpace:
                 f"{what} {value!r} contradicts another place that reads axis {self.axes[read.axis].name!r}"
             )
 
-    def _match_bits(self, found: dict[int, int], layer: LayerPlace, weight_bits: Bits, act_bits: Bits) -> None:
+    def _match_bits(self, found: dict[int, int], layer: LayerSlot, weight_bits: Bits, act_bits: Bits) -> None:
         what = f"layer {layer.name!r}:"
         if layer.weight.axis is not None and layer.weight.axis == layer.act.axis:
             pairs = Read(layer.weight.axis, tuple(zip(layer.weight.values, layer.act.values, strict=True)))

@@ -178,7 +178,7 @@ class SpaceSpec(Strict):
         return all(_float_only(axes) for axes in offered)
 
     def structure(self) -> dict[str, Any]:
-        """What decides the float network, and with it the outline: operators and widths, not bits or recipes."""
+        """What decides the float network, and with it the network_shapes: operators and widths, not bits or recipes."""
         wider = {pattern: axes for pattern, axes in self.overrides.items() if axes.op or axes.width}
         shapes = {pattern: {"op": axes.op, "width": axes.width} for pattern, axes in ({"": self.axes} | wider).items()}
         return {"backbone": self.backbone, "input": self.input, "classes": self.classes, "axes": list(shapes.items())}

@@ -1,4 +1,4 @@
-"""The uniform corners of a search space: all searchable layers at the same bits."""
+"""The uniform baselines of a search space: all searchable layers at the same bits."""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ from spos_quant.progress import remark
 from spos_quant.report import bench_csv
 from spos_quant.run_dir import digest, store_json, write_text
 from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, searches, shared
-from spos_quant.stages.evaluate import export_result, exports, measured, natural_format
-from spos_quant.stages.plan import Options, decisive, plan_run
+from spos_quant.stages.evaluate import measured
+from spos_quant.stages.export import export_result, exports, natural_format
+from spos_quant.stages.open_run import Options, decisive, plan_run
 from spos_quant.stages.report import write_report
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import combined_budgets

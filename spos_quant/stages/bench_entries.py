@@ -154,7 +154,7 @@ def _network(space: SearchSpace, config: BitConfig) -> object:
     """What a configuration decides, said in one way however it was written."""
     blocks = [
         (choice.op, choice.width) if (choice := config.blocks.get(block.name)) else (op, 1.0)
-        for block, op in zip(space.outline.blocks, space.outline.reference_ops, strict=True)
+        for block, op in zip(space.network_shapes.blocks, space.network_shapes.reference_ops, strict=True)
     ]
     return repr((config_rows(space, config), blocks, config.quantizer or space.spec.retrain_quantizer))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.run_dir import digest, read_artifact, store
 from spos_quant.space.bit_config import BitConfig, read_bit_config
-from spos_quant.stages.plan import decisive
+from spos_quant.stages.open_run import decisive
 from spos_quant.stages.run import Result
 
 _FORMULA = (

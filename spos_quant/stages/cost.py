@@ -1,4 +1,4 @@
-"""`spos-quant cost`: what architectures cost; no torch where the outline is stored."""
+"""`spos-quant cost`: what architectures cost; no torch where the network_shapes is stored."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def space_cost(space: SearchSpace) -> dict[str, Any]:
     table = CostTable(space)
     ends = {name: cost_range(table, name) for name in metrics}
     cheapest: dict[str, int | None] = {name: low for name, (low, _) in ends.items()}
-    dearest: dict[str, int | None] = {name: high for name, (_, high) in ends.items()}
+    most_expensive: dict[str, int | None] = {name: high for name, (_, high) in ends.items()}
     if space.spec.full_precision:
-        cheapest["bitops"] = dearest["bitops"] = None
-    return {"space": space.name, "size": space.size, "cheapest": cheapest, "dearest": dearest}
+        cheapest["bitops"] = most_expensive["bitops"] = None
+    return {"space": space.name, "size": space.size, "cheapest": cheapest, "dearest": most_expensive}
 
 
 def architecture_cost(

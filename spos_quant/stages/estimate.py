@@ -14,11 +14,11 @@ from spos_quant.backbones.build import build
 from spos_quant.config import TrainConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sampler import FeasibleSampler
-from spos_quant.cost.sensitivity import Departures, has_gradient
+from spos_quant.cost.sensitivity import Perturbations, has_gradient
 from spos_quant.searchers.base import searchers
-from spos_quant.searchers.evaluate import SupernetEvaluator, ThreadLimit
-from spos_quant.stages.finals import places
+from spos_quant.searchers.evaluators import SupernetEvaluator, ThreadLimit
 from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
+from spos_quant.stages.rerank import places
 from spos_quant.stages.run import Run
 from spos_quant.stages.search import Request, metric_of, problem_of
 from spos_quant.streams import Stream, generator
@@ -92,7 +92,7 @@ def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, 
     """What `estimate` returns, for training and sensitivities."""
     supernet = build(run.space, seed=run.seed)
     if kind == "measured":
-        units = len(Departures(run.table).architectures)
+        units = len(Perturbations(run.table).architectures)
         seconds = units * _seconds_per_evaluation(run, supernet) / max(1, min(workers, os.cpu_count() or 1))
         stage = {"units": units, "unit": "architectures", "seconds": seconds}
     else:

@@ -21,15 +21,15 @@ from spos_quant.progress import remark
 from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import WORTH_COMPILING
 from spos_quant.run_dir import digest
-from spos_quant.searchers.actors import Actors
 from spos_quant.searchers.base import Evaluator
-from spos_quant.searchers.evaluate import LoggedEvaluator, SupernetEvaluator, ThreadLimit
-from spos_quant.searchers.log import EvaluationLog
-from spos_quant.searchers.pool import EvaluatorPool
-from spos_quant.searchers.processes import Processes
+from spos_quant.searchers.evaluation_log import EvaluationLog
+from spos_quant.searchers.evaluators import LoggedEvaluator, SupernetEvaluator, ThreadLimit
+from spos_quant.searchers.process_backend import Processes
+from spos_quant.searchers.ray_backend import Actors
+from spos_quant.searchers.worker_pool import EvaluatorPool
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.stages.models import recalibration_batches, scoring_batches
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.run import Run
 from spos_quant.supernet.weights import load_weights, read_weights
 from spos_quant.train.allocation import keep_freed_memory

@@ -22,7 +22,7 @@ from spos_quant.export.integer.trainable import IntegerNet
 from spos_quant.export.runtime import Floats, compare
 from spos_quant.run_dir import digest, drop, store
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import RESULTS, Result
 from spos_quant.train.batches import TrainingSteps
@@ -36,7 +36,7 @@ _SPLIT = "search-val"
 
 def folds(result: Result) -> bool:
     """Whether the retraining of a result ends in integers: not that of a float model, nor for a ranking."""
-    wanted = result.recipe.fold > 0 and result.shelf == RESULTS
+    wanted = result.recipe.fold > 0 and result.subdirectory == RESULTS
     return wanted and not read_bit_config(result.bits_path).is_float
 
 

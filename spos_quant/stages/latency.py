@@ -148,7 +148,7 @@ def _kept(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
     """Writes a table and says what it holds."""
     _store(run, table)
     costs = CostTable(run.space, table)
-    cheapest, dearest = cost_range(costs, LATENCY)
+    cheapest, most_expensive = cost_range(costs, LATENCY)
     return {
         "path": str(run.latency_path),
         "source": table.source,
@@ -156,7 +156,7 @@ def _kept(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
         "networks": len(table.networks),
         "rest": table.rest,
         "cheapest": cheapest,
-        "dearest": dearest,
+        "dearest": most_expensive,
         "error": table.error(costs),
         "said": table.said(costs),
         "measured": measured,

@@ -12,7 +12,7 @@ from spos_quant.errors import ConfigError
 from spos_quant.quant.switch import InputQuantizer
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.locked import locked_spec
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.run import Run
 from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.supernet.supernet import Supernet
@@ -65,7 +65,9 @@ def scoring_batches(run: Run, split: str, *, all_images: bool = False) -> FixedB
     return FixedBatches(run.data, split, images=images, batch_size=search.batch_size, seed=run.seed)
 
 
-def make_network(run: Run, config: BitConfig, *, inherited: bool, seed: int, above: Sequence[int] = ()) -> Supernet:
+def make_network(
+    run: Run, config: BitConfig, *, inherited: bool, seed: int, extra_bits: Sequence[int] = ()
+) -> Supernet:
     """The network of a bit configuration before retraining: a supernet whose `subnet` of zeros is the plain model.
 
     Args:
@@ -74,9 +76,9 @@ def make_network(run: Run, config: BitConfig, *, inherited: bool, seed: int, abo
         config: Any configuration of the run's network, candidate of the space or not.
         inherited: False starts from fresh weights, or those of the space's `weights` file.
         seed: Of fresh weights.
-        above: Higher bit-widths that the network offers beside its own, as `space.locked` does.
+        extra_bits: Higher bit-widths that the network offers beside its own, as `space.locked` does.
     """
-    network = build(space_of(locked_spec(run.space, config, above)), seed=seed)
+    network = build(space_of(locked_spec(run.space, config, extra_bits)), seed=seed)
     missing = {name for name, _ in named_tensors(network)}
     if inherited:
         missing = inherit(network, read_weights(run.supernet_path))

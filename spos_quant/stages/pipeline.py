@@ -12,7 +12,8 @@ from spos_quant.progress import remark
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.uniform import offered_pairs
 from spos_quant.stages.card import write_card
-from spos_quant.stages.evaluate import evaluate_result, export_result, exports, measured, natural_format
+from spos_quant.stages.evaluate import evaluate_result, measured
+from spos_quant.stages.export import export_result, exports, natural_format
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
 from spos_quant.stages.retrain import given_result, retrain_result
@@ -54,7 +55,7 @@ def run_all(
 
 
 def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) -> list[Result]:
-    """The cheapest uniform configuration that costs as much as the winner or more; else the dearest one.
+    """The cheapest uniform configuration that costs as much as the winner or more; else the most expensive one.
 
     Bits that a table of latencies does not have are left out.
     """

@@ -1,262 +1,297 @@
-"""From what a person typed to a run: what makes one, what may change, and the process that owns it."""
+"""`spos-quant plan`: time and memory of the main job on many devices, from what is measured and what is assumed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from spos_quant.backbones.build import build, load_spec
-from spos_quant.config import RayConfig, RetrainConfig, SearchConfig, SupernetTrainConfig, assign
-from spos_quant.errors import ConfigError, RunError
-from spos_quant.run_dir import LOCK, claim, listed, store, store_json
-from spos_quant.space.spec import SpaceSpec, parse_spec
-from spos_quant.stages.run import CONFIG, Run, environment, read_run
+from spos_quant.backbones.build import build
+from spos_quant.config import TrainConfig
+from spos_quant.cost.feasible import argmax_cost
+from spos_quant.data.dataset import HELD_OUT
+from spos_quant.errors import ConfigError
+from spos_quant.space.search_space import Architecture
+from spos_quant.space.spec import SpaceSpec
+from spos_quant.stages.run import Run
+from spos_quant.streams import Stream, torch_seed
+from spos_quant.supernet.supernet import Supernet
+from spos_quant.train.devices import make_fabric, median_seconds
+from spos_quant.train.evaluation import recalibrate, score
+from spos_quant.train.loop import loss_of, make_optimizer
 from spos_quant.train.paths import make_sampler
 
-SECTIONS: dict[str, type[BaseModel] | None] = {
-    "train": SupernetTrainConfig,
-    "retrain": RetrainConfig,
-    "search": SearchConfig,
-    "rank": RetrainConfig,
-    "log": None,
-    "ray": RayConfig,
-}
-"""What `--set` may set: sections with their keys, and keys that stand alone."""
-_FREE = (
-    *("search.*", "rank", "rank.*", "log", "ray.*"),
-    *("*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold"),
-)
-"""Keys that may change between commands: models do not depend on them, and what does remembers its own."""
-_ENVIRONMENT = "environment.json"
+FORMAT = "spos-quant/plan/1"
+MOST_GPUS = 100_000
+_TIMES = 8
+_IMAGES = (4, 16)
+"""Sizes of the two batches whose times tell what a step costs and what an image."""
+_BACKWARD = 3
+"""A training step computes as much as so many forward passes."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What makes a run, as far as a person gave it; None and empty take the run's or the space's value."""
-
-    out: Path | None = None
-    data: str | None = None
-    seed: int | None = None
-    assignments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run that is about to be made or gone on with.
+class Measured:
+    """What one device does and a supernet needs. Seconds are medians over random paths.
 
     Attributes:
-        run: The run.
-        assigned: Settings that must still be written; None where its directory says them already.
-        found: What `config.yaml` said when the plan was made; None where there was none.
+        step_seconds: Of an optimizer step whatever the size of its batch.
+        image_seconds: Of each image of a step, along one path.
+        evaluation_seconds: Of each image of an evaluation, recalibration or scoring.
+        macs: Mean multiply-adds of an image along those paths.
+        weight_bytes: Of the supernet's parameters as it trains them, 4 bytes each.
+        buffer_bytes: Of its running statistics.
+        subnet_bytes: Of the most expensive architecture's parameters.
+        activation_bytes: What a step keeps of each image for its backward pass, along the most expensive path.
+        path_bytes: What it keeps besides, whatever the size of its batch: the path's quantized weights.
+        paths: Paths of one optimizer step.
+        ddp_seconds: What DDP's own work adds to a step along one path before anything is sent: it looks for the
+            parameters that the path left out and copies gradients into its buckets.
     """
 
-    run: Run
-    assigned: Mapping[str, Any] | None
-    found: str | None
+    step_seconds: float
+    image_seconds: float
+    evaluation_seconds: float
+    macs: float
+    weight_bytes: int
+    buffer_bytes: int
+    subnet_bytes: int
+    activation_bytes: int
+    path_bytes: int
+    paths: int
+    ddp_seconds: float
 
-    @contextmanager
-    def open(self) -> Iterator[Run]:
-        """The run, owned by this process, with its settings written.
-
-        Raises:
-            RunError: another process owns it or changed it in the meantime, or its directory cannot be written.
-        """
-        path = self.run.path
-        with claim(path):
-            if _text(path / CONFIG) != self.found:
-                raise RunError(f"{path} was changed by another command in the meantime; repeat this one")
-            if self.assigned is not None:
-                self._write(self.run.config_text(self.assigned))
-            if not (path / _ENVIRONMENT).exists():
-                store_json(path / _ENVIRONMENT, environment())
-            yield self.run
-
-    def _write(self, text: str) -> None:
-        path = self.run.path / CONFIG
-        made = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        if self.found is None and made not in (listed(path) or (made,)):
-            raise RunError(
-                f"{self.run.path} lost its {CONFIG}, and this command would write another one: repeat the command "
-                "that made the run, with the same space, data, seed and --set, or choose another --out"
-            )
-        store(path, text.encode("utf-8"))
+    @property
+    def flops(self) -> float:
+        """Floating-point operations per second in training; a multiply-add is two."""
+        return 2 * _BACKWARD * self.macs / self.image_seconds
 
 
-def plan_run(target: str, options: Options) -> Plan:
-    """The run that SPACE or RUN and the options mean; nothing is written yet.
+@dataclass(frozen=True)
+class Assumed:
+    """What is not measured.
 
-    An existing directory wins over a space of the same name.
+    Attributes:
+        bandwidth: Bytes per second that a rank sends while gradients are averaged.
+        flops: Of a device in training; None takes the device that was measured.
+    """
+
+    bandwidth: float = 10e9
+    flops: float | None = None
+
+    def sentences(self, measured: Measured) -> list[str]:
+        """What the estimate rests on."""
+        speed = measured.flops if self.flops is None else self.flops
+        how = "as measured here" if self.flops is None else "assumed"
+        return [
+            f"a device trains at {speed / 1e12:.3g} TFLOP/s, {how}; images of a batch take equal time",
+            f"a ring averages gradients at {self.bandwidth / 1e9:g} GB/s per rank, after the backward pass is done",
+            f"DDP's own work adds {1000 * measured.ddp_seconds:.3g} ms to a step of several ranks, as measured here",
+            "the supernet's gradients are exchanged whole, also of candidates that the step left out",
+            "ranks share a batch evenly, so that their number divides it; further devices are idle while training",
+            "a generation of the search waits for its last evaluation",
+            "pictures are read as fast as they are needed; checkpoints and start-up cost nothing",
+            "the retrained model is as large as the most expensive architecture, its images take as long as a path's",
+        ]
+
+
+def plan(
+    spec: SpaceSpec, *, images: int, gpus: Sequence[int], assumed: Assumed | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """An estimate of time and memory of the main job, for several numbers of devices.
+
+    Args:
+        spec: The search space with its recipe.
+        images: Training images of the data set, of which a fifth is held out as search-val.
+        gpus: Numbers of devices.
+        assumed: What is not measured.
+        device: What is measured: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        `format, space, images, measured, assumptions, rows`; seconds and bytes.
 
     Raises:
-        RunError: a directory without a run, or a run of other settings (the message shows the difference).
-        ConfigError, SpaceError, DataError: an option, a space or a data set that is wrong.
+        ConfigError: no images or devices.
     """
-    path = Path(target)
-    if path.is_dir():
-        if options.out is not None and options.out.resolve() != path.resolve():
-            raise ConfigError(f"{target} is a run directory itself; leave --out away, or name a search space")
-        return _existing(path, None, options)
-    spec = load_spec(target)
-    out = options.out or Path("runs") / spec.name
-    if (out / "config.yaml").exists():
-        return _existing(out, spec, options)
-    _check_out(out)
-    return _new(out, spec, options)
+    if not 2 <= images <= 10**12:
+        raise ConfigError(f"--data-size {images}: expected the number of training images, at least 2")
+    for count in gpus:
+        if not 1 <= count <= MOST_GPUS:
+            raise ConfigError(f"--gpus {count}: expected 1 to {MOST_GPUS:,}")
+    run = Run(Path(), spec, "fake", 0)
+    measured, assumed = measure(run, device), assumed or Assumed()
+    return {
+        "format": FORMAT,
+        "space": spec.name,
+        "images": images,
+        "measured": {**asdict(measured), "flops": measured.flops},
+        "assumptions": assumed.sentences(measured),
+        "rows": [estimate(spec, measured, assumed, images, count) for count in gpus],
+    }
 
 
-def _check_out(out: Path) -> None:
-    """Refuses a place for a new run that holds something else; a lock, or checksums, are left by a run."""
-    try:
-        foreign = out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir()))
-    except OSError as error:
-        raise RunError(f"{out}: cannot be used for a run ({error.strerror}); choose another --out") from None
-    if foreign and not listed(out / CONFIG):
-        raise RunError(f"{out} holds something else than a run (no {CONFIG}); choose another --out")
+def estimate(spec: SpaceSpec, measured: Measured, assumed: Assumed, images: int, gpus: int) -> dict[str, Any]:
+    """One row: what the main job takes on `gpus` devices."""
+    held = max(1, round(HELD_OUT * images))
+    kept = images - held
+    speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
+    search = spec.search
+    judged = min(search.recalibration_images, kept) + min(search.max_images or held, held)
+    waves = search.generations * -(-search.population // gpus)
+    supernet = _training(
+        spec.train, measured, assumed, kept, gpus, measured.weight_bytes + measured.buffer_bytes, measured.paths
+    )
+    retrain = _training(spec.retrain, measured, assumed, kept, gpus, measured.subnet_bytes, 1)
+    seconds = {
+        "supernet": supernet["seconds"],
+        "search": waves * judged * measured.evaluation_seconds * speed,
+        "retrain": retrain["seconds"],
+    }
+    total = sum(seconds.values())
+    # Weights, gradients, their copies in DDP's buckets where there are several ranks, and momentum.
+    copies = 3 if supernet["ranks"] == 1 else 4
+    share = -(-supernet["batch"] // supernet["ranks"])
+    memory = copies * measured.weight_bytes + measured.buffer_bytes
+    memory += measured.path_bytes + share * measured.activation_bytes
+    return {
+        "gpus": gpus,
+        "ranks": supernet["ranks"],
+        "seconds": {**seconds, "total": total},
+        "gpu_days": {name: value * gpus / 86_400 for name, value in {**seconds, "total": total}.items()},
+        "step": {name: supernet[name] for name in ("compute_seconds", "communication_seconds")},
+        "steps": {"supernet": supernet["steps"], "retrain": retrain["steps"]},
+        "evaluations": search.population * search.generations,
+        "memory_bytes": memory,
+    }
 
 
-def plan_existing(target: str, options: Options | None = None) -> Plan:
-    """The run in a directory, to be gone on with. Raises `RunError` where there is none."""
-    return _existing(Path(target), None, options or Options())
+def _training(
+    config: TrainConfig, measured: Measured, assumed: Assumed, images: int, gpus: int, exchanged: int, paths: int
+) -> dict[str, Any]:
+    batch = min(config.batch_size, images)
+    ranks = max(n for n in range(1, min(gpus, batch) + 1) if batch % n == 0)
+    speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
+    compute = measured.step_seconds + paths * measured.image_seconds * speed * (batch // ranks)
+    communication = paths * 2 * (ranks - 1) / ranks * exchanged / assumed.bandwidth
+    communication += paths * measured.ddp_seconds if ranks > 1 else 0.0
+    steps = config.steps(max(1, images // batch))
+    return {
+        "batch": batch,
+        "ranks": ranks,
+        "steps": steps,
+        "compute_seconds": compute,
+        "communication_seconds": communication,
+        "seconds": steps * (compute + communication),
+    }
 
 
-def open_existing(target: str) -> Run:
-    """The run in a directory, to be read. Raises `RunError` where there is none."""
-    return plan_existing(target).run
+def measure(run: Run, device: str) -> Measured:
+    """Times a few steps and evaluations of a fresh supernet on made-up images; nothing is written."""
+    config = run.spec.train.model_copy(update={"devices": 1, "num_nodes": 1})
+    fabric = make_fabric(config, device)
+    supernet = build(run.space)
+    supernet.to(fabric.device)
+    sampler = make_sampler(config, run.table, run.seed)
+    drawn = [sampler.draw(step).architectures for step in range(_TIMES)]
+    paths = [path for step in drawn for path in step]
+    dear = argmax_cost(run.table, "macs")
+    with fabric.autocast():
+        few, many = (_step_seconds(supernet, config, _images(run, n, fabric.device), paths) for n in _IMAGES)
+        wrapped = _wrapped_seconds(supernet, config, _images(run, _IMAGES[0], fabric.device), paths)
+        evaluation = _evaluation_seconds(supernet, _images(run, _IMAGES[1], fabric.device), paths)
+        less, more = (_kept_bytes(supernet, _images(run, n, fabric.device), dear) for n in _IMAGES)
+    per_image = max(many - few, 1e-3 * many) / (_IMAGES[1] - _IMAGES[0])
+    parameters = sum(p.numel() for p in supernet.parameters())
+    return Measured(
+        step_seconds=max(0.0, few - _IMAGES[0] * per_image),
+        image_seconds=per_image,
+        evaluation_seconds=evaluation / _IMAGES[1],
+        macs=float(np.mean(run.table.totals(paths, "macs"))),
+        weight_bytes=4 * parameters,
+        buffer_bytes=sum(b.numel() * b.element_size() for b in supernet.buffers()),
+        subnet_bytes=4 * run.table.total(dear, "params"),
+        activation_bytes=(more - less) // (_IMAGES[1] - _IMAGES[0]),
+        path_bytes=less - _IMAGES[0] * (more - less) // (_IMAGES[1] - _IMAGES[0]),
+        paths=max(1, len(drawn[0])),
+        ddp_seconds=max(0.0, wrapped - few),
+    )
 
 
-def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
-    assigned = _assigned(options)
-    spec = _apply(spec, assigned)
-    source = spec.data if options.data is None else options.data
-    if source is None:
-        raise ConfigError(
-            f"space {spec.name!r} names no data set; give --data digits, cifar10[:ROOT], imagefolder:ROOT, fake or "
-            "package.module:function"
-        )
-    run = Run(out, spec, absolute_source(source), 0 if options.seed is None else options.seed)
-    # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
-    _ = run.data
-    make_sampler(run.spec.train, run.table, run.seed)
-    if spec.train.iterations == 0 and spec.weights is None:
-        raise ConfigError(
-            f"train.iterations=0 takes the weights of the space as they are, and space {spec.name!r} names none; give "
-            "weights: FILE in its YAML, or train"
-        )
-    _check_quantizers(spec)
-    build(run.space)
-    return Plan(run, assigned, None)
+def _images(run: Run, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images `[n, C, H, W]` of noise and labels `[n]`."""
+    generator = torch.Generator().manual_seed(torch_seed(Stream.NOISE_IMAGES, run.seed))
+    x = torch.randn((n, *run.spec.input), generator=generator)
+    y = torch.arange(n) % run.spec.classes
+    return x.to(device), y.to(device)
 
 
-def _check_quantizers(spec: SpaceSpec) -> None:
-    """Raises `ConfigError` where the quantizer of the retraining is unknown."""
-    from spos_quant.quant.quantizers import quantizer_pair
-
-    quantizer_pair(spec.retrain_quantizer)
-
-
-def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
-    found = _text(path / CONFIG)
-    run, assigned = read_run(path)
-    spec = run.spec
-    given = _assigned(options)
-    wanted = _apply(spec if written is None else _apply(written, assigned), given)
-    changes = _differences(run, wanted, options)
-    if changes:
-        raise RunError(
-            f"{path} is a run of other settings: {'; '.join(changes)}. "
-            "Leave those options away, or choose another --out"
-        )
-    # What may differ is free; the name stays that of the run.
-    wanted = wanted.model_copy(update={"data": spec.data, "name": spec.name})
-    if wanted == spec:
-        return Plan(run, None, found)
-    return Plan(Run(path, wanted, run.data_source, run.seed), _merged(assigned, given), found)
+def _wrapped_seconds(
+    supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
+) -> float:
+    """`_step_seconds` under DDP, in a group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:  # as `strategy: auto` wraps a supernet, most of which a path leaves out
+        wrapped = DistributedDataParallel(supernet, find_unused_parameters=True)
+        return _step_seconds(supernet, config, batch, paths, wrapped)
+    finally:
+        distributed.destroy_process_group()
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a NUL character in the path
-        return None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+def _step_seconds(
+    supernet: Supernet,
+    config: TrainConfig,
+    batch: tuple[Tensor, Tensor],
+    paths: Sequence[Architecture],
+    wrapped: nn.Module | None = None,
+) -> float:
+    """Of an optimizer step along one path; the first, which reserves memory, is not counted."""
+    forward = supernet if wrapped is None else wrapped
+    optimizer = make_optimizer(supernet, config)
+    supernet.train()
+
+    def step(path: Architecture) -> None:
+        supernet.activate(path)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_of(forward(batch[0]), batch[1], config, None))
+        nn.utils.clip_grad_norm_(supernet.parameters(), config.clip_grad or float("inf"))
+        optimizer.step()
+
+    return median_seconds([partial(step, path) for path in (paths[0], *paths)], batch[0].device)
 
 
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Assignments by section and key, the newer ones winning."""
-    merged = dict(old)
-    for key, value in new.items():
-        merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
-    return merged
+def _evaluation_seconds(supernet: Supernet, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]) -> float:
+    """Of a pass of one batch: half of recalibration and scoring."""
+
+    def judge(path: Architecture) -> None:
+        supernet.activate(path)
+        recalibrate(supernet, [batch])
+        score(supernet, [batch])
+
+    return median_seconds([partial(judge, path) for path in (paths[0], *paths)], batch[0].device) / 2
 
 
-def _differences(run: Run, wanted: SpaceSpec, options: Options) -> list[str]:
-    found = []
-    for label, ours, theirs in (
-        ("data", run.data_source, None if options.data is None else absolute_source(options.data)),
-        ("seed", run.seed, options.seed),
-    ):
-        if theirs is not None and theirs != ours:
-            found.append(f"{label} is {ours!r} there, {theirs!r} was asked for")
-    ours_flat, wanted_flat = _flat(run.spec.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
-    for key in sorted(ours_flat.keys() | wanted_flat.keys()):
-        a, b = ours_flat.get(key), wanted_flat.get(key)
-        if a != b and key not in ("data", "name") and not _is_free(key):
-            found.append(f"{key} is {json.dumps(a)} there, {json.dumps(b)} was asked for")
-    return found[:6]
+def _kept_bytes(supernet: Supernet, batch: tuple[Tensor, Tensor], path: Architecture) -> int:
+    """What autograd keeps for the backward pass of a batch, each storage once, parameters left out."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*supernet.parameters(), *supernet.buffers())}
+    kept: dict[int, int] = {}
 
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {prefix.rstrip("."): tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.")
-    return flat
-
-
-def decisive(section: str, settings: BaseModel) -> dict[str, Any]:
-    """The keys of a section that models depend on, as plain values."""
-    values = settings.model_dump(mode="json")
-    return {key: value for key, value in values.items() if not _is_free(f"{section}.{key}")}
-
-
-def _is_free(key: str) -> bool:
-    return any(fnmatch(key, free) for free in _FREE)
-
-
-def _assigned(options: Options) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for assignment in options.assignments:
-        assign(tree, assignment, SECTIONS)
-    return tree
-
-
-def spec_of(target: str, assignments: Sequence[str]) -> SpaceSpec:
-    """A search space with settings of the command line, for what needs no run."""
-    return _apply(load_spec(target), _assigned(Options(assignments=tuple(assignments))))
-
-
-def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:
-    if not assigned:
-        return spec
-    return parse_spec(_merged(spec.model_dump(mode="json"), assigned), "--set")
-
-
-def absolute_source(source: str) -> str:
-    """A data source whose folder, if it names one, can be found from any directory."""
-    name, colon, root = source.partition(":")
-    if colon and name in ("imagefolder", "cifar10"):
-        try:
-            return f"{name}:{Path(root).expanduser().resolve()}"
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"data {source!r}: {error}") from None
-    return source
+    supernet.activate(path)
+    supernet.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(supernet(batch[0]), batch[1], TrainConfig(), None)
+    size = sum(kept.values())
+    del loss  # and what it keeps, not before it is counted
+    return size

@@ -19,12 +19,12 @@ from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.fidelity import ceiling, fidelity, kendall
+from spos_quant.searchers.rank_correlation import ceiling, fidelity, kendall
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.evaluator import logged_evaluator
-from spos_quant.stages.gradient import gradient_sensitivity
+from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
 from spos_quant.stages.models import teacher_files
-from spos_quant.stages.plan import decisive
+from spos_quant.stages.open_run import decisive
 from spos_quant.stages.report import write_report
 from spos_quant.stages.run import RANKING, Result, Run
 from spos_quant.stages.search import metric_of
@@ -107,7 +107,7 @@ def rank_run(
     """
     drawn = draw(run, n, band)
     train_supernet(run, device=device, show=show)
-    given_up = _given_up(run, drawn, device, show)
+    degradation = _degradations(run, drawn, device, show)
     judged = _judge(run, drawn, show, device=device, workers=workers, ray=ray)
     train_teacher(run, run.spec.ranked, device=device, show=show)
     results = _results(run, drawn)
@@ -116,8 +116,8 @@ def rank_run(
     skipped = train_all(run, todo, device=device, show=show, workers=workers)
     metric = metric_of(run)
     rows = [
-        {**_row(run, one, evaluation, result, numbers, metric), "given_up": loss}
-        for one, evaluation, result, loss in zip(drawn, judged, results, given_up, strict=True)
+        {**_row(run, one, evaluation, result, numbers, metric), "degradation": loss}
+        for one, evaluation, result, loss in zip(drawn, judged, results, degradation, strict=True)
     ]
     made = {
         "format": FORMAT,
@@ -145,7 +145,7 @@ def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     given = {
         "top1": [row["supernet_top1"] for row in rows],
         "loss": [-row["supernet_loss"] for row in rows],
-        "sensitivity": [-row["given_up"] for row in rows if row["given_up"] is not None],
+        "sensitivity": [-row["degradation"] for row in rows if row["degradation"] is not None],
     }
     judges = {}
     for name, judged in ((name, values) for name, values in given.items() if values):
@@ -224,7 +224,7 @@ def _judge(
         return found
 
 
-def _given_up(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> list[float | None]:
+def _degradations(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> list[float | None]:
     """What each architecture gives up by the sum of sensitivities from gradients; None where these know no axis."""
     if not has_gradient(run.space):
         return [None] * len(drawn)
@@ -235,11 +235,11 @@ def _given_up(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> list
 
 def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
     """Where each is trained: apart from the run's results, and from those of another recipe or supernet."""
-    shelf, quantizer = f"{RANKING}/{_settings(run)}", run.spec.ranked.quantizer or run.spec.quantizer
+    subdirectory, quantizer = f"{RANKING}/{_settings(run)}", run.spec.ranked.quantizer or run.spec.quantizer
     found = []
     for one in drawn:
         name = hashlib.sha256(run.space.encode(one.architecture).encode()).hexdigest()[:12]
-        result = Result(run, name, shelf=shelf)
+        result = Result(run, name, subdirectory=subdirectory)
         config = run.space.bit_config(one.architecture).model_copy(update={"quantizer": quantizer})
         result.put_bits(config.to_json())
         found.append(result)

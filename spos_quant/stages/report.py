@@ -13,14 +13,14 @@ from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
 from spos_quant.space.bit_config import BitConfig, read_bit_config
 from spos_quant.space.uniform import uniform_architectures
-from spos_quant.stages.evaluate import exports
-from spos_quant.stages.evaluated import Evaluated, evaluated
+from spos_quant.stages.evaluations import Evaluated, evaluated
+from spos_quant.stages.export import exports
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import metric_of
 from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
-from spos_quant.supernet.weights import read_said
+from spos_quant.supernet.weights import read_saved_metadata
 
 FORMAT = "spos-quant/report/1"
 
@@ -132,7 +132,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "finalists": search.get("finalists", []),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
-        "history": read_said(result.model_path)["history"] if result.model_path.exists() else [],
+        "history": read_saved_metadata(result.model_path)["history"] if result.model_path.exists() else [],
         "export": exports(result),
     }
 

@@ -14,10 +14,10 @@ from spos_quant.run_dir import digest, drop
 from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.search_space import SearchSpace
+from spos_quant.stages.distributed import in_ranks
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.fold import fold_here, folds, graph_of, is_folded
 from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
-from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
 from spos_quant.train.batches import TrainingSteps
@@ -96,7 +96,7 @@ def _train_here(result: Result, *, device: str, show: bool) -> None:
         config,
         inherited=settings.init == "inherit",
         seed=result.training_seed,
-        above=LADDER if settings.progressive else (),
+        extra_bits=LADDER if settings.progressive else (),
     )
     paths = _descent(run, network.space, config, settings) if settings.progressive else None
     own = (0,) * len(network.space.axes)

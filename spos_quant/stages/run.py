@@ -116,11 +116,11 @@ class Run:
 
     def at(self, place: str) -> Result:
         """The result that calls this its place."""
-        *shelf, key = PurePosixPath(place).parts
+        *subdirectory, key = PurePosixPath(place).parts
         seed = int(key.removeprefix(_SEED)) if key.startswith(_SEED) else None
         if seed is not None:
-            key = shelf.pop()
-        return Result(self, key, seed, "/".join(shelf))
+            key = subdirectory.pop()
+        return Result(self, key, seed, "/".join(subdirectory))
 
     def results(self) -> list[Result]:
         """The results of this run that have a bit configuration."""
@@ -177,7 +177,7 @@ class Result:
     key: str
     seed: int | None = None
     """The seed of its retraining; None is the run's own."""
-    shelf: str = RESULTS
+    subdirectory: str = RESULTS
     """The folder of the run that it lies in."""
 
     def with_seed(self, seed: int) -> Result:
@@ -192,7 +192,7 @@ class Result:
     @property
     def recipe(self) -> RetrainConfig:
         """How it is retrained."""
-        return self.run.spec.retrain if self.shelf == RESULTS else self.run.spec.ranked
+        return self.run.spec.retrain if self.subdirectory == RESULTS else self.run.spec.ranked
 
     @property
     def name(self) -> str:
@@ -207,7 +207,7 @@ class Result:
     @property
     def folder(self) -> Path:
         """Where its bit configuration lies, whatever the seed."""
-        return self.run.path / self.shelf / self.key
+        return self.run.path / self.subdirectory / self.key
 
     @property
     def path(self) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
+from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
@@ -24,12 +25,12 @@ from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
 from spos_quant.run_dir import digest, store_json
-from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, dearest, drive, searchers
-from spos_quant.searchers.evaluate import LoggedEvaluator
+from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, drive, searchers
+from spos_quant.searchers.evaluators import LoggedEvaluator
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
-from spos_quant.stages.finals import Finalist, Finals, places
-from spos_quant.stages.gradient import gradient_sensitivity
+from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
+from spos_quant.stages.rerank import Finalist, Reranking, places
 from spos_quant.stages.run import Run
 
 
@@ -110,7 +111,7 @@ def search_run(
     found = _searched(run, requests, device, show, evaluator)
     # Only when all searches are done: workers of two kinds at a time would want the room and the memory of both.
     with ExitStack() as stack:
-        finals = Finals(run, partial(evaluator, stack=stack, all_images=True))
+        finals = Reranking(run, partial(evaluator, stack=stack, all_images=True))
         return [_decided(run, finals, one, show) if isinstance(one, Searched) else one for one in found]
 
 
@@ -122,7 +123,7 @@ class Searched:
     outcome: Outcome
     objective: Objective
     reference: tuple[Scored, ...]
-    """The dearest architecture, where accuracy is measured against it."""
+    """The most expensive architecture, where accuracy is measured against it."""
     planned: int
     left: float | None
     """Seconds of its time that are left; None where it has no limit."""
@@ -146,7 +147,7 @@ def _searched(
     return found
 
 
-def _decided(run: Run, finals: Finals, searched: Searched, show: bool) -> dict[str, Any]:
+def _decided(run: Run, finals: Reranking, searched: Searched, show: bool) -> dict[str, Any]:
     """The search stored with its winner, which is the best of its finalists if the time sufficed for them."""
     if not searched.outcome.complete:
         return _write(run, searched, [])
@@ -217,10 +218,10 @@ class _Session:
         return found.losses(self.run.space)
 
     def _reference(self, request: Request, metric: str) -> list[Scored]:
-        """The dearest architecture, where accuracy is measured against it."""
+        """The most expensive architecture, where accuracy is measured against it."""
         if request.max_drop is None:
             return []
-        asked = [dearest(FeasibleSampler(self.run.table), metric)]
+        asked = [argmax_cost(self.run.table, metric)]
         (found,) = self.evaluate(asked)
         return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
@@ -238,7 +239,7 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
         finalists: The best first; empty where there are none, None where the time did not suffice for them.
     """
     request, outcome = searched.request, searched.outcome
-    # The dearest architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
+    # The most expensive architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
     best = finalists[0].searched if finalists else outcome.best(searched.objective, searched.reference)
     result = run.result(request.key)
     rows = architecture_rows(run.space, best.architecture)

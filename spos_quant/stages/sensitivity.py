@@ -6,13 +6,13 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from spos_quant.cost.sensitivity import ESTIMATES, Departures, measured
+from spos_quant.cost.sensitivity import ESTIMATES, Perturbations, measured
 from spos_quant.errors import ConfigError, near
 from spos_quant.progress import progress
 from spos_quant.run_dir import read_artifact, store_json
 from spos_quant.searchers.base import Evaluator
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator
-from spos_quant.stages.gradient import gradient_sensitivity
+from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Run
 
@@ -68,8 +68,8 @@ def sensitivity_run(
 
 def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) -> dict[str, Any] | None:
     """What is stored; None where the time did not suffice."""
-    departures = Departures(run.table)
-    asked = departures.architectures
+    perturbations = Perturbations(run.table)
+    asked = perturbations.architectures
     deadline = None if timeout is None else time.monotonic() + timeout
     found = {}
     with progress("sensitivity", len(asked), unit="architectures", show=show) as tick:
@@ -78,11 +78,11 @@ def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) 
             tick(f"top-1 {one.score:.4f}")
             if deadline is not None and time.monotonic() > deadline and len(found) < len(asked):
                 return None
-    score, loss = found[departures.reference]
+    score, loss = found[perturbations.reference]
     judged = scoring_batches(run, "search-val").images
     images = {"recalibration": run.spec.search.recalibration_images, "search_val": judged}
     return {
-        **measured(departures, found).to_json(run.table),
+        **measured(perturbations, found).to_json(run.table),
         "reference_score": score,
         "reference_loss": loss,
         "images": images,

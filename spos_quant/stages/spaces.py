@@ -1,6 +1,6 @@
 """`spos-quant spaces`: the built-in search spaces and what their architectures cost.
 
-Pricing all of them takes seconds, so the list is stored beside their outlines, with a digest of all that it follows
+Pricing all of them takes seconds, so the list is stored beside their network_shapes, with a digest of all that it follows
 from. It is made anew where that has changed, or where plug-ins may have brought metrics.
 """
 
@@ -43,7 +43,7 @@ def priced_spaces() -> list[dict[str, Any]]:
 
 
 def sources_digest() -> str:
-    """Of every file that says what a built-in space is: its YAML and its outline."""
+    """Of every file that says what a built-in space is: its YAML and its network_shapes."""
     folder, found = files("search_spaces"), hashlib.sha256()
     for place in (folder, folder / "tables"):
         for item in sorted(place.iterdir(), key=lambda item: item.name):

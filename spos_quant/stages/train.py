@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from spos_quant.backbones.build import build
-from spos_quant.cost.feasible import extreme
+from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.sensitivity import reference_metric
 from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
+from spos_quant.stages.distributed import in_ranks
 from spos_quant.stages.models import calibrate, calibration_batches, float_teacher
-from spos_quant.stages.ranks import in_ranks
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.supernet.weights import read_said, save_weights
+from spos_quant.supernet.weights import read_saved_metadata, save_weights
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import score
 from spos_quant.train.loop import Training, fit
@@ -66,13 +66,15 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
 
 
 def _untrained(run: Run, supernet: Supernet) -> dict[str, Any]:
-    """The record of weights that are taken as they are: how the dearest path answers the calibration images."""
-    supernet.activate(extreme(run.table, reference_metric(run.space), dearest=True))
+    """The record of weights that are taken as they are: how the most expensive path answers the calibration images."""
+    supernet.activate(argmax_cost(run.table, reference_metric(run.space)))
     found = score(supernet, calibration_batches(run))
     return {"epoch": 0, "loss": found.loss, "top1": found.top1, "lr": 0.0, "skipped": 0}
 
 
 def history(run: Run) -> list[dict[str, Any]]:
     """One record per epoch of the supernet's training; empty where it is not trained yet."""
-    records: list[dict[str, Any]] = read_said(run.supernet_path)["history"] if run.supernet_path.exists() else []
+    records: list[dict[str, Any]] = (
+        read_saved_metadata(run.supernet_path)["history"] if run.supernet_path.exists() else []
+    )
     return records

@@ -13,11 +13,11 @@ import torch
 from spos_quant.config import RetrainConfig
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import drop
-from spos_quant.searchers.pool import WorkerPool
-from spos_quant.searchers.processes import Processes
+from spos_quant.searchers.process_backend import Processes
+from spos_quant.searchers.worker_pool import WorkerPool
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.models import FLOAT
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import RESULTS, Result, Run
 
@@ -45,8 +45,8 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
     places = [result.place for result in todo]
     if workers and todo:
         _warn_of_threads(min(workers, len(todo)))
-        crew = Processes(partial(make_trainer, run.path, device, torch.get_num_threads()), min(workers, len(todo)))
-        pool: WorkerPool[str, str] = WorkerPool(crew, doing="training", smaller="retrain.batch_size")
+        backend = Processes(partial(make_trainer, run.path, device, torch.get_num_threads()), min(workers, len(todo)))
+        pool: WorkerPool[str, str] = WorkerPool(backend, doing="training", smaller="retrain.batch_size")
         with pool, progress("train", len(todo), unit="models", show=show) as tick:
             for place in pool(places):
                 tick(place)
@@ -69,18 +69,18 @@ def train_and_judge(result: Result, *, device: str, show: bool) -> None:
     retrain_result(result, device=device, show=show)
     for split in _splits(result):
         evaluate_result(result, split, device=device, show=show)
-    if result.shelf != RESULTS:
+    if result.subdirectory != RESULTS:
         drop(result.model_path)
 
 
 def is_judged(result: Result) -> bool:
     """Whether nothing is left to do of a result."""
-    kept = result.model_path.exists() or result.shelf != RESULTS
+    kept = result.model_path.exists() or result.subdirectory != RESULTS
     return kept and {split.replace("-", "_") for split in _splits(result)} <= result.metrics().keys()
 
 
 def _splits(result: Result) -> tuple[str, ...]:
-    return SPLITS if result.shelf == RESULTS else SPLITS[:1]
+    return SPLITS if result.subdirectory == RESULTS else SPLITS[:1]
 
 
 def make_trainer(path: Path, device: str, threads: int, number: int) -> Any:

@@ -16,9 +16,9 @@ from spos_quant.export import api
 from spos_quant.export.runtime import Floats, compare
 from spos_quant.progress import tracked
 from spos_quant.space.bit_config import read_bit_config
-from spos_quant.stages.evaluate import exports
+from spos_quant.stages.export import exports
 from spos_quant.stages.fold import shipped_model, ships_folded
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.predict import said, split_answers
 from spos_quant.stages.run import Result

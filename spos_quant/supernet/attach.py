@@ -9,17 +9,19 @@ from spos_quant.errors import ModelError
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import InputQuantizer, SwitchLayer
 from spos_quant.space.search_space import Read, SearchSpace
+from spos_quant.supernet.dry_run import build_body
 from spos_quant.supernet.network import Backbone, named_blocks, places
-from spos_quant.supernet.outline import build_body
 
-_STALE = "the network is not the one that the outline of its search space describes; make the outline anew"
+_STALE = (
+    "the network is not the one that the network_shapes of its search space describes; make the network_shapes anew"
+)
 
 
 def attach(space: SearchSpace, body: nn.Module) -> list[tuple[SwitchLayer, Read, Read]]:
     """Gives every quantized layer its quantizers; returns them with what they read.
 
     Raises:
-        ModelError: the body is not the network that the space's outline describes.
+        ModelError: the body is not the network that the space's network_shapes describes.
     """
     found = {(p.name, p.op): p.layer for p in places(body)}
     common = {place.name for place in space.layers if place.quantized and place.op is None}

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from spos_quant.quant.rectify import absorbed, hooked
+from spos_quant.quant.fused_relu import absorbed, hooked
 from spos_quant.quant.static import StaticMaker, Switchable
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.supernet.joins import Branch, Join, residual_relu
@@ -25,7 +25,7 @@ def scaled(channels: float, factor: float = 1.0, divisor: int = 2) -> int:
 
 
 @dataclass(frozen=True)
-class Site:
+class BlockSpec:
     """What a backbone says of the place where an operator is to sit."""
 
     inputs: int
@@ -50,7 +50,7 @@ class Site:
     """What published weights call the list of layers, where the operator has one."""
 
     def inner_widths(self, channels: int | None = None, divisor: int = 2) -> list[int]:
-        """Inner channels for every width factor; `channels` at width 1.0, the site's own where None."""
+        """Inner channels for every width factor; `channels` at width 1.0, the block_spec's own where None."""
         nominal = channels or self.inner or self.outputs
         return [scaled(nominal, factor, divisor) for factor in self.widths]
 
@@ -98,7 +98,7 @@ class Operator(nn.Module):
         return x if main is None else main(x)
 
 
-OperatorMaker = Callable[[Site], Operator]
+OperatorMaker = Callable[[BlockSpec], Operator]
 """Makes an operator for a place."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
 from spos_quant.quant.switch import InputQuantizer
-from spos_quant.spread import stride
+from spos_quant.sampling_stride import stride
 from spos_quant.supernet.network import named_blocks
 from spos_quant.supernet.supernet import Supernet
 

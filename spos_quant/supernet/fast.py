@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from spos_quant.quant.fused_relu import absorbed_relus
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.rectify import absorbed_relus
 from spos_quant.quant.static import parameters_stay, plain_values
 from spos_quant.supernet.blocks import followed
 from spos_quant.supernet.network import blocks_in_a_row, relus_in_front

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from spos_quant.quant.sums import residual_sum
+from spos_quant.quant.fused_add import residual_sum
 
 Branch = Callable[[Tensor], Tensor]
 Join = Callable[[Tensor, Branch | None, Branch | None, nn.Module | None], Tensor]

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spos_quant.cost.rows import LayerRow, summary
 from spos_quant.errors import ModelError
 from spos_quant.quant.static import is_quant_layer, read_bits
-from spos_quant.space.outline import LayerShape
+from spos_quant.space.shapes import LayerShape
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 

@@ -13,7 +13,7 @@ from spos_quant.errors import SpaceError
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.resolve import block_axes
 from spos_quant.space.spec import SpaceSpec
-from spos_quant.supernet.blocks import Block, ChoiceBlock, Operator, PlainBlock, Site
+from spos_quant.supernet.blocks import Block, BlockSpec, ChoiceBlock, Operator, PlainBlock
 from spos_quant.supernet.joins import Join, residual, residual_relu
 from spos_quant.supernet.operators import operators
 
@@ -45,7 +45,7 @@ class BlockBuilder:
     def block(
         self,
         name: str,
-        site: Site,
+        block_spec: BlockSpec,
         *,
         own_op: str,
         downsample: nn.Module | None = None,
@@ -56,7 +56,7 @@ class BlockBuilder:
 
         Args:
             name: Its module name in the plain network.
-            site: What its operator must be; the widths are filled in.
+            block_spec: What its operator must be; the widths are filled in.
             own_op: The backbone's own operator, used where the space names none.
             downsample: The shortcut; None for the identity, or where operators bring their own.
             join: How operator and shortcut meet.
@@ -67,20 +67,20 @@ class BlockBuilder:
             ConfigError: an operator that is not registered.
             SpaceError: a shape that changes without a shortcut, or an operator that cannot sit here.
         """
-        if join in _SUMS and downsample is None and not site.keeps_shape:
+        if join in _SUMS and downsample is None and not block_spec.keeps_shape:
             raise SpaceError(f"block {name!r} changes the shape and needs a shortcut")
         axes = block_axes(self.spec, name)
         self.own_ops[name] = own_op
         self.axes[name] = axis or name
-        site = replace(site, widths=axes.width or (1.0,))
-        candidates = {op: operators[op](site) for op in axes.op or (own_op,)}
+        block_spec = replace(block_spec, widths=axes.width or (1.0,))
+        candidates = {op: operators[op](block_spec) for op in axes.op or (own_op,)}
         for op, made in candidates.items():
-            if site.projection and made.projection is None:
+            if block_spec.projection and made.projection is None:
                 raise SpaceError(
                     f"{self.spec.name}: block {name!r} needs operators with a shortcut of their own, which {op!r} has "
                     "not; override the operators of this block"
                 )
-            if not (made.row or site.keeps_shape or downsample is not None):
+            if not (made.row or block_spec.keeps_shape or downsample is not None):
                 raise SpaceError(
                     f"{self.spec.name}: block {name!r} changes the shape, so {op!r} cannot stand there; override the "
                     "operators of this block"

@@ -49,7 +49,7 @@ class Supernet(nn.Module):
         architecture: The active architecture.
 
     Raises:
-        ModelError: the body is not the network that the space's outline describes.
+        ModelError: the body is not the network that the space's network_shapes describes.
     """
 
     def __init__(self, space: SearchSpace, body: nn.Module) -> None:

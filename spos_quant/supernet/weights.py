@@ -38,7 +38,7 @@ def save_weights(module: nn.Module, path: Path, said: Mapping[str, Any] | None =
     Args:
         module: A model or a supernet.
         path: The file.
-        said: Plain values that travel in the file's header; `read_said` gives them back.
+        said: Plain values that travel in the file's header; `read_saved_metadata` gives them back.
     """
     save_tensors(dict(named_tensors(module)), path, said)
 
@@ -49,7 +49,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, said: Mapping[str, A
     store(path, save(plain, metadata={_SAID: json.dumps(dict(said or {}))}))
 
 
-def read_said(path: Path) -> dict[str, Any]:
+def read_saved_metadata(path: Path) -> dict[str, Any]:
     """The plain values that `save_weights` put into a file's header. Raises `RunError` where the file is damaged."""
     check(path)
     try:
@@ -126,8 +126,8 @@ def load_float_weights(supernet: Supernet, path: Path) -> None:
     """
     tensors = read_weights(path)
     blocks = named_blocks(supernet.body)
-    own_ops = dict(zip(blocks, supernet.space.outline.reference_ops, strict=True))
-    for layer in supernet.space.outline.reference:
+    own_ops = dict(zip(blocks, supernet.space.network_shapes.reference_ops, strict=True))
+    for layer in supernet.space.network_shapes.reference:
         weight, shape = tensors.get(f"{layer.name}.weight"), layer.shapes[0]
         if weight is not None and (weight.numel(), *weight.shape[:1]) != (shape.weights, shape.out_channels):
             raise ModelError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.progress import remark
-from spos_quant.supernet.weights import load_weights, named_tensors, read_said, read_weights, save_tensors
+from spos_quant.supernet.weights import load_weights, named_tensors, read_saved_metadata, read_weights, save_tensors
 
 _MODEL, _MOMENTUM, _AVERAGE = "model.", "momentum.", "average."
 
@@ -62,7 +62,7 @@ class Checkpoint:
         """
         if not self.path.exists():
             return Position()
-        said = read_said(self.path)
+        said = read_saved_metadata(self.path)
         if said.pop("identity", None) != self.identity:
             remark(f"{self.path} is of another training, which is not gone on with")
             return Position()

@@ -81,7 +81,7 @@ def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Accuracy and loss of a module, left in evaluation mode, on batches of images and labels."""
     to_evaluation(module)
     device = next(module.parameters()).device
-    # Counted where the model is, since a GPU waits for every number that is brought over.
+    # CountingProgram where the model is, since a GPU waits for every number that is brought over.
     right = torch.zeros((), dtype=torch.int64, device=device)
     loss, n = torch.zeros((), dtype=torch.float64, device=device), 0
     for x, y in batches:

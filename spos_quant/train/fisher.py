@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spos_quant.cost.sensitivity import BITS_AXES, Departure, Departures, Loss, Sensitivity
+from spos_quant.cost.sensitivity import BITS_AXES, Loss, Perturbation, Perturbations, Sensitivity
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
 from spos_quant.streams import Stream, torch_seed
@@ -61,10 +61,10 @@ def fisher_sensitivity(
         ConfigError: no batches, or a batch without labels where `loss` needs them.
         ModelError: an output that is no logits.
     """
-    departures = Departures(supernet.table)
+    perturbations = Perturbations(supernet.table)
     kinds = [axis.kind for axis in supernet.space.axes]
-    wanted = [d for d in departures.all if kinds[d.axis] in BITS_AXES]
-    rows: dict[Departure, Loss] = {}
+    wanted = [d for d in perturbations.all if kinds[d.axis] in BITS_AXES]
+    rows: dict[Perturbation, Loss] = {}
     for start, group in groupby(sorted(wanted, key=lambda d: d.start), key=lambda d: d.start):
         supernet.activate(start)
         prepare()
@@ -76,14 +76,14 @@ def fisher_sensitivity(
         errors = probe.run(batches, loss, torch.Generator().manual_seed(torch_seed(Stream.FISHER_SIGNS, seed)))
         for d in some:
             rows[d] = Loss(d, sum(errors[change] for change in changes[d]), None)
-    return Sensitivity("gradient", departures.reference, tuple(rows[d] for d in wanted))
+    return Sensitivity("gradient", perturbations.reference, tuple(rows[d] for d in wanted))
 
 
-def _changes(supernet: Supernet, departure: Departure) -> list[tuple[SwitchLayer, Pair]]:
-    """The layers whose bits a departure changes, and to what."""
+def _changes(supernet: Supernet, perturbation: Perturbation) -> list[tuple[SwitchLayer, Pair]]:
+    """The layers whose bits a perturbation changes, and to what."""
     found = []
     for layer, weight, act in supernet.quantized_layers():
-        before, after = ((weight.value(a), act.value(a)) for a in (departure.start, departure.architecture))
+        before, after = ((weight.value(a), act.value(a)) for a in (perturbation.start, perturbation.architecture))
         if before != after:
             found.append((layer, after))
     return found

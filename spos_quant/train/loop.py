@@ -29,10 +29,10 @@ from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.fast import fast_steps
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.allocation import keep_freed_memory
-from spos_quant.train.average import WeightAverage
 from spos_quant.train.batches import TrainingSteps, loader
 from spos_quant.train.checkpoint import Checkpoint, Position
 from spos_quant.train.devices import repeatable
+from spos_quant.train.ema import WeightAverage
 from spos_quant.train.evaluation import batch_norms
 from spos_quant.train.meter import EpochRecord, Meter
 from spos_quant.train.paths import Paths, Step

@@ -21,7 +21,7 @@ import numpy as np
 
 from spos_quant.config import SupernetTrainConfig
 from spos_quant.cost.budget import Budget, budget_warnings, cost_range, parse_cost
-from spos_quant.cost.feasible import extreme
+from spos_quant.cost.feasible import argmax_cost, argmin_cost
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
@@ -121,7 +121,7 @@ class PathSampler(ABC):
         """The paths of step number `step`."""
 
 
-path_samplers: Registry[type[PathSampler]] = Registry("path sampler", home=("spos_quant.train.paths",))
+path_samplers: Registry[type[PathSampler]] = Registry("path sampler", builtin_modules=("spos_quant.train.paths",))
 
 
 def make_sampler(config: SupernetTrainConfig, table: CostTable, seed: int) -> PathSampler:
@@ -194,8 +194,8 @@ class CostUniform(PathSampler):
     def __init__(self, problem: PathProblem) -> None:
         super().__init__(problem)
         metric, (low, high) = problem.metric, problem.bounds()
-        cheapest, dearest = cost_range(problem.table, metric)
-        low, high = cheapest if low is None else low, dearest if high is None else high
+        cheapest, most_expensive = cost_range(problem.table, metric)
+        low, high = cheapest if low is None else low, most_expensive if high is None else high
         self.bins: list[FeasibleSampler] = []
         empty = []
         for first, last in _bins(low, high, problem.config.path_bins):
@@ -206,7 +206,7 @@ class CostUniform(PathSampler):
         if not self.bins:
             raise ConfigError(
                 f"train.path_low, train.path_high: no architecture of {self.space.name!r} costs {low:,} to {high:,} "
-                f"{metric}; feasible: {cheapest:,} to {dearest:,}"
+                f"{metric}; feasible: {cheapest:,} to {most_expensive:,}"
             )
         if missing := problem.config.path_bins - len(self.bins):
             shown = ", ".join(empty[:_NAMED]) + (", ..." if missing > len(empty[:_NAMED]) else "")
@@ -244,13 +244,13 @@ class Fair(PathSampler):
 
 @path_samplers.register("sandwich")
 class Sandwich(PathSampler):
-    """The dearest architecture, the cheapest, and a uniform one; the dearest teaches the others [Yu2019, Yu2020]."""
+    """The most expensive architecture, the cheapest, and a uniform one; the most expensive teaches the others [Yu2019, Yu2020]."""
 
     reads = frozenset({"path_metric"})
 
     def __init__(self, problem: PathProblem) -> None:
         super().__init__(problem)
-        self.ends = tuple(extreme(problem.table, problem.metric, dearest=dearest) for dearest in (True, False))
+        self.ends = tuple(argcost(problem.table, problem.metric) for argcost in (argmax_cost, argmin_cost))
 
     def draw(self, step: int) -> Step:
         """Three paths, the teacher first."""
@@ -276,7 +276,7 @@ class BitsTeacher(PathSampler):
                 f"train.path_teacher: the steps of path sampler {problem.config.path_sampler!r} have a teacher of "
                 "their own; leave it away, or choose a sampler of one path"
             )
-        self._dearest = {
+        self._most_bits = {
             i: max(range(len(axis.candidates)), key=lambda c, axis=axis: _bit_product(axis.candidates[c]))  # type: ignore[misc]
             for i, axis in enumerate(self.space.axes)
             if axis.kind in ("bits", "weight_bits", "act_bits")
@@ -285,7 +285,7 @@ class BitsTeacher(PathSampler):
     def draw(self, step: int) -> Step:
         """Two paths, the teacher first; or one."""
         (path,) = self.inner.draw(step).architectures
-        teacher = self.space.canonical([self._dearest.get(i, chosen) for i, chosen in enumerate(path)])
+        teacher = self.space.canonical([self._most_bits.get(i, chosen) for i, chosen in enumerate(path)])
         return Step((path,)) if teacher == path else Step((teacher, path), teach=True)
 
 

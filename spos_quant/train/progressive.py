@@ -21,7 +21,7 @@ def descent(space: SearchSpace, config: BitConfig, share: float, total: int) -> 
     rest trains the bits of `config`. A step's path follows from its number alone (decision record 0009).
 
     Args:
-        space: Offers the ladder above the bits of `config`: `space.locked` with `above=LADDER`.
+        space: Offers the ladder above the bits of `config`: `space.locked` with `extra_bits=LADDER`.
         config: Where the descent ends.
         share: From 0 to 1.
         total: Steps of the training.

@@ -17,8 +17,8 @@ from spos_quant.backbones.build import (
     load_space,
     load_spec,
     measure,
-    outline_json,
-    outline_of,
+    network_shapes_json,
+    network_shapes_of,
     space_of,
     structure_hash,
 )
@@ -37,7 +37,7 @@ axes: {op: [conv3x3, skip], bits: [[2, 2], [4, 4]]}
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "spos_quant" / "outlines"
+    return tmp_path / "cache" / "spos_quant" / "network_shapes"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def mine(**changes: Any) -> SpaceSpec:
 
 
 FIRST: dict[str, str] = {}
-"""The first space of every float network, which is measured; the others must have the same outline."""
+"""The first space of every float network, which is measured; the others must have the same network_shapes."""
 
 
 @pytest.mark.parametrize("name", builtin_spaces())
@@ -70,7 +70,7 @@ def test_stored_outlines_are_what_the_network_says(name: str, cache: Path, measu
     assert spec.name == name
     first = FIRST.setdefault(structure_hash(spec), name)
     if first == name:
-        assert stored.read_text("utf-8") == outline_json(spec, measure(spec)), "run: python tools/make_tables.py"
+        assert stored.read_text("utf-8") == network_shapes_json(spec, measure(spec)), "run: python tools/make_tables.py"
     else:
         assert stored.read_text("utf-8") == stored.with_name(f"{first}.json").read_text("utf-8")
     assert load_space(name).size > 1
@@ -107,30 +107,30 @@ def test_a_cached_outline_loads_without_torch(cache: Path, tmp_path: Path) -> No
 
 
 def test_outlines_of_other_spaces_are_cached(cache: Path, measured: list[str]) -> None:
-    first = outline_of(mine())
+    first = network_shapes_of(mine())
     assert measured == ["mine"]
     (stored,) = cache.iterdir()
     assert stored.stem == structure_hash(mine())
-    assert outline_of(mine()) == first
+    assert network_shapes_of(mine()) == first
     assert measured == ["mine"]
-    assert outline_of(mine(classes=5)) != first
+    assert network_shapes_of(mine(classes=5)) != first
     assert measured == ["mine", "mine"]
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "null", "{}", '{"structure": 1}', "cut", "other version", "layers"])
 def test_a_damaged_cache_is_measured_anew(damage: str, cache: Path, measured: list[str]) -> None:
-    wanted = outline_of(mine())
+    wanted = network_shapes_of(mine())
     (stored,) = cache.iterdir()
     text = stored.read_text("utf-8")
     raw = json.loads(text)
     made = {
         "cut": text[: len(text) // 2],
-        "other version": json.dumps({**raw, "format": "spos-quant/outline/0"}),
+        "other version": json.dumps({**raw, "format": "spos-quant/network_shapes/0"}),
         "layers": json.dumps({**raw, "layers": [{"name": "x"}]}),
     }
     stored.write_text(made.get(damage, damage))
-    assert outline_of(mine()) == wanted
+    assert network_shapes_of(mine()) == wanted
     assert measured == ["mine", "mine"]
     assert stored.read_text("utf-8") == text
 
@@ -138,13 +138,13 @@ def test_a_damaged_cache_is_measured_anew(damage: str, cache: Path, measured: li
 def test_an_unwritable_cache_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(outline_of(mine()).blocks) == 4
+    assert len(network_shapes_of(mine()).blocks) == 4
 
 
 def test_a_space_that_borrows_a_built_in_name_has_its_own_outline(cache: Path) -> None:
-    outline = outline_of(mine(name="digits-mixed"))
-    assert outline.layers[-1].shapes[0].out_channels == 4
-    assert load_space("digits-mixed").outline.layers[-1].shapes[0].out_channels == 10
+    network_shapes = network_shapes_of(mine(name="digits-mixed"))
+    assert network_shapes.layers[-1].shapes[0].out_channels == 4
+    assert load_space("digits-mixed").network_shapes.layers[-1].shapes[0].out_channels == 10
 
 
 def test_structure_ignores_recipes_and_data() -> None:

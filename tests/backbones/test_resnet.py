@@ -165,18 +165,18 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
 )
 def test_multiply_adds_and_parameters(name: str, size: int, classes: int, macs: int) -> None:
     """Published numbers, or a formula; torch's counter on the reference network agrees."""
-    outline = measure(spec_of(name, size, classes))
+    network_shapes = measure(spec_of(name, size, classes))
     theirs = reference(name, classes).to("meta").eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         theirs(torch.empty(1, 3, size, size, device="meta"))
-    ours = sum(layer.shapes[0].macs for layer in outline.reference)
+    ours = sum(layer.shapes[0].macs for layer in network_shapes.reference)
     assert ours == counter.get_total_flops() // 2 == macs
     layers = {n: m for n, m in theirs.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    found = {x.name: (x.shapes[0].weights, x.shapes[0].biases) for x in outline.reference}
+    found = {x.name: (x.shapes[0].weights, x.shapes[0].biases) for x in network_shapes.reference}
     assert found == {n: (m.weight.numel(), 0 if m.bias is None else len(m.bias)) for n, m in layers.items()}
-    assert {x.name for x in outline.layers} == set(found)
-    assert outline.other_macs == 0
+    assert {x.name for x in network_shapes.layers} == set(found)
+    assert network_shapes.other_macs == 0
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_table_is_the_count_of_the_subnet(name: str) -> None:
 
 def test_digits_network_by_hand() -> None:
     """8 x 8 pixels in the first stage, 4 x 4 in the second."""
-    outline = load_space("digits-mixed").outline
+    network_shapes = load_space("digits-mixed").network_shapes
     expected = {"conv1": 64 * 9 * 16, "fc": 32 * 10, "layer2.0.downsample.0": 16 * 16 * 32}
     for block in ("layer1.0", "layer1.1"):
         expected |= {f"{block}.conv1": 64 * 9 * 256, f"{block}.conv2": 64 * 9 * 256}
     expected |= dict.fromkeys(("layer2.0.conv2", "layer2.1.conv1", "layer2.1.conv2"), 16 * 9 * 1024)
     expected["layer2.0.conv1"] = 16 * 9 * 512
-    assert {x.name: x.shapes[0].macs for x in outline.reference} == expected
+    assert {x.name: x.shapes[0].macs for x in network_shapes.reference} == expected
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, 8), (16, 7), (4, 5)])
@@ -238,9 +238,9 @@ def test_zero_padded_shortcut(channels: int, size: int) -> None:
 @pytest.mark.parametrize("name", ["digits-resnet", "resnet20", "resnet18"])
 def test_any_image_size_fits(name: str, size: int) -> None:
     raw = {"name": "x", "backbone": name, "input": [2, size, size + 1], "classes": 7}
-    outline = measure(parse_spec(raw, "x"))
-    assert outline.layers[-1].shapes[0].out_channels == 7
-    assert outline.layers[0].shapes[0].weights % 2 == 0
+    network_shapes = measure(parse_spec(raw, "x"))
+    assert network_shapes.layers[-1].shapes[0].out_channels == 7
+    assert network_shapes.layers[0].shapes[0].weights % 2 == 0
 
 
 def test_images_of_other_channels_do_not_run() -> None:

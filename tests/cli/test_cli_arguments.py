@@ -163,7 +163,7 @@ def test_options_of_cost(tried, options, messages):
 @pytest.fixture
 def run_of_another(call, tmp_path):
     """A run directory `there` that was only begun: settings, no weights."""
-    from spos_quant.stages.plan import Options, plan_run
+    from spos_quant.stages.open_run import Options, plan_run
 
     (tmp_path / "x.yaml").write_text(SPACE)
     with plan_run("x.yaml", Options(out=tmp_path / "there", seed=3, assignments=("train.epochs=2",))).open():

@@ -70,7 +70,7 @@ def test_run_directories_that_cannot_be(call, tmp_path, out, message):
 @pytest.fixture
 def run(call, tmp_path):
     """A run directory `r` with settings and two results that hold a bit configuration each."""
-    from spos_quant.stages.plan import Options, plan_run
+    from spos_quant.stages.open_run import Options, plan_run
 
     (tmp_path / "x.yaml").write_text(SPACE)
     plan = plan_run("x.yaml", Options(out=tmp_path / "r"))

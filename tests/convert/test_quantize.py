@@ -173,8 +173,8 @@ def test_layers_that_never_run_are_said_with_what_they_cost() -> None:
     ):
         supernet = sq.quantize(model, x, BITS, keep_float=())
     # Projections of 5 tokens (three in, one out) and two products of 5 x 5 in 8 channels.
-    assert supernet.space.outline.other_macs == 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8
-    assert supernet.cost(supernet.space.uniform(4, 4))["float_macs"] == supernet.space.outline.other_macs
+    assert supernet.space.network_shapes.other_macs == 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8
+    assert supernet.cost(supernet.space.uniform(4, 4))["float_macs"] == supernet.space.network_shapes.other_macs
 
 
 def test_fused_kernels_do_not_pass_by_our_layers() -> None:

@@ -59,7 +59,7 @@ def test_cost_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["cost", "torchvision:resnet18", "--uniform", "w4a4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     space = load_space("resnet18-mixed")
-    ours = sum(x.shapes[0].macs for x in space.outline.reference if x.name not in ("conv1", "fc"))
+    ours = sum(x.shapes[0].macs for x in space.network_shapes.reference if x.name not in ("conv1", "fc"))
     assert found["bitops"] == 16 * ours
     assert load_space("torchvision:resnet18").size == 3**16, "shortcuts share what they read"
 

@@ -212,7 +212,7 @@ def _examine(name: str, model: nn.Module, x: Tensor) -> Found:
         len(supernet.space.layers),
         int(left[0]) if left else 0,
         cost["macs"],
-        supernet.space.outline.other_macs,
+        supernet.space.network_shapes.other_macs,
         float((y.argmax(1) == reference.argmax(1)).float().mean()),
         float((y - reference).norm() / centred.norm()),
         float_equal,

@@ -15,8 +15,8 @@ from spos_quant.cost.budget import (
 from spos_quant.cost.table import CostTable
 from spos_quant.cost.units import human
 from spos_quant.errors import BudgetError
-from spos_quant.space.outline import Outline
 from spos_quant.space.resolve import resolve
+from spos_quant.space.shapes import NetworkShapes
 
 TABLE = CostTable(toy_space(scale=1000))
 LOW, HIGH = cost_range(TABLE, "bitops")
@@ -133,7 +133,9 @@ def test_full_precision_spaces_have_budgets_other_than_bitops():
 def test_percentages_of_huge_costs_are_exact():
     macs = 10**16 + 61
     only = (layer("a", None, None, macs),)
-    table = CostTable(resolve(toy_spec(axes={"bits": [[1, 1], [3, 3]]}, keep_float=[]), Outline((), only, (), only)))
+    table = CostTable(
+        resolve(toy_spec(axes={"bits": [[1, 1], [3, 3]]}, keep_float=[]), NetworkShapes((), only, (), only))
+    )
     assert cost_range(table, "bitops") == (macs, 9 * macs)
     assert parse_budget("100%", "bitops", table).limit == 9 * macs
 

@@ -13,7 +13,7 @@ from spos_quant.cost.latency import COLUMNS, LatencyTable, LayerCall, calls, lat
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError, ConfigError, SpaceError
-from spos_quant.space.outline import Geometry
+from spos_quant.space.shapes import Geometry
 
 SPACE = load_space("resnet20-mixed")
 _CALLS = calls(SPACE)

@@ -13,8 +13,8 @@ from spos_quant.cost.rows import architecture_rows, config_rows, summary, total
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.bit_config import parse_bit_config
-from spos_quant.space.outline import LayerShape
 from spos_quant.space.resolve import resolve
+from spos_quant.space.shapes import LayerShape
 
 SPACES = {name: toy_space(**changes) for name, changes in VARIANTS.items()}
 METRICS = list(metrics)
@@ -22,7 +22,7 @@ MACS = {"stem": 100, "head": 40, "short": 48}
 
 
 def toy_macs(name, op, width):
-    """The MACs of the toy network by the formulas of toy.py, independent of any outline."""
+    """The MACs of the toy network by the formulas of toy.py, independent of any network_shapes."""
     block, _, part = name.partition(".")
     if not part or part == "short":
         return MACS[part or name]
@@ -98,7 +98,7 @@ def test_a_locked_layer_counts_and_a_kept_one_does_not():
 
 def test_multiply_adds_outside_layers_are_float():
     plain = SPACES["block"]
-    space = resolve(plain.spec, replace(plain.outline, other_macs=1000))
+    space = resolve(plain.spec, replace(plain.network_shapes, other_macs=1000))
     a = space.uniform(2, 2)
     extra = {"macs": 1000, "float_macs": 1000, "bitops_total": 1000 * 1024}
     for metric in METRICS:

@@ -11,12 +11,12 @@ from toy import VARIANTS, assert_uniform, enumerate_space, layer, toy_space, toy
 
 from spos_quant.cost import feasible, sampler
 from spos_quant.cost.budget import Budget, cost_range
-from spos_quant.cost.feasible import Counted, extreme, price
+from spos_quant.cost.feasible import CountingProgram, argmax_cost, argmin_cost, price
 from spos_quant.cost.sampler import FeasibleSampler, solve
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError
-from spos_quant.space.outline import Outline
 from spos_quant.space.resolve import resolve
+from spos_quant.space.shapes import NetworkShapes
 
 
 @settings(max_examples=120, deadline=None)
@@ -144,7 +144,7 @@ def test_without_budgets_the_whole_space_is_drawn():
 
 def test_completion_answers_none_where_there_is_none():
     table, rng = CostTable(EVEN), np.random.default_rng(0)
-    dear, cheap = (extreme(table, "bitops", dearest=d) for d in (True, False))
+    dear, cheap = (argcost(table, "bitops") for argcost in (argmax_cost, argmin_cost))
     found = FeasibleSampler(table, [at(table, 0.5)])
     assert found.complete({i: [c] for i, c in enumerate(dear)}, rng) is None
     assert found.complete({i: [c] for i, c in enumerate(cheap)}, rng) == cheap
@@ -264,20 +264,20 @@ def test_a_space_without_axes_has_one_architecture():
 def test_units_are_exact_where_the_divisor_allows():
     table = CostTable(toy_space(scale=1000))
     priced = price(table, "bitops")
-    counted = Counted(priced, priced.high - priced.low)
+    counted = CountingProgram(priced, priced.high - priced.low)
     assert counted.exact
     assert counted.unit % 1000 == 0
     every = sorted(enumerate_space(table.space))
     units = (table.totals(every) - priced.low) // counted.unit
     expected = np.bincount(units, minlength=counted.limit + 1) / len(every)
-    assert counted.ways / counted.ways.sum() == pytest.approx(expected, abs=1e-12)
+    assert counted.counts / counted.counts.sum() == pytest.approx(expected, abs=1e-12)
 
 
 def wide_space(layers, pairs=PAIRS36, numbers=None):
     """Many independent layers, each with all pairs of bits."""
     rng = np.random.default_rng(layers)
     made = tuple(layer(f"x{i}", None, None, int(m)) for i, m in enumerate(rng.integers(10**6, 10**8, layers)))
-    return resolve(toy_spec(axes={"bits": pairs}, keep_float=[]), Outline((), made, (), made))
+    return resolve(toy_spec(axes={"bits": pairs}, keep_float=[]), NetworkShapes((), made, (), made))
 
 
 @pytest.mark.parametrize(("layers", "digits"), [(60, 90), (170, 260), (500, 770)])
@@ -310,7 +310,7 @@ def test_spaces_beyond_floating_point_are_sampled(layers, digits, share):
 def test_equal_layers_are_drawn_as_a_binomial_says(layers, more):
     # layers of one or two units each: the feasible share is the lower tail of a binomial distribution
     made = tuple(layer(f"x{i}", None, None, 5) for i in range(layers))
-    space = resolve(toy_spec(axes={"bits": [[1, 1], [2, 1]]}, keep_float=[]), Outline((), made, (), made))
+    space = resolve(toy_spec(axes={"bits": [[1, 1], [2, 1]]}, keep_float=[]), NetworkShapes((), made, (), made))
     table = CostTable(space)
     found = FeasibleSampler(table, [Budget("bitops", 5 * (layers + more), "x")])
     twos = np.array(found.sample(np.random.default_rng(0), 500)).sum(axis=1)

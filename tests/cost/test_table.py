@@ -6,7 +6,7 @@ from toy import VARIANTS, enumerate_space, toy_space
 
 from spos_quant.backbones.build import load_space
 from spos_quant.cost.budget import cost_range, parse_budget
-from spos_quant.cost.feasible import extreme
+from spos_quant.cost.feasible import argmax_cost, argmin_cost
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 
@@ -18,8 +18,8 @@ def test_ends_of_the_range_are_those_of_enumeration(name, metric):
     table = CostTable(space)
     costs = table.totals(sorted(enumerate_space(space)), metric)
     assert cost_range(table, metric) == (costs.min(), costs.max())
-    for dearest, expected in ((True, costs.max()), (False, costs.min())):
-        a = extreme(table, metric, dearest=dearest)
+    for largest, expected in ((True, costs.max()), (False, costs.min())):
+        a = (argmax_cost if largest else argmin_cost)(table, metric)
         assert a == space.canonical(a)
         assert table.total(a, metric) == expected
 

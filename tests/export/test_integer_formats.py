@@ -14,7 +14,13 @@ import spos_quant as sq
 from spos_quant.errors import ExportError
 from spos_quant.export import api
 from spos_quant.export.integer import reference
-from spos_quant.export.integer.file import IntegerModel, measure_integers, read_integers, read_said, write_integers
+from spos_quant.export.integer.file import (
+    IntegerModel,
+    measure_integers,
+    read_integers,
+    read_saved_metadata,
+    write_integers,
+)
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
 from spos_quant.export.onnx_file import measure_onnx
 
@@ -110,12 +116,12 @@ def test_no_processor_overflows(bits):
     from spos_quant.export.integer.layers import largest_weight
 
     made = graph("resnet", *bits)
-    grids = made.grids()
+    tensor_qparams = made.tensor_qparams()
     for layer in made.layers():
         if not layer.wide:
             most = int(np.abs(layer.weight.astype(int)).max()) * layer.factor
-            top = grids[layer.inputs[0]].high
-            assert 2 * top * most < 2**15 or (bits == (8, 8) and most > largest_weight(grids[layer.inputs[0]]))
+            top = tensor_qparams[layer.inputs[0]].qmax
+            assert 2 * top * most < 2**15 or (bits == (8, 8) and most > largest_weight(tensor_qparams[layer.inputs[0]]))
 
 
 @pytest.mark.parametrize("form", ["onnx-int8", "integers"])
@@ -138,7 +144,7 @@ def test_reading_gives_the_graph_back(tmp_path):
     write_integers(made, tmp_path / "a.safetensors", {"classes": ["a"]})
     write_integers(read_integers(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"classes": ["a"]})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert read_said(tmp_path / "a.safetensors") == {"classes": ["a"]}
+    assert read_saved_metadata(tmp_path / "a.safetensors") == {"classes": ["a"]}
 
 
 class Half(torch.nn.Module):

@@ -41,6 +41,6 @@ def test_the_header_compiles_and_says_the_integers(tmp_path):
     flat = layer.weight.ravel().astype(int)
     assert int(total) == sum((i + 1) * v for i, v in enumerate(flat.tolist()))
     assert int(bias) == layer.bias[1]
-    source = made.grids()[layer.inputs[0]]
-    assert float(multiplier) == pytest.approx(float(source.scale * layer.scale[1] / layer.grid.scale), rel=1e-6)
-    assert int(high) == layer.grid.codes(layer.limits)[1]
+    source = made.tensor_qparams()[layer.inputs[0]]
+    assert float(multiplier) == pytest.approx(float(source.scale * layer.scale[1] / layer.qparams.scale), rel=1e-6)
+    assert int(high) == layer.qparams.codes(layer.limits)[1]

@@ -13,7 +13,7 @@ from spos_quant.errors import ExportError
 from spos_quant.export import latency
 from spos_quant.export.layer_files import layer_file
 from spos_quant.export.runtime import open_session
-from spos_quant.space.outline import Geometry
+from spos_quant.space.shapes import Geometry
 
 CONV = Geometry("Conv2d", (8, 9, 7), (12, 4, 3, 3), (2, 1), (1, 0, 1, 2), (1, 2), 2)
 DEPTHWISE = Geometry("Conv2d", (6, 5, 5), (6, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.quant import integers
-from spos_quant.quant.fused import integer_codes
+from spos_quant.quant.fused_quant import integer_codes
 from spos_quant.quant.integers import integer_convolution, integers_available
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, absorbed_norms, kept_weights
@@ -170,7 +170,7 @@ def test_codes_are_the_levels_of_the_quantizer(bits: int, signed: bool, compiled
         codes = integer_codes(x, *levels)
     assert codes.dtype == torch.uint8
     assert int(codes.max()) == 2**bits - 1
-    assert torch.equal((codes.float() + levels.lowest) * levels.step, quantizer(x, bits))
+    assert torch.equal((codes.float() + levels.qmin) * levels.step, quantizer(x, bits))
 
 
 def test_operators_of_another_torch_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,7 @@ def test_the_hypervolume_is_told_with_its_reference_point() -> None:
     front = {"front": [0], "hypervolume": 0.625, "reference": {"cost": 6_600_000, "score": 0.1}}
     page = Page(render({**sample.run(population=4, generations=2), "fronts": {"bitops": front}}))
     assert "commands 62.5 % of the plane" in page.visible
-    assert "chance, 10.0 %, at the cost of the dearest architecture, 6.6M BitOps" in page.visible
+    assert "chance, 10.0 %, at the cost of the most expensive architecture, 6.6M BitOps" in page.visible
 
 
 def test_missing_keys_and_nulls_render() -> None:

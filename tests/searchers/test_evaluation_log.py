@@ -16,8 +16,8 @@ from toy import toy_space
 
 from spos_quant.errors import RunError
 from spos_quant.searchers.base import Evaluation, drive, searchers
-from spos_quant.searchers.evaluate import LoggedEvaluator
-from spos_quant.searchers.log import FORMAT, EvaluationLog
+from spos_quant.searchers.evaluation_log import FORMAT, EvaluationLog
+from spos_quant.searchers.evaluators import LoggedEvaluator
 
 SPACE = toy_space(3)
 SOME = [
@@ -173,7 +173,7 @@ from pathlib import Path
 import numpy as np
 from toy import toy_space
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.log import EvaluationLog
+from spos_quant.searchers.evaluation_log import EvaluationLog
 space = toy_space(3)
 with EvaluationLog(Path(sys.argv[1]), space, "one") as log:
     for i, a in enumerate(dict.fromkeys(space.sample_many(np.random.default_rng(0), 2000))):

@@ -151,9 +151,9 @@ def test_uniform_bits_lead_the_first_population_and_are_no_better_than_what_is_f
     p = problem(space, config=config, bitops=limit)
     function = Additive(space)
     first, *rest = generations("evolution", p, function)
-    corners = list(uniform_architectures(space).values())
-    assert len(corners) == 9
-    kept = [corner for corner, within in zip(corners, p.sampler.keeps(corners), strict=True) if within]
+    baselines = list(uniform_architectures(space).values())
+    assert len(baselines) == 9
+    kept = [corner for corner, within in zip(baselines, p.sampler.keeps(baselines), strict=True) if within]
     led = [s.architecture for s in first[: len(kept)]]
     assert set(led) == set(kept)
     assert len({s.architecture for s in first}) == len(first) == SMALL.population

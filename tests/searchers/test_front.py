@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_quant.searchers.base import Objective, Scored
-from spos_quant.searchers.front import contenders, front, hypervolume
+from spos_quant.searchers.pareto import contenders, front, hypervolume
 
 results = st.lists(
     st.builds(

@@ -7,11 +7,11 @@ import pytest
 from search_cases import SMALL, Additive, architectures, generations, problem, scored
 from toy import VARIANTS, enumerate_space, toy_space
 
-from spos_quant.cost.sensitivity import Departures
+from spos_quant.cost.sensitivity import Perturbations
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError
 from spos_quant.searchers.base import Evaluation, Objective, drive, searchers
-from spos_quant.searchers.front import front
+from spos_quant.searchers.pareto import front
 
 SHARES = {"bitops": "35%"}
 
@@ -37,7 +37,7 @@ def run(name, p, function):
 
 
 def unconditional(seed):
-    """Spaces where every axis always matters, so that departures say all about a separable loss."""
+    """Spaces where every axis always matters, so that perturbations say all about a separable loss."""
     return toy_space(3, axes={"op": ["conv"], "width": [0.5, 1.0], "bits": [[1, 2], [2, 2], [2, 4], [4, 4]]})
 
 
@@ -57,7 +57,7 @@ def test_asks_departures_first_and_never_wins_above_the_budget(variant):
     space = toy_space(2, **VARIANTS[variant])
     metric = "macs" if space.spec.full_precision else "bitops"
     p = problem(space, **{metric: "60%"})
-    departures = Departures(p.sampler.table)
+    perturbations = Perturbations(p.sampler.table)
 
     class Dear(Separable):  # the dearer the better: what is above the budget scores best
         def score(self, a):
@@ -66,7 +66,7 @@ def test_asks_departures_first_and_never_wins_above_the_budget(variant):
     function = Dear(space)
     found = generations("knapsack", p, function)
     asked = architectures(found)
-    assert asked[0] == departures.architectures
+    assert asked[0] == perturbations.architectures
     assert p.sampler.keeps(asked[1]).all() if len(asked) > 1 else True
     outcome = run("knapsack", p, Dear(space))
     best = outcome.best(p.objective)
@@ -129,7 +129,7 @@ def test_evolution_takes_solutions_into_its_first_population():
     found = generations("evolution", p, function)
     asked = architectures(found)
     assert len(found) == SMALL.generations + 1
-    assert asked[0] == Departures(p.sampler.table).architectures
+    assert asked[0] == Perturbations(p.sampler.table).architectures
     assert [len(g) for g in asked[1:]] == [SMALL.population] * SMALL.generations
     for generation in asked[1:]:
         assert p.sampler.keeps(generation).all()

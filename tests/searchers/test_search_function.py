@@ -17,10 +17,10 @@ from spos_quant.config import SearchConfig
 from spos_quant.cost.budget import cost_range
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.quant.integers import integers_available
-from spos_quant.searchers import evaluate
+from spos_quant.searchers import evaluators
 from spos_quant.searchers.base import Evaluation, Objective, Scored
-from spos_quant.searchers.evaluate import FunctionEvaluator, SupernetEvaluator
-from spos_quant.searchers.front import front
+from spos_quant.searchers.evaluators import FunctionEvaluator, SupernetEvaluator
+from spos_quant.searchers.pareto import front
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms, recalibrate, score
@@ -93,8 +93,8 @@ def test_passes_are_timed_once_where_nothing_says_what_is_faster(digits, monkeyp
 
     asked = digits.space.sample_many(np.random.default_rng(4), 2)
     expected = list(SupernetEvaluator(digits, batches(2), batches(2, seed=1))(asked))
-    monkeypatch.setattr(evaluate, "compiled_kernels", kernels)
-    monkeypatch.setattr(evaluate, "median_seconds", seconds)
+    monkeypatch.setattr(evaluators, "compiled_kernels", kernels)
+    monkeypatch.setattr(evaluators, "median_seconds", seconds)
     assert list(SupernetEvaluator(digits, batches(2), batches(2, seed=1), compiled=None)(asked)) == expected
     assert sorted(timed) == [False, True]
     assert ways[-2:] == [faster, faster]

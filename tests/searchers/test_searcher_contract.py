@@ -152,7 +152,7 @@ def test_searchers_load_no_torch():
         "import sys\n"
         "import spos_quant.searchers.base, spos_quant.searchers.evolution, spos_quant.searchers.random\n"
         "import spos_quant.searchers.knapsack\n"
-        "import spos_quant.searchers.log\n"
+        "import spos_quant.searchers.evaluation_log\n"
         "sys.exit('torch' in sys.modules or 'brevitas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

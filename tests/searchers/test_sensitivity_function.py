@@ -26,8 +26,8 @@ def test_measured_by_a_function():
         return -sum(8 - module.space.axes[i].candidates[k][0] for i, k in enumerate(module.architecture))
 
     found = sq.sensitivity(supernet, evaluate=f)
-    given_up = {(r.departure.axis, r.departure.candidate): r.given_up for r in found.rows}
-    assert given_up == {(0, 0): 6, (0, 1): 4, (1, 0): 6, (1, 1): 4}
+    degradation = {(r.perturbation.axis, r.perturbation.candidate): r.degradation for r in found.rows}
+    assert degradation == {(0, 0): 6, (0, 1): 4, (1, 0): 6, (1, 1): 4}
     (best,) = found.optima(supernet.table, weight_bytes_budget="w4a8")
     assert supernet.cost(best)["weight_bytes"] <= supernet.cost((1, 1))["weight_bytes"]
     result = sq.search(supernet, evaluate=f, searcher="knapsack", weight_bytes_budget="w4a8")

@@ -7,8 +7,8 @@ import pytest
 from toy import OPS, VARIANTS, enumerate_space, layer, network, raw_indices, toy_outline, toy_space, toy_spec
 
 from spos_quant.errors import SpaceError
-from spos_quant.space.outline import BlockOutline, LayerShape, Outline
 from spos_quant.space.resolve import kept_float, resolve
+from spos_quant.space.shapes import BlockShapes, LayerShape, NetworkShapes
 from spos_quant.space.spec import AxesSpec
 
 SPACES = {name: toy_space(**changes) for name, changes in VARIANTS.items()}
@@ -106,7 +106,7 @@ def test_axes_that_every_operator_reads_always_matter():
 def test_keep_float_takes_words_names_and_globs(keep, expected):
     space = toy_space(keep_float=keep)
     assert {x.name for x in space.layers if not x.quantized} == expected
-    assert kept_float(space.spec, space.outline.layers) == expected
+    assert kept_float(space.spec, space.network_shapes.layers) == expected
     config = space.bit_config((0,) * len(space.axes))
     assert {
         n for n, bits in config.layers.items() if (bits.weight_bits, bits.act_bits) == (None, None)
@@ -117,7 +117,7 @@ def shared_input_outline(kept_first):
     """Three layers that read one tensor, as the projections of an attention do."""
     layers = tuple(layer(n, None, None, 64, reads=r) for n, r in (("q", "q"), ("k", "q"), ("v", "q"), ("out", "out")))
     spec = toy_spec(axes={"bits": [[2, 2], [4, 4]]}, keep_float=["q"] if kept_first else [])
-    return resolve(spec, Outline((), layers, (), layers))
+    return resolve(spec, NetworkShapes((), layers, (), layers))
 
 
 @pytest.mark.parametrize("kept_first", [False, True])
@@ -149,7 +149,7 @@ def test_readers_of_one_tensor_may_differ_in_weight_bits_but_not_in_activation_b
 def test_a_width_that_changes_nothing_is_no_axis(widths, shown):
     spec = toy_spec(axes={"width": list(widths), "bits": [[2, 2], [4, 4]]}, keep_float=[])
     only = (layer("b0.c1", "b0", 0, 64),)
-    space = resolve(spec, Outline((BlockOutline("b0", ("conv",), widths, "b0"),), only, ("conv",), only))
+    space = resolve(spec, NetworkShapes((BlockShapes("b0", ("conv",), widths, "b0"),), only, ("conv",), only))
     assert [axis.name for axis in space.axes] == ["b0.bits"]
     assert space.bit_config((1,)).blocks["b0"].width == shown
     if shown == 1.0:
@@ -193,12 +193,12 @@ def test_blocks_that_a_configuration_does_not_name_are_the_backbones_own():
 
 
 def test_outlines_survive_json():
-    outline = replace(toy_outline(toy_spec()), other_macs=77)
-    assert Outline.from_json(json.loads(json.dumps(outline.to_json()))) == outline
+    network_shapes = replace(toy_outline(toy_spec()), other_macs=77)
+    assert NetworkShapes.from_json(json.loads(json.dumps(network_shapes.to_json()))) == network_shapes
     with pytest.raises(KeyError):
-        Outline.from_json({**outline.to_json(), "format": "spos-quant/outline/1"})
+        NetworkShapes.from_json({**network_shapes.to_json(), "format": "spos-quant/network_shapes/1"})
     with pytest.raises(TypeError):
-        Outline.from_json({**outline.to_json(), "layers": [{"nam": "x", "shapes": []}]})
+        NetworkShapes.from_json({**network_shapes.to_json(), "layers": [{"nam": "x", "shapes": []}]})
 
 
 def test_overrides_replace_the_other_way_of_giving_bits():

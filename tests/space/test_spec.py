@@ -7,7 +7,7 @@ from spos_quant.backbones.build import load_spec
 from spos_quant.config import assign
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.reading import parse_yaml
-from spos_quant.stages.plan import SECTIONS
+from spos_quant.stages.open_run import SECTIONS
 
 HEAD = "name: x\nbackbone: digits-resnet\ninput: [1, 8, 8]\nclasses: 10\n"
 

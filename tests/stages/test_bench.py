@@ -21,7 +21,7 @@ from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages import bench
 from spos_quant.stages.bench_entries import draw, read_words
-from spos_quant.stages.plan import Options, open_existing, plan_run
+from spos_quant.stages.open_run import Options, open_existing, plan_run
 
 QUICK = [
     *("--set", "train.iterations=4", "--set", "retrain.iterations=3", "--set", "search.population=3"),

@@ -14,7 +14,7 @@ import pytest
 import spos_quant as sq
 from spos_quant.errors import SposQuantError
 from spos_quant.stages import verify
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.predict import predict_split
 from spos_quant.stages.run import read_run
 

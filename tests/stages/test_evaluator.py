@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spos_quant.stages import evaluator
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 
 
 def test_scores_do_not_depend_on_the_size_of_a_search(tiny_run, monkeypatch):

@@ -13,9 +13,9 @@ from spos_quant.export.integer import reference
 from spos_quant.export.integer.file import read_integers
 from spos_quant.export.runtime import OnnxModel
 from spos_quant.stages.fold import fold_here, shipped_model
-from spos_quant.stages.loading import load_model
+from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 
 SPACE = {
     "name": "small",

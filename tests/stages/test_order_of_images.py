@@ -13,7 +13,7 @@ from spos_quant.data import ArraySplit, load_data
 from spos_quant.errors import RunError
 from spos_quant.searchers.base import Evaluation
 from spos_quant.stages.evaluator import evaluator_settings, open_log
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 
 MODULE = """
 import numpy as np

@@ -187,7 +187,7 @@ def test_accuracy_drop_finds_a_cheaper_architecture_that_is_good_enough(tiny_run
 
 
 def test_no_accuracy_at_all_given_up_is_kept_to(tiny_run, command, tmp_path):
-    """The dearest architecture is an answer where nothing cheaper scores as high."""
+    """The most expensive architecture is an answer where nothing cheaper scores as high."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (result,) = command("search", run, "--max-accuracy-drop", "0", json=True)["results"]
@@ -195,10 +195,10 @@ def test_no_accuracy_at_all_given_up_is_kept_to(tiny_run, command, tmp_path):
     supernet = sq.build(space)
     command("report", run, json=True)
     evaluations = json.loads((run / "report.json").read_text())["evaluations"]
-    dearest = max(evaluations, key=lambda e: e["cost"])
-    assert dearest["cost"] == 295_436_288
-    assert result["score"] >= dearest["score"]
-    assert result["bitops"] == supernet.cost(space.decode(result["architecture"]))["bitops"] <= dearest["cost"]
+    most_expensive = max(evaluations, key=lambda e: e["cost"])
+    assert most_expensive["cost"] == 295_436_288
+    assert result["score"] >= most_expensive["score"]
+    assert result["bitops"] == supernet.cost(space.decode(result["architecture"]))["bitops"] <= most_expensive["cost"]
 
 
 def test_every_evaluation_is_written_and_every_front_is_of_all_of_them(tiny_run):

@@ -13,10 +13,10 @@ from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sensitivity import from_json
 from spos_quant.errors import BudgetError, ConfigError, SpaceError
 from spos_quant.run_dir import read_artifact
-from spos_quant.searchers.fidelity import fidelity
+from spos_quant.searchers.rank_correlation import fidelity
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.spec import parse_spec
-from spos_quant.stages.plan import Options, open_existing, plan_run
+from spos_quant.stages.open_run import Options, open_existing, plan_run
 from spos_quant.stages.rank import STRATA, check, draw, read_band
 
 QUICK = ("--set", "rank.iterations=3")
@@ -135,9 +135,9 @@ def test_sensitivities_are_judges_where_gradients_know_every_axis(tmp_path, comm
     losses = from_json(read_artifact(run.sensitivity_path("gradient")), run.table).losses(run.space)
     for row in made["rows"]:
         architecture = run.space.decode(row["architecture"])
-        assert row["given_up"] == pytest.approx(sum(own[c] for own, c in zip(losses, architecture, strict=True)))
+        assert row["degradation"] == pytest.approx(sum(own[c] for own, c in zip(losses, architecture, strict=True)))
     columns = [[row[key] for row in made["rows"]] for key in ("alone_top1", "cost", "stratum")]
-    expected = json.loads(json.dumps(fidelity([-row["given_up"] for row in made["rows"]], *columns, seed=0)))
+    expected = json.loads(json.dumps(fidelity([-row["degradation"] for row in made["rows"]], *columns, seed=0)))
     judges = made["judges"]
     assert {key: judges["sensitivity"][key] for key in expected} == expected
     assert set(judges) == {"top1", "loss", "sensitivity"}

@@ -15,7 +15,7 @@ from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.models import float_teacher, make_network, scoring_batches
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.retrain import retrain_here
 from spos_quant.supernet.weights import load_file, save_weights
 

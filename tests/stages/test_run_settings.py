@@ -9,7 +9,7 @@ import yaml
 
 from spos_quant.errors import ConfigError, RunError
 from spos_quant.run_dir import LOCK, store
-from spos_quant.stages.plan import Options, open_existing, plan_run
+from spos_quant.stages.open_run import Options, open_existing, plan_run
 
 SPACE = """\
 name: mine

@@ -10,11 +10,11 @@ import yaml
 
 import spos_quant as sq
 from spos_quant.backbones.build import space_of
-from spos_quant.cost.sensitivity import Departures, from_json
+from spos_quant.cost.sensitivity import Perturbations, from_json
 from spos_quant.run_dir import read_artifact
 from spos_quant.space.spec import parse_spec
 from spos_quant.stages.evaluator import open_log
-from spos_quant.stages.plan import open_existing
+from spos_quant.stages.open_run import open_existing
 
 SPACE = {
     "name": "bits",
@@ -55,16 +55,16 @@ def test_measured_is_stored_and_not_made_again(command, space_file, run_path):
     assert made["complete"]
     assert not made["skipped"]
     run = open_existing(str(run_path))
-    departures = Departures(run.table)
+    perturbations = Perturbations(run.table)
     with open_log(run) as found:
         log = {e.architecture: e for e in found}
-    assert set(log) == set(departures.architectures)
-    for row, d in zip(made["rows"], departures.all, strict=True):
+    assert set(log) == set(perturbations.architectures)
+    for row, d in zip(made["rows"], perturbations.all, strict=True):
         assert row["loss"] == pytest.approx(log[d.architecture].loss - log[d.start].loss)
         assert row["score"] == pytest.approx(log[d.start].score - log[d.architecture].score)
         assert row["saved"] == run.table.total(d.start) - run.table.total(d.architecture)
     stored = read_artifact(run_path / "sensitivity.json")  # checks its checksum
-    assert stored["reference"] == run.space.encode(departures.reference)
+    assert stored["reference"] == run.space.encode(perturbations.reference)
     assert stored["images"] == {"recalibration": 64, "search_val": 64}
     assert from_json(stored, run.table).rows[0].loss == made["rows"][0]["loss"]
     again = command("sensitivity", run_path, json=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spos_quant.backbones.build import build, load_space, space_of
 from spos_quant.quant.static import read_bits
 from spos_quant.quant.switch import InputQuantizer
-from spos_quant.space.search_space import Architecture, LayerPlace, SearchSpace
+from spos_quant.space.search_space import Architecture, LayerSlot, SearchSpace
 from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 
@@ -142,7 +142,7 @@ def check_coverage(of: SearchSpace, architectures: list[Architecture]) -> None:
     assert wanted <= seen, sorted(map(str, wanted - seen))
 
 
-def _operator(of: SearchSpace, layer: LayerPlace) -> str | None:
+def _operator(of: SearchSpace, layer: LayerSlot) -> str | None:
     return None if layer.block is None or layer.op is None else str(of.blocks[layer.block].op.values[layer.op])
 
 

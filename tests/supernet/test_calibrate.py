@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import spos_quant as sq
-from spos_quant.spread import stride
+from spos_quant.sampling_stride import stride
 
 
 @given(st.integers(1, 10**6), st.integers(1, 20_000))

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spos_quant as sq
 from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
-from spos_quant.quant import fused, kernels, sums
+from spos_quant.quant import fused_add, fused_quant, kernels
+from spos_quant.quant.fused_add import residual_sum
+from spos_quant.quant.fused_relu import absorbed, absorbed_relus
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.rectify import absorbed, absorbed_relus
-from spos_quant.quant.sums import residual_sum
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.blocks import PlainBlock
 from spos_quant.supernet.joins import chain
@@ -113,7 +113,7 @@ def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memor
     made = []
     for compiled in (False, True):
         kernels_in_use = replace(kernels.EAGER, compiled=compiled)
-        monkeypatch.setattr(sums, "active", lambda _x, used=kernels_in_use: used)
+        monkeypatch.setattr(fused_add, "active", lambda _x, used=kernels_in_use: used)
         torch.manual_seed(0)
         a, b = (torch.randn(2, 3, 4, 5, requires_grad=True) for _ in range(2))
         y = residual_sum(a.contiguous(memory_format=memory), b.contiguous(memory_format=memory), None, relu=True)
@@ -146,15 +146,17 @@ def test_sums_are_quantized_as_they_are_made(
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected, gradients = step(model, fast=False)
     model.load_state_dict(state)
-    monkeypatch.setattr(sums, "active", lambda _x: AS_IF_COMPILED)
+    monkeypatch.setattr(fused_add, "active", lambda _x: AS_IF_COMPILED)
     taken: Counter[bool] = Counter()
 
-    def take(x: Tensor, quantizer: fused.FusedIntQuant, before: Any = fused.Ahead.take) -> Tensor | None:
+    def take(
+        x: Tensor, quantizer: fused_quant.FusedIntQuant, before: Any = fused_quant.PrecomputedActivation.pop
+    ) -> Tensor | None:
         found: Tensor | None = before(x, quantizer)
         taken[found is not None] += 1
         return found
 
-    monkeypatch.setattr(fused.Ahead, "take", staticmethod(take))
+    monkeypatch.setattr(fused_quant.PrecomputedActivation, "pop", staticmethod(take))
     found, ours = step(model, fast=True)
     assert taken[True] == folded
     assert torch.equal(found, expected)
@@ -171,11 +173,11 @@ def test_sums_are_quantized_as_they_are_made(
 
 
 def test_watched_blocks_sum_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sums, "active", lambda _x: AS_IF_COMPILED)
+    monkeypatch.setattr(fused_add, "active", lambda _x: AS_IF_COMPILED)
     model = supernet("conv3x3", [4])
     model.activate(model.space.uniform(4, 4))
     laid: list[object] = []
-    monkeypatch.setattr(fused.Ahead, "lay", staticmethod(lambda *given: laid.append(given)))
+    monkeypatch.setattr(fused_quant.PrecomputedActivation, "attach", staticmethod(lambda *given: laid.append(given)))
     pairs = list(blocks_in_a_row(model))
     assert len(pairs) == 8
     x = torch.randn(3, 3, 8, 8)

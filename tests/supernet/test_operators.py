@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from spos_quant.errors import ConfigError
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
-from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.blocks import BlockSpec, Operator
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.operators import operators
 from spos_quant.testing import check_operator
@@ -53,7 +53,7 @@ def macs_by_hand(op: str, i: int, o: int, inner: int, pixels_in: int, pixels: in
 @pytest.mark.parametrize("shape", [(8, 16, 2), (16, 16, 1)])
 def test_plain_counterpart(op: str, shape: tuple[int, int, int]) -> None:
     inputs, outputs, stride = shape
-    operator = operators[op](Site(inputs, outputs, stride, widths=FACTORS))
+    operator = operators[op](BlockSpec(inputs, outputs, stride, widths=FACTORS))
     x = torch.randn(3, inputs, 7, 7)
     for index, factor in enumerate(FACTORS):
         operator.activate_width(index)
@@ -81,12 +81,12 @@ def test_plain_counterpart(op: str, shape: tuple[int, int, int]) -> None:
 def test_names_and_shapes_are_torchvisions(op: str, peer: type[nn.Module]) -> None:
     planes = 4 if op == "bottleneck" else 16
     theirs = {n: p.shape for n, p in peer(16, planes).named_parameters()}
-    operator = operators[op](Site(16, 16))
+    operator = operators[op](BlockSpec(16, 16))
     assert {n: p.shape for n, p in operator.named_parameters()} == theirs
 
 
 def test_skip_is_nothing() -> None:
-    skip = operators["skip"](Site(16, 32, 2, widths=FACTORS))
+    skip = operators["skip"](BlockSpec(16, 32, 2, widths=FACTORS))
     x = torch.randn(1, 16, 4, 4)
     assert skip(x) is x
     skip.activate_width(1)
@@ -94,13 +94,13 @@ def test_skip_is_nothing() -> None:
 
 
 def test_narrowest_and_widest_channels() -> None:
-    operator = operators["bottleneck"](Site(4, 4, widths=(0.1, 2.0)))
+    operator = operators["bottleneck"](BlockSpec(4, 4, widths=(0.1, 2.0)))
     widths = []
     for index in (0, 1):
         operator.activate_width(index)
         widths.append(operator.conv2.active_out)
     assert widths == [2, 2], "rounded up to the divisor"
-    operator = operators["conv3x3"](Site(4, 10, widths=(0.25, 1.5)))
+    operator = operators["conv3x3"](BlockSpec(4, 10, widths=(0.25, 1.5)))
     assert operator.conv1.weight.shape[0] == 16  # 15 rounds half up
 
 
@@ -135,14 +135,14 @@ def test_contract(name: str) -> None:
 
 
 def test_the_contract_notices_what_it_should() -> None:
-    def unsigned(site: Site) -> Operator:
-        return Operator({"conv": conv(site.inputs, site.outputs, 3, site.stride)})
+    def unsigned(block_spec: BlockSpec) -> Operator:
+        return Operator({"conv": conv(block_spec.inputs, block_spec.outputs, 3, block_spec.stride)})
 
-    def wrong_shape(site: Site) -> Operator:
-        return Operator({"conv": conv(site.inputs, 4, 3, site.stride, signed=True)})
+    def wrong_shape(block_spec: BlockSpec) -> Operator:
+        return Operator({"conv": conv(block_spec.inputs, 4, 3, block_spec.stride, signed=True)})
 
-    def unused(site: Site) -> Operator:
-        made = Operator({"conv": conv(site.inputs, site.outputs, 3, site.stride, signed=True)})
+    def unused(block_spec: BlockSpec) -> Operator:
+        made = Operator({"conv": conv(block_spec.inputs, block_spec.outputs, 3, block_spec.stride, signed=True)})
         made.add_module("beside", conv(1, 1, 1))
         return made
 

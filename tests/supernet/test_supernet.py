@@ -339,14 +339,14 @@ def test_cost_and_samples_within_a_budget() -> None:
 
 
 def test_a_body_of_another_outline_is_refused() -> None:
-    """A stale outline would make every cost wrong without a word."""
+    """A stale network_shapes would make every cost wrong without a word."""
 
     def made(backbone: str, classes: int) -> Supernet:
         raw = {"name": "x", "backbone": backbone, "input": [3, 8, 8], "classes": classes}
         return build(space_of(parse_spec(raw, "x")))
 
     small = made("resnet20", 10)
-    with pytest.raises(ModelError, match="make the outline anew: layer 'linear' differs"):
+    with pytest.raises(ModelError, match="make the network_shapes anew: layer 'linear' differs"):
         Supernet(small.space, made("resnet20", 11).body)
     deep = made("resnet32", 10)
     with pytest.raises(ModelError, match=r"layer 'layer1.3.conv1' is not in it"):

@@ -43,8 +43,8 @@ def test_equals_per_image_gradients_of_the_float_network(bits):
     places = [place for place in supernet.space.layers if place.quantized]
     layers = {place.name: layer for place, (layer, _, _) in zip(places, supernet.quantized_layers(), strict=True)}
     for row in found.rows:
-        (name,) = [name for name, axis in names.items() if axis == row.departure.axis]
-        pair = supernet.space.axes[row.departure.axis].candidates[row.departure.candidate]
+        (name,) = [name for name, axis in names.items() if axis == row.perturbation.axis]
+        pair = supernet.space.axes[row.perturbation.axis].candidates[row.perturbation.candidate]
         expected = []
         for x, y in batches():
             for image, label in zip(x, y, strict=True):
@@ -93,7 +93,7 @@ def test_signs_follow_from_the_seed_and_no_labels_are_needed():
     one, again, other = (fisher_sensitivity(supernet, images, seed=s) for s in (0, 0, 1))
     assert one == again
     assert [r.loss for r in one.rows] != [r.loss for r in other.rows]
-    losses = {(r.departure.axis, r.departure.candidate): r.loss for r in one.rows}
+    losses = {(r.perturbation.axis, r.perturbation.candidate): r.loss for r in one.rows}
     for axis in range(len(supernet.space.axes)):
         assert losses[axis, 0] > losses[axis, 1] > 0
 
@@ -103,7 +103,7 @@ def test_separate_axes_for_weights_and_activations_per_layer():
         "*": {"weight_bits": [2, 8], "act_bits": [2, 8]}
     })  # fmt: skip
     found = fisher_sensitivity(supernet, [x for x, _ in batches()])
-    assert {row.departure.axis for row in found.rows} == set(range(len(supernet.space.axes)))
+    assert {row.perturbation.axis for row in found.rows} == set(range(len(supernet.space.axes)))
     kinds = {axis.kind for axis in supernet.space.axes}
     assert kinds == {"weight_bits", "act_bits"}
     a, b = found.optima(supernet.table, count=2, bitops_budget="50%")
@@ -178,6 +178,6 @@ def test_operators_and_widths_have_no_estimate():
     images = [torch.rand(4, 1, 8, 8)]
     found = sq.sensitivity(supernet, estimate="gradient", batches=images)
     assert isinstance(supernet, Supernet)
-    assert {supernet.space.axes[row.departure.axis].kind for row in found.rows} == {"bits"}
+    assert {supernet.space.axes[row.perturbation.axis].kind for row in found.rows} == {"bits"}
     with pytest.raises(ConfigError, match="gradients know bits only"):
         found.optima(supernet.table, bitops_budget="50%")

@@ -8,8 +8,8 @@ from torch import nn
 from train_cases import CLASSES, hooked, supernet, training
 
 from spos_quant.config import TrainConfig
-from spos_quant.train.average import WeightAverage
 from spos_quant.train.devices import make_fabric
+from spos_quant.train.ema import WeightAverage
 from spos_quant.train.loop import fit
 
 

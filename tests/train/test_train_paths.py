@@ -314,14 +314,14 @@ def test_a_path_is_taught_by_its_own_high_bit_version():
     """Same operators and widths; of each bits axis the candidate of most BitOps, where float counts 32."""
     plain, taught = drawing(4), drawing(4, path_teacher="bits")
     made = space()
-    dearest = {"bits": (4, None)}  # 4 x 32 of [1, 2], [2, 4], [4, float], [8, 1]
+    most_expensive = {"bits": (4, None)}  # 4 x 32 of [1, 2], [2, 4], [4, float], [8, 1]
     alone = 0
     for step in range(60):
         (path,) = plain(step).architectures
         planned = taught(step)
         assert planned.architectures[-1] == path
         teacher = planned.architectures[0]
-        high = [axis.candidates.index(dearest[axis.kind]) if axis.kind in dearest else i
+        high = [axis.candidates.index(most_expensive[axis.kind]) if axis.kind in most_expensive else i
                 for axis, i in zip(made.axes, path, strict=True)]  # fmt: skip
         assert teacher == made.canonical(high)
         assert planned.teach is (len(planned.architectures) == 2)

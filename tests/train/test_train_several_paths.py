@@ -88,8 +88,8 @@ def test_the_clipped_norm_is_that_of_the_mean(fabric):
 
 def test_a_step_of_several_paths_that_is_not_finite_names_them_and_is_not_taken(fabric):
     model, planned = supernet(), drawing(0, path_sampler="sandwich")(0)
-    dearest, cheapest, _ = planned.architectures
-    only = sorted(used(model, dearest) - used(model, cheapest))[0]
+    most_expensive, cheapest, _ = planned.architectures
+    only = sorted(used(model, most_expensive) - used(model, cheapest))[0]
     with torch.no_grad():
         dict(model.named_parameters())[only].fill_(math.nan)
     before = weights(model)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spos_quant.export.integer.graph import Array, FloatLayer, Grid, IntegerGraph, Layer, Op, Table
+from spos_quant.export.integer.graph import Array, FloatLayer, IntegerGraph, Layer, Op, QuantParams, Table
 from spos_quant.export.integer.reference import divisors
 
 _TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
@@ -16,19 +16,19 @@ _PER_LINE = 16
 
 def c_header(graph: IntegerGraph) -> str:
     """The header; numbers are exact, float32 ones as hexadecimal floating constants."""
-    grids = graph.grids()
+    tensor_qparams = graph.tensor_qparams()
     used: set[str] = set()
-    parts = [_preamble(graph, grids)]
+    parts = [_preamble(graph, tensor_qparams)]
     for op in graph.ops:
-        arrays = list(_arrays(op, grids))
+        arrays = list(_arrays(op, tensor_qparams))
         if arrays:
             prefix = _identifier(op.name, used)
-            parts += [f"/* {op.name}: {type(op).__name__} */", *_numbers(op, grids, prefix)]
+            parts += [f"/* {op.name}: {type(op).__name__} */", *_numbers(op, tensor_qparams, prefix)]
             parts += [_array(f"{prefix}_{name}", values) for name, values in arrays]
     return "\n".join([*parts, "#endif", ""])
 
 
-def _preamble(graph: IntegerGraph, grids: dict[str, Grid | None]) -> str:
+def _preamble(graph: IntegerGraph, tensor_qparams: dict[str, QuantParams | None]) -> str:
     lines = [
         "/* A network in integers, written by spos-quant.",
         "   A layer: sum = FACTOR * sum((x - INPUT_ZERO) * weight) + bias in 32 bits; then, where it has a multiplier,",
@@ -36,27 +36,31 @@ def _preamble(graph: IntegerGraph, grids: dict[str, Grid | None]) -> str:
         "   all in float (or divided by a divisor); a code stands for scale * (code - zero). Without a multiplier the",
         "   result is sum * unit, a real number. Operations in order:",
     ]
-    names = {tensor: f"t{i}" for i, tensor in enumerate(grids)}
+    names = {tensor: f"t{i}" for i, tensor in enumerate(tensor_qparams)}
     for op in graph.ops:
-        grid = "real" if op.grid is None else f"scale {float(op.grid.scale).hex()}, zero {op.grid.zero}"
+        qparams = (
+            "real" if op.qparams is None else f"scale {float(op.qparams.scale).hex()}, zero {op.qparams.zero_point}"
+        )
         reads = ", ".join(names[name] for name in op.inputs)
-        lines.append(f"   {names[op.output]} = {type(op).__name__}({reads}) of {op.name!r}: {grid}".replace("*/", ""))
+        lines.append(
+            f"   {names[op.output]} = {type(op).__name__}({reads}) of {op.name!r}: {qparams}".replace("*/", "")
+        )
     lines += ["*/", "#ifndef SPOS_QUANT_NETWORK_H", "#define SPOS_QUANT_NETWORK_H", "#include <stdint.h>"]
     return "\n".join(lines)
 
 
-def _arrays(op: Op, grids: dict[str, Grid | None]) -> Iterator[tuple[str, Array]]:
+def _arrays(op: Op, tensor_qparams: dict[str, QuantParams | None]) -> Iterator[tuple[str, Array]]:
     if isinstance(op, Layer):
-        grid = grids[op.inputs[0]]
-        assert grid is not None
-        unit = np.float32(grid.scale) * op.scale
+        qparams = tensor_qparams[op.inputs[0]]
+        assert qparams is not None
+        unit = np.float32(qparams.scale) * op.scale
         yield "weight", op.weight
         yield "bias", op.bias
         yield "unit", unit
-        if op.grid is not None and op.wide:
-            yield "divisor", divisors(op, grid)
-        elif op.grid is not None:
-            yield "multiplier", unit / np.float32(op.grid.scale)
+        if op.qparams is not None and op.wide:
+            yield "divisor", divisors(op, qparams)
+        elif op.qparams is not None:
+            yield "multiplier", unit / np.float32(op.qparams.scale)
     elif isinstance(op, FloatLayer):
         yield "weight", op.weight
         yield "bias", op.bias
@@ -64,19 +68,19 @@ def _arrays(op: Op, grids: dict[str, Grid | None]) -> Iterator[tuple[str, Array]
         yield "table", op.table
 
 
-def _numbers(op: Op, grids: dict[str, Grid | None], prefix: str) -> Iterator[str]:
+def _numbers(op: Op, tensor_qparams: dict[str, QuantParams | None], prefix: str) -> Iterator[str]:
     given: dict[str, int] = {}
-    grid = grids[op.inputs[0]]
+    qparams = tensor_qparams[op.inputs[0]]
     if isinstance(op, Layer):
         given |= {"FACTOR": op.factor, "GROUPS": op.groups, "WEIGHT_BITS": op.weight_bits or 16}
     if isinstance(op, Layer | FloatLayer):
         for axis, size in zip(("OUT", "IN", "HEIGHT", "WIDTH"), op.weight.shape, strict=False):
             given[f"KERNEL_{axis}"] = size
-    if grid is not None:
-        given["INPUT_ZERO"] = grid.zero
-    if op.grid is not None:
-        low, high = op.grid.codes(op.limits)
-        given |= {"OUTPUT_ZERO": op.grid.zero, "OUTPUT_LOW": low, "OUTPUT_HIGH": high}
+    if qparams is not None:
+        given["INPUT_ZERO"] = qparams.zero_point
+    if op.qparams is not None:
+        low, high = op.qparams.codes(op.limits)
+        given |= {"OUTPUT_ZERO": op.qparams.zero_point, "OUTPUT_LOW": low, "OUTPUT_HIGH": high}
     for name, value in given.items():
         yield f"#define {prefix.upper()}_{name} ({value})"
 

@@ -19,13 +19,13 @@ from safetensors.numpy import save_file
 from spos_quant.cost.rows import LayerRow, summary
 from spos_quant.errors import ExportError
 from spos_quant.export.integer import reference
-from spos_quant.export.integer.graph import OPS, Array, FloatLayer, Grid, IntegerGraph, Layer, Op, Window
+from spos_quant.export.integer.graph import OPS, Array, FloatLayer, IntegerGraph, Layer, Op, QuantParams, Window
 from spos_quant.export.onnx_file import METADATA_KEY
 from spos_quant.export.runtime import Floats
 from spos_quant.run_dir import check
-from spos_quant.space.outline import LayerShape
+from spos_quant.space.shapes import LayerShape
 
-FORMAT = "spos-quant/integers/1"
+FORMAT = "spos-quant/integers/2"
 _GRAPH = "graph"
 _KINDS = {kind.__name__: kind for kind in OPS}
 
@@ -63,7 +63,7 @@ def read_integers(path: Path) -> IntegerGraph:
     return graph
 
 
-def read_said(path: Path) -> dict[str, Any]:
+def read_saved_metadata(path: Path) -> dict[str, Any]:
     """What a file says of itself: preprocessing, class names, bit configuration. Raises as `read_integers` does."""
     header, _ = _read(path)
     try:
@@ -116,9 +116,9 @@ def measure_integers(path: Path) -> dict[str, Any]:
         shapes[tensor] = values.shape
 
     _guarded(path, graph, np.zeros((1, *graph.shape), np.float32), note)
-    grids = graph.grids()
+    tensor_qparams = graph.tensor_qparams()
     rows = [
-        _row(op, shapes, grids)
+        _row(op, shapes, tensor_qparams)
         for op in graph.ops
         if isinstance(op, FloatLayer) or (isinstance(op, Layer) and op.layer)
     ]
@@ -136,7 +136,9 @@ def _guarded(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Ar
         ) from None
 
 
-def _row(op: Layer | FloatLayer, shapes: Mapping[str, tuple[int, ...]], grids: Mapping[str, Grid | None]) -> LayerRow:
+def _row(
+    op: Layer | FloatLayer, shapes: Mapping[str, tuple[int, ...]], tensor_qparams: Mapping[str, QuantParams | None]
+) -> LayerRow:
     out = shapes[op.output]
     positions = int(np.prod(out[2:]))
     biases = len(op.bias) if op.bias.any() else 0
@@ -144,9 +146,9 @@ def _row(op: Layer | FloatLayer, shapes: Mapping[str, tuple[int, ...]], grids: M
     kind = "Linear" if op.window is None else "Conv2d"
     if isinstance(op, FloatLayer) or op.wide:
         return LayerRow(op.name, kind, shape, None, None, False)
-    grid = grids[op.inputs[0]]
-    assert grid is not None
-    return LayerRow(op.name, kind, shape, _weight_bits(op), (grid.high - grid.low).bit_length(), True)
+    qparams = tensor_qparams[op.inputs[0]]
+    assert qparams is not None
+    return LayerRow(op.name, kind, shape, _weight_bits(op), (qparams.qmax - qparams.qmin).bit_length(), True)
 
 
 def _weight_bits(op: Layer) -> int:
@@ -180,13 +182,13 @@ def _to_json(op: Op, tensors: dict[str, Array]) -> dict[str, Any]:
             key = f"{op.name}.{field.name}" if f"{op.name}.{field.name}" not in tensors else f"{op.output}.{field.name}"
             tensors[key] = value
             value = {"tensor": key}
-        elif isinstance(value, Grid | Window):
+        elif isinstance(value, QuantParams | Window):
             value = {part.name: getattr(value, part.name) for part in fields(value)}
         elif field.name in ("limits", "parameters") and value is not None:
             value = [number if np.isfinite(number) else str(number) for number in value]  # JSON has no infinity
         said[field.name] = value
-    if op.grid is not None:
-        said["low"], said["high"] = op.grid.codes(op.limits)
+    if op.qparams is not None:
+        said["output_min"], said["output_max"] = op.qparams.codes(op.limits)
     return said
 
 
@@ -197,8 +199,8 @@ def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
         value = said[field.name]
         if isinstance(value, Mapping) and "tensor" in value:
             value = tensors[value["tensor"]]
-        elif field.name == "grid" and value is not None:
-            value = Grid(float(value["scale"]), *(int(value[key]) for key in ("zero", "low", "high")))
+        elif field.name == "qparams" and value is not None:
+            value = QuantParams(float(value["scale"]), *(int(value[key]) for key in ("zero_point", "qmin", "qmax")))
         elif field.name == "window" and value is not None:
             value = _window(value)
         elif field.name == "limits" and value is not None:

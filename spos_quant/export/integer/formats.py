@@ -86,7 +86,7 @@ exporters.register("integers")(
         open=file.IntegerModel,
         measure=file.measure_integers,
         sizes=file.sizes,
-        said=file.read_said,
+        said=file.read_saved_metadata,
         hint=_HINT,
     )
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spos_quant.export.integer.graph import Array, Grid
+from spos_quant.export.integer.graph import Array, QuantParams
 
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Limits": lambda x, low, high: np.clip(x, low, high),
@@ -29,8 +29,8 @@ def value_of(function: str, parameters: tuple[float, ...], x: Array) -> Array:
     return np.asarray(_FUNCTIONS[function](x, *parameters))
 
 
-def table_of(function: str, parameters: tuple[float, ...], source: Grid, target: Grid) -> Array:
+def table_of(function: str, parameters: tuple[float, ...], source: QuantParams, target: QuantParams) -> Array:
     """`[256]` uint8: the code of a function's value for every code of its argument."""
     values = value_of(function, parameters, source.real(np.arange(256)))
-    codes: Array = np.rint(values / target.scale) + target.zero
-    return np.clip(codes, target.low, target.high).astype(np.uint8)
+    codes: Array = np.rint(values / target.scale) + target.zero_point
+    return np.clip(codes, target.qmin, target.qmax).astype(np.uint8)

@@ -1,7 +1,7 @@
 """The integer graph: what a network computes when every tensor between its layers is a tensor of codes.
 
 A tensor of codes stands for `scale * (code - zero)`. Codes are unsigned bytes, whatever their bits, so that any integer
-runtime holds them; only the input of a first layer that was kept float has more (`Layer.wide`). A tensor without a grid
+runtime holds them; only the input of a first layer that was kept float has more (`Layer.wide`). A tensor without a qparams
 holds real numbers: the images, and what the last layer gives.
 
 All scales are float32 numbers, and every rescaling is one float32 multiplication or division followed by rounding half
@@ -22,26 +22,26 @@ Limits = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantParams:
     """Which real numbers codes stand for, and which codes occur."""
 
     scale: float
     """The step, a float32 number."""
-    zero: int = 0
+    zero_point: int = 0
     """The code of the real zero."""
-    low: int = 0
-    high: int = 255
+    qmin: int = 0
+    qmax: int = 255
 
     def codes(self, limits: Limits | None) -> tuple[int, int]:
         """The least and the largest code that occur under limits."""
         if limits is None:
-            return self.low, self.high
-        low, high = (np.clip(np.rint(limit / self.scale) + self.zero, self.low, self.high) for limit in limits)
+            return self.qmin, self.qmax
+        low, high = (np.clip(np.rint(limit / self.scale) + self.zero_point, self.qmin, self.qmax) for limit in limits)
         return int(low), int(high)
 
     def real(self, codes: Array) -> Array:
         """The float32 numbers that codes stand for."""
-        return (codes.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
+        return (codes.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +52,20 @@ class Op:
         name: The module that it comes from, in the float network; unique among layers.
         inputs: Tensors by name.
         output: The tensor that it makes.
-        grid: Of the output; None where it is real.
+        qparams: Of the output; None where it is real.
         limits: Of an activation that was joined to it.
     """
 
     name: str
     inputs: tuple[str, ...]
     output: str
-    grid: Grid | None = None
+    qparams: QuantParams | None = None
     limits: Limits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Op):
-    """Real numbers, or codes of another grid, to codes: `rint(x / scale) + zero`, saturated."""
+    """Real numbers, or codes of another qparams, to codes: `rint(x / scale) + zero`, saturated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ class Table(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Concat(Op):
-    """Tensors of one grid side by side."""
+    """Tensors of one qparams side by side."""
 
     axis: int
 
@@ -236,9 +236,9 @@ class IntegerGraph:
     output: str
     ops: tuple[Op, ...]
 
-    def grids(self) -> dict[str, Grid | None]:
-        """The grid of every tensor."""
-        return {self.input: None, **{op.output: op.grid for op in self.ops}}
+    def tensor_qparams(self) -> dict[str, QuantParams | None]:
+        """The qparams of every tensor."""
+        return {self.input: None, **{op.output: op.qparams for op in self.ops}}
 
     def layers(self) -> list[Layer]:
         """The layers in integers."""

@@ -1,4 +1,4 @@
-"""The integers of a layer: what its weights and biases are worth on the grid of its input."""
+"""The integers of a layer: what its weights and biases are worth on the qparams of its input."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from spos_quant.errors import ExportError
-from spos_quant.export.integer.graph import Array, Grid, Layer, Window
-from spos_quant.export.integer.steps import Step
+from spos_quant.export.integer.float_graph import Step
+from spos_quant.export.integer.graph import Array, Layer, QuantParams, Window
 
 SAFE_WEIGHT = 64
 """Two products of 8-bit inputs with larger weights overflow the 16-bit sums of x86 processors without VNNI."""
@@ -20,68 +20,68 @@ _WIDE_INPUT = 1023
 _WIDE_WEIGHT = 2**15 - 1
 
 
-def largest_weight(inputs: Grid) -> int:
+def largest_weight(inputs: QuantParams) -> int:
     """The largest weight whose products with two inputs fit 16 bits, so that every processor sums them right."""
-    return _LARGEST_WEIGHT if 2 * inputs.high * _LARGEST_WEIGHT < 2**15 else SAFE_WEIGHT
+    return _LARGEST_WEIGHT if 2 * inputs.qmax * _LARGEST_WEIGHT < 2**15 else SAFE_WEIGHT
 
 
-def integer_layer(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
+def integer_layer(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
     """A quantized layer with its BatchNorm folded in.
 
     Args:
         step: The layer: integers, scale per output channel, real bias.
-        inputs: The grid of what it reads.
+        inputs: The qparams of what it reads.
         common: The fields that all operations have.
     """
-    facts = step.facts
-    largest = _LEVELS_WITHOUT_ZERO[facts["bits"]] if facts["odd"] else 2 ** (facts["bits"] - 1) - 1
-    weight = facts["weight"].astype(np.int16)
+    attributes = step.attributes
+    largest = _LEVELS_WITHOUT_ZERO[attributes["bits"]] if attributes["odd"] else 2 ** (attributes["bits"] - 1) - 1
+    weight = attributes["weight"].astype(np.int16)
     factor = max(1, largest_weight(inputs) // max(largest, int(np.abs(weight).max(initial=1))))
-    scale = (facts["scale"] / factor).astype(np.float32)
-    weight, scale, bias = _with_bias(step.name, weight, factor, scale, facts["bias"], inputs, common["grid"])
+    scale = (attributes["scale"] / factor).astype(np.float32)
+    weight, scale, bias = _with_bias(step.name, weight, factor, scale, attributes["bias"], inputs, common["qparams"])
     return Layer(
         **common,
         weight=weight.astype(np.int8),
         factor=factor,
         scale=scale,
         bias=bias,
-        window=facts["window"],
-        groups=facts["groups"],
-        weight_bits=facts["bits"],
-        act_bits=inputs.high.bit_length(),
+        window=attributes["window"],
+        groups=attributes["groups"],
+        weight_bits=attributes["bits"],
+        act_bits=inputs.qmax.bit_length(),
     )
 
 
 _LEVELS_WITHOUT_ZERO = {1: 1, 2: 3}
 
 
-def own_batch_norm(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
+def own_batch_norm(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
     """A BatchNorm that no layer stands in front of: a convolution of each channel with one weight."""
-    shape = step.facts["shape"]
+    shape = step.attributes["shape"]
     if len(shape) != 4:
         raise ExportError(
             f"module {step.name!r}: a factor per channel of anything but pictures has no integer form here"
         )
     channels = shape[1]
-    factor, shift = (np.broadcast_to(step.facts[key], channels).astype(np.float64) for key in ("factor", "shift"))
+    factor, shift = (np.broadcast_to(step.attributes[key], channels).astype(np.float64) for key in ("factor", "shift"))
     weight = (SAFE_WEIGHT * np.sign(factor)).astype(np.int16).reshape(-1, 1, 1, 1)
     scale = (np.where(factor == 0, 1.0, np.abs(factor)) / SAFE_WEIGHT).astype(np.float32)
-    weight, scale, bias = _with_bias(step.name, weight, 1, scale, shift, inputs, common["grid"])
+    weight, scale, bias = _with_bias(step.name, weight, 1, scale, shift, inputs, common["qparams"])
     return Layer(
         **common, weight=weight.astype(np.int8), factor=1, scale=scale, bias=bias, window=Window(), groups=channels,
-        weight_bits=8, act_bits=inputs.high.bit_length(), layer=False,
+        weight_bits=8, act_bits=inputs.qmax.bit_length(), layer=False,
     )  # fmt: skip
 
 
 def _with_bias(
-    name: str, weight: Array, factor: int, scale: Array, shift: Array, inputs: Grid, outputs: Grid | None
+    name: str, weight: Array, factor: int, scale: Array, shift: Array, inputs: QuantParams, outputs: QuantParams | None
 ) -> tuple[Array, Array, Array]:
     """Weights, scales and int32 biases; a channel that hardly depends on its input becomes a constant.
 
     BatchNorm may scale a channel to almost nothing. Its bias is then far too many of its steps for 32 bits.
     """
     unit = np.float64(np.float32(inputs.scale)) * scale.astype(np.float64)
-    reach = max(inputs.high - inputs.zero, inputs.zero - inputs.low)
+    reach = max(inputs.qmax - inputs.zero_point, inputs.zero_point - inputs.qmin)
     swing = factor * np.abs(weight.reshape(len(weight), -1).astype(np.int64)).sum(1) * reach
     bias = np.rint(shift / unit)
     dead = np.abs(bias) + swing > _LARGEST_SUM
@@ -101,27 +101,27 @@ def _with_bias(
     return weight, scale, bias.astype(np.int32)
 
 
-def wide_grid(peak: float) -> Grid:
-    """The grid of images in front of a first layer that was kept float."""
-    return Grid(float(np.float32(peak / _WIDE_INPUT)), 0, -_WIDE_INPUT, _WIDE_INPUT)
+def wide_qparams(peak: float) -> QuantParams:
+    """The qparams of images in front of a first layer that was kept float."""
+    return QuantParams(float(np.float32(peak / _WIDE_INPUT)), 0, -_WIDE_INPUT, _WIDE_INPUT)
 
 
-def wide_layer(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
+def wide_layer(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
     """A first layer that was kept float, in integers of up to 16 bits whose sums stay exact in float32.
 
     Float sums depend on their order, and now and then one falls on the other side of the edge between two codes. Whole
     numbers below 2^24 do not: any float convolution gives the same sums of them.
     """
-    real, shift = step.facts["weight"].astype(np.float64), step.facts["bias"]
+    real, shift = step.attributes["weight"].astype(np.float64), step.attributes["bias"]
     rows = np.abs(real).reshape(len(real), -1)
     # Rounding adds at most half a unit to every weight.
-    room = _EXACT_SUM - inputs.high * (0.5 * rows.shape[1] + 1)
+    room = _EXACT_SUM - inputs.qmax * (0.5 * rows.shape[1] + 1)
     if room < _EXACT_SUM / 2:
         raise ExportError(
             f"layer {step.name!r} sums {rows.shape[1]} products, too many to keep it float in front of integers; give "
             "it bits: leave it out of keep_float"
         )
-    need = rows.sum(1) * inputs.high + np.abs(shift) / inputs.scale
+    need = rows.sum(1) * inputs.qmax + np.abs(shift) / inputs.scale
     # A tenth of the room is left to a training that moves the bias.
     scale = np.maximum(need / (0.9 * room), rows.max(1) / _WIDE_WEIGHT)
     scale = np.nextafter(np.where(scale > 0, scale, 1.0).astype(np.float32), np.float32(np.inf))
@@ -129,6 +129,6 @@ def wide_layer(step: Step, inputs: Grid, common: dict[str, Any]) -> Layer:
     weight = np.rint(real / units.reshape(-1, *[1] * (real.ndim - 1))).astype(np.int16)
     bias = np.rint(shift / (np.float64(np.float32(inputs.scale)) * units)).astype(np.int32)
     return Layer(
-        **common, weight=weight, factor=1, scale=scale, bias=bias, window=step.facts["window"],
-        groups=step.facts["groups"], weight_bits=None, act_bits=None,
+        **common, weight=weight, factor=1, scale=scale, bias=bias, window=step.attributes["window"],
+        groups=step.attributes["groups"], weight_bits=None, act_bits=None,
     )  # fmt: skip

@@ -9,14 +9,16 @@ import numpy as np
 import onnx
 
 from spos_quant.errors import ExportError
+from spos_quant.export.integer.assign_qparams import assign_qparams
+from spos_quant.export.integer.float_graph import MOVES, FloatGraph, Step
 from spos_quant.export.integer.functions import table_of
+from spos_quant.export.integer.fusion import fuse
 from spos_quant.export.integer.graph import (
     Add,
     Array,
     AveragePool,
     Concat,
     FloatLayer,
-    Grid,
     IntegerGraph,
     Limits,
     MaxPool,
@@ -25,16 +27,14 @@ from spos_quant.export.integer.graph import (
     Op,
     Pad,
     Quantize,
+    QuantParams,
     Reshape,
     Slice,
     Table,
     Transpose,
 )
-from spos_quant.export.integer.grids import assign_grids
-from spos_quant.export.integer.layers import integer_layer, own_batch_norm, wide_grid, wide_layer
-from spos_quant.export.integer.operators import read_steps
-from spos_quant.export.integer.simplify import simplify
-from spos_quant.export.integer.steps import MOVES, Step, Steps
+from spos_quant.export.integer.layers import integer_layer, own_batch_norm, wide_layer, wide_qparams
+from spos_quant.export.integer.operators import read_float_graph
 
 _PLAIN: dict[str, type[Op]] = {
     "add": Add, "multiply": Multiply, "maxpool": MaxPool, "avgpool": AveragePool, "mean": Mean, "concat": Concat,
@@ -56,13 +56,13 @@ def lower(path: Path, images: Array) -> IntegerGraph:
             fit; it names the module.
     """
     model = onnx.load(path)
-    steps = simplify(read_steps(model))
+    steps = fuse(read_float_graph(model))
     _give_roles(steps)
-    grids = assign_grids(steps, model, np.asarray(images, dtype=np.float32))
-    return _Lowering(steps, grids, images).graph()
+    tensor_qparams = assign_qparams(steps, model, np.asarray(images, dtype=np.float32))
+    return _Lowering(steps, tensor_qparams, images).graph()
 
 
-def _give_roles(steps: Steps) -> None:
+def _give_roles(steps: FloatGraph) -> None:
     """Says of each layer whether it is in integers, the first one in float, or the last."""
     quantized = {step.output for step in steps.steps if step.kind == "quantize"}
     raw = {steps.input}
@@ -70,24 +70,24 @@ def _give_roles(steps: Steps) -> None:
     for step in steps.steps:
         if step.kind in MOVES and set(step.inputs) <= raw:
             raw.add(step.output)
-        step.facts["behind"] = not behind.isdisjoint(step.inputs)
-        if step.facts["behind"]:
+        step.attributes["behind"] = not behind.isdisjoint(step.inputs)
+        if step.attributes["behind"]:
             _check_behind(step)
             behind.add(step.output)
         elif step.kind == "layer":
-            if step.facts["scale"] is not None and step.inputs[0] in quantized:
-                step.facts["role"] = "integer"
-            elif step.facts["scale"] is None and step.inputs[0] not in quantized and _leads_out(step, steps):
-                step.facts["role"] = "last"
+            if step.attributes["scale"] is not None and step.inputs[0] in quantized:
+                step.attributes["role"] = "integer"
+            elif step.attributes["scale"] is None and step.inputs[0] not in quantized and _leads_out(step, steps):
+                step.attributes["role"] = "last"
                 behind.add(step.output)
-            elif step.facts["scale"] is None and step.inputs[0] in raw:
-                step.facts["role"] = "first"
+            elif step.attributes["scale"] is None and step.inputs[0] in raw:
+                step.attributes["role"] = "first"
             else:
                 raise ExportError(_half(step, step.inputs[0] in quantized))
 
 
 def _half(step: Step, quantized_input: bool) -> str:
-    what = "weights" if step.facts["scale"] is None else "inputs"
+    what = "weights" if step.attributes["scale"] is None else "inputs"
     if what == "weights" and not quantized_input:
         what = "weights and inputs"
     return (
@@ -104,7 +104,7 @@ def _check_behind(step: Step) -> None:
         )
 
 
-def _leads_out(layer: Step, steps: Steps) -> bool:
+def _leads_out(layer: Step, steps: FloatGraph) -> bool:
     """Whether no other layer follows."""
     reached = {layer.output}
     for step in steps.steps:
@@ -118,8 +118,8 @@ def _leads_out(layer: Step, steps: Steps) -> bool:
 class _Lowering:
     """Makes the operations of a graph in order."""
 
-    def __init__(self, steps: Steps, grids: dict[str, Grid | None], images: Array) -> None:
-        self.steps, self.grids = steps, dict(grids)
+    def __init__(self, steps: FloatGraph, tensor_qparams: dict[str, QuantParams | None], images: Array) -> None:
+        self.steps, self.tensor_qparams = steps, dict(tensor_qparams)
         self.peak = float(np.abs(images).max(initial=0)) or 1.0
         self.same: dict[str, str] = {}
         self.ops: list[Op] = []
@@ -136,17 +136,17 @@ class _Lowering:
         return self.same.get(tensor, tensor)
 
     def _common(self, step: Step) -> dict[str, Any]:
-        limits: Limits | None = step.facts.get("limits")
+        limits: Limits | None = step.attributes.get("limits")
         return {
             "name": step.name,
             "inputs": tuple(map(self._real_name, step.inputs)),
             "output": step.output,
-            "grid": self.grids[step.output],
+            "qparams": self.tensor_qparams[step.output],
             "limits": limits,
         }
 
     def _plain(self, step: Step) -> Op:
-        given = {key: value for key, value in step.facts.items() if key not in ("limits", "behind")}
+        given = {key: value for key, value in step.attributes.items() if key not in ("limits", "behind")}
         return _PLAIN[step.kind](**self._common(step), **given)
 
     def _add(self, step: Step) -> Op:
@@ -158,33 +158,33 @@ class _Lowering:
     def _need_powers(self, step: Step) -> None:
         """Raises `ExportError` where a quantizer of the model made an operand: its step is no power of two."""
         for tensor in step.inputs:
-            grid = self.grids[tensor]
-            if grid is not None and np.frexp(grid.scale)[0] != 0.5:
+            qparams = self.tensor_qparams[tensor]
+            if qparams is not None and np.frexp(qparams.scale)[0] != 0.5:
                 raise ExportError(
                     f"module {step.name!r} computes with a tensor that a quantizer of the model rounded; in integers, "
                     "quantizers belong to the layers that read a tensor"
                 )
 
     def _quantize(self, step: Step) -> Op | None:
-        wanted: Grid = step.facts["grid"]
-        self.grids[step.output] = wanted
-        if self.grids[step.inputs[0]] == wanted:
+        wanted: QuantParams = step.attributes["qparams"]
+        self.tensor_qparams[step.output] = wanted
+        if self.tensor_qparams[step.inputs[0]] == wanted:
             self.same[step.output] = self._real_name(step.inputs[0])
             return None
         for op in self.ops:  # layers that read the same tensor through one quantizer
-            if isinstance(op, Quantize) and op.inputs == (self._real_name(step.inputs[0]),) and op.grid == wanted:
+            if isinstance(op, Quantize) and op.inputs == (self._real_name(step.inputs[0]),) and op.qparams == wanted:
                 self.same[step.output] = op.output
                 return None
         return Quantize(**self._common(step))
 
     def _limits(self, step: Step) -> Op:
-        return self._by_table(step, "Limits", step.facts["limits"])
+        return self._by_table(step, "Limits", step.attributes["limits"])
 
     def _function(self, step: Step) -> Op:
-        return self._by_table(step, step.facts["function"], step.facts["parameters"])
+        return self._by_table(step, step.attributes["function"], step.attributes["parameters"])
 
     def _by_table(self, step: Step, function: str, parameters: tuple[float, ...]) -> Op:
-        source, target = self.grids[step.inputs[0]], self.grids[step.output]
+        source, target = self.tensor_qparams[step.inputs[0]], self.tensor_qparams[step.output]
         if source is None or target is None:
             raise ExportError(f"module {step.name!r}: {function} of real numbers has no integer form")
         common = {**self._common(step), "limits": None}
@@ -192,22 +192,22 @@ class _Lowering:
         return Table(**common, table=table, function=function, parameters=parameters)
 
     def _affine(self, step: Step) -> Op:
-        source = self.grids[step.inputs[0]]
-        if source is None or self.grids[step.output] is None:
+        source = self.tensor_qparams[step.inputs[0]]
+        if source is None or self.tensor_qparams[step.output] is None:
             raise ExportError(f"module {step.name!r}: BatchNorm or a sum of real numbers has no integer form here")
         return own_batch_norm(step, source, self._common(step))
 
     def _layer(self, step: Step) -> Op:
-        role, common = step.facts["role"], self._common(step)
+        role, common = step.attributes["role"], self._common(step)
         if role == "last":
-            shared = {key: step.facts[key] for key in ("window", "groups")}
-            weight, bias = (step.facts[key].astype(np.float32) for key in ("weight", "bias"))
+            shared = {key: step.attributes[key] for key in ("window", "groups")}
+            weight, bias = (step.attributes[key].astype(np.float32) for key in ("weight", "bias"))
             return FloatLayer(**common, **shared, weight=weight, bias=bias)
         if role == "first":
-            grid = wide_grid(self.peak)
+            qparams = wide_qparams(self.peak)
             codes = f"{step.inputs[0]}.wide"
-            self.ops.append(Quantize(name=step.name, inputs=common["inputs"], output=codes, grid=grid))
-            return wide_layer(step, grid, {**common, "inputs": (codes,)})
-        source = self.grids[step.inputs[0]]
+            self.ops.append(Quantize(name=step.name, inputs=common["inputs"], output=codes, qparams=qparams))
+            return wide_layer(step, qparams, {**common, "inputs": (codes,)})
+        source = self.tensor_qparams[step.inputs[0]]
         assert source is not None
         return integer_layer(step, source, common)

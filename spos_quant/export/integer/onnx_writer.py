@@ -25,7 +25,6 @@ from spos_quant.export.integer.graph import (
     AveragePool,
     Concat,
     FloatLayer,
-    Grid,
     IntegerGraph,
     Layer,
     MaxPool,
@@ -34,6 +33,7 @@ from spos_quant.export.integer.graph import (
     Op,
     Pad,
     Quantize,
+    QuantParams,
     Reshape,
     Slice,
     Table,
@@ -76,7 +76,7 @@ class _Writer:
     """Collects nodes and initializers; every tensor of the graph gets a readable name."""
 
     def __init__(self, graph: IntegerGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.graph, self.grids, self.shapes = graph, graph.grids(), shapes
+        self.graph, self.tensor_qparams, self.shapes = graph, graph.tensor_qparams(), shapes
         self.infos: list[Any] = []
         """Shapes, which ONNX cannot infer behind operators that are not its own."""
         self.nodes: list[Any] = []
@@ -121,38 +121,41 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), [made], name=name, domain=domain, **given))
         return made
 
-    def grid(self, tensor: str, scope: str) -> list[str]:
+    def qparams(self, tensor: str, scope: str) -> list[str]:
         """Scale and zero point of a tensor of codes."""
-        grid = self.grids[tensor]
-        assert grid is not None
-        return self.scale_zero(grid, scope)
+        qparams = self.tensor_qparams[tensor]
+        assert qparams is not None
+        return self.scale_zero(qparams, scope)
 
-    def scale_zero(self, grid: Grid, scope: str) -> list[str]:
-        return [self.const(np.float32(grid.scale), f"{scope}/scale"), self.const(np.uint8(grid.zero), f"{scope}/zero")]
+    def scale_zero(self, qparams: QuantParams, scope: str) -> list[str]:
+        return [
+            self.const(np.float32(qparams.scale), f"{scope}/scale"),
+            self.const(np.uint8(qparams.zero_point), f"{scope}/zero"),
+        ]
 
     def codes(self, tensor: str) -> str:
         return self.names[tensor]
 
     def real(self, tensor: str) -> str:
         """A tensor as real numbers."""
-        if self.grids[tensor] is None:
+        if self.tensor_qparams[tensor] is None:
             return self.names[tensor]
         if tensor not in self.reals:
             name = self.names[tensor]
-            self.reals[tensor] = self.node("DequantizeLinear", [name, *self.grid(tensor, name)], name)
+            self.reals[tensor] = self.node("DequantizeLinear", [name, *self.qparams(tensor, name)], name)
         return self.reals[tensor]
 
     def finish(self, op: Op, made: str, shaped_as: str | None = None) -> None:
         """Keeps a new tensor to its levels and gives it its name: first what the activation limits, then the bits."""
         scope = self.names[op.output]
-        kind = TensorProto.FLOAT if op.grid is None else TensorProto.UINT8
+        kind = TensorProto.FLOAT if op.qparams is None else TensorProto.UINT8
         self.note(made, int(kind), ["n", *self.shapes[shaped_as or op.output]])
         ends: list[tuple[int, int]] = []
-        if op.grid is None:
+        if op.qparams is None:
             if op.limits is not None:
                 made = self.clip(made, op.limits, scope, np.float32)
         else:
-            levels, limited = (op.grid.low, op.grid.high), op.grid.codes(op.limits)
+            levels, limited = (op.qparams.qmin, op.qparams.qmax), op.qparams.codes(op.limits)
             if limited != levels:
                 ends.append(limited)
             if levels != (0, 255) or (ends and limited[1] - limited[0] < 128):  # so that the file says the bits
@@ -173,26 +176,26 @@ class _Writer:
 
     @put.register
     def _(self, op: Quantize) -> None:
-        scope, grid = self.names[op.output], op.grid
-        assert grid is not None
+        scope, qparams = self.names[op.output], op.qparams
+        assert qparams is not None
         x = self.real(op.inputs[0])
-        if grid.low >= 0:
-            return self.finish(op, self.node("QuantizeLinear", [x, *self.scale_zero(grid, scope)], scope))
-        steps = self.node("Div", [x, self.const(np.float32(grid.scale), f"{scope}/scale")], scope)
+        if qparams.qmin >= 0:
+            return self.finish(op, self.node("QuantizeLinear", [x, *self.scale_zero(qparams, scope)], scope))
+        steps = self.node("Div", [x, self.const(np.float32(qparams.scale), f"{scope}/scale")], scope)
         rounded = self.node("Round", [steps], scope)
-        self.names[op.output] = self.clip(rounded, (grid.low, grid.high), scope, np.float32)
+        self.names[op.output] = self.clip(rounded, (qparams.qmin, qparams.qmax), scope, np.float32)
 
     @put.register
     def _(self, op: Layer) -> None:
         scope = f"/{op.name}"
-        grid = self.grids[op.inputs[0]]
-        assert grid is not None
+        qparams = self.tensor_qparams[op.inputs[0]]
+        assert qparams is not None
         if op.wide:
-            return self._wide(op, grid, scope)
-        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], f"{scope}/input")]
-        weight = self._weight(op, grid, scope)
+            return self._wide(op, qparams, scope)
+        x = [self.codes(op.inputs[0]), *self.qparams(op.inputs[0], f"{scope}/input")]
+        weight = self._weight(op, qparams, scope)
         bias = self.const(op.bias, f"{scope}/bias")
-        end = [] if op.grid is None else self.scale_zero(op.grid, f"{scope}/output")
+        end = [] if op.qparams is None else self.scale_zero(op.qparams, f"{scope}/output")
         if op.window is None:
             return self.finish(op, self.node("QGemm", [*x, *weight, bias, *end], scope, domain=CONTRIB, transB=1))
         given = _attributes(op.window)
@@ -200,10 +203,10 @@ class _Writer:
             scope += "/BatchNormalization/QLinearConv"
         self.finish(op, self.node("QLinearConv", [*x, *weight, *end, bias], scope, group=op.groups, **given))
 
-    def _weight(self, op: Layer, grid: Grid, scope: str) -> list[str]:
+    def _weight(self, op: Layer, qparams: QuantParams, scope: str) -> list[str]:
         """Weight, scales and zero points."""
         scale = self.const(op.scale, f"{scope}/weight_scale")
-        if int(np.abs(op.weight.astype(int)).max(initial=0)) * op.factor > largest_weight(grid):
+        if int(np.abs(op.weight.astype(int)).max(initial=0)) * op.factor > largest_weight(qparams):
             # The 16-bit sums of processors without VNNI would overflow; unsigned weights are summed in 32 bits.
             stored = self.const((op.weight.astype(np.int16) + 128).astype(np.uint8), f"{scope}/weight")
             return [stored, scale, self.const(np.full(len(op.scale), 128, np.uint8), f"{scope}/weight_zero")]
@@ -221,9 +224,9 @@ class _Writer:
         times = self.node("Mul", [wide, self.const(np.int32(factor), f"{scope}/factor")], scope)
         return self.node("Cast", [times], scope, to=TensorProto.INT8)
 
-    def _wide(self, op: Layer, grid: Grid, scope: str) -> None:
-        assert op.window is not None or op.grid is not None
-        assert op.grid is not None
+    def _wide(self, op: Layer, qparams: QuantParams, scope: str) -> None:
+        assert op.window is not None or op.qparams is not None
+        assert op.qparams is not None
         weight = self.const(op.weight.astype(np.float32), f"{scope}/weight")
         bias = self.const(op.bias.astype(np.float32), f"{scope}/bias")
         inputs = [self.codes(op.inputs[0]), weight, bias]
@@ -231,8 +234,8 @@ class _Writer:
             sums = self.node("Gemm", inputs, scope, transB=1)
         else:
             sums = self.node("Conv", inputs, scope, group=op.groups, **_attributes(op.window))
-        divisor = self.const(reference.divisors(op, grid), f"{scope}/output/scale")
-        zero = self.const(np.full(len(op.scale), op.grid.zero, np.uint8), f"{scope}/output/zero")
+        divisor = self.const(reference.divisors(op, qparams), f"{scope}/output/scale")
+        zero = self.const(np.full(len(op.scale), op.qparams.zero_point, np.uint8), f"{scope}/output/zero")
         pool = self._only_pool_behind(op)
         if pool is not None:
             # Rounding keeps order, so the largest may be taken first: onnxruntime's MaxPool of floats is many times as
@@ -264,10 +267,12 @@ class _Writer:
     @put.register(Multiply)
     def _(self, op: Op) -> None:
         scope, kind = self.names[op.output], "Add" if isinstance(op, Add) else "Mul"
-        if op.grid is None:
+        if op.qparams is None:
             return self.finish(op, self.node(kind, [self.real(name) for name in op.inputs], scope))
-        inputs = [part for name in op.inputs for part in (self.codes(name), *self.grid(name, scope))]
-        self.finish(op, self.node(f"QLinear{kind}", [*inputs, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB))
+        inputs = [part for name in op.inputs for part in (self.codes(name), *self.qparams(name, scope))]
+        self.finish(
+            op, self.node(f"QLinear{kind}", [*inputs, *self.scale_zero(op.qparams, scope)], scope, domain=CONTRIB)
+        )
 
     @put.register
     def _(self, op: MaxPool) -> None:
@@ -283,20 +288,22 @@ class _Writer:
         scope = self.names[op.output]
         given = {**_attributes(op.window, pool=True), "count_include_pad": int(op.counts_padding)}
         given.pop("dilations")
-        if op.grid is None:
+        if op.qparams is None:
             return self.finish(op, self.node("AveragePool", [self.real(op.inputs[0])], scope, **given))
-        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], scope)]
-        made = self.node("QLinearAveragePool", [*x, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB, **given)
+        x = [self.codes(op.inputs[0]), *self.qparams(op.inputs[0], scope)]
+        made = self.node(
+            "QLinearAveragePool", [*x, *self.scale_zero(op.qparams, scope)], scope, domain=CONTRIB, **given
+        )
         self.finish(op, made)
 
     @put.register
     def _(self, op: Mean) -> None:
         scope = self.names[op.output]
-        if op.grid is None:
+        if op.qparams is None:
             made = self.node("ReduceMean", [self.real(op.inputs[0])], scope, axes=[2, 3], keepdims=int(op.keeps))
             return self.finish(op, made)
-        x = [self.codes(op.inputs[0]), *self.grid(op.inputs[0], scope)]
-        made = self.node("QLinearGlobalAveragePool", [*x, *self.scale_zero(op.grid, scope)], scope, domain=CONTRIB)
+        x = [self.codes(op.inputs[0]), *self.qparams(op.inputs[0], scope)]
+        made = self.node("QLinearGlobalAveragePool", [*x, *self.scale_zero(op.qparams, scope)], scope, domain=CONTRIB)
         if not op.keeps:
             made = self.node("Flatten", [made], scope)
         self.finish(op, made)
@@ -322,9 +329,9 @@ class _Writer:
 
     @put.register
     def _(self, op: Pad) -> None:
-        scope, grid = self.names[op.output], self.grids[op.inputs[0]]
+        scope, qparams = self.names[op.output], self.tensor_qparams[op.inputs[0]]
         widths = self.const(np.array([*op.before, *op.after], np.int64), f"{scope}/widths")
-        value = self.const(np.float32(0) if grid is None else np.uint8(grid.zero), f"{scope}/zero")
+        value = self.const(np.float32(0) if qparams is None else np.uint8(qparams.zero_point), f"{scope}/zero")
         self.names[op.output] = self.node("Pad", [self.codes(op.inputs[0]), widths, value], scope)
 
     @put.register

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from spos_quant.errors import ExportError
-from spos_quant.export.integer.graph import Grid
-from spos_quant.export.integer.reading import Handler, Reader, attributes, where, window_of
-from spos_quant.export.integer.steps import Steps
+from spos_quant.export.integer.float_graph import FloatGraph
+from spos_quant.export.integer.graph import QuantParams
+from spos_quant.export.integer.qcdq_reader import Handler, Reader, attributes, where, window_of
 
 _HANDLERS: dict[str, Handler] = {}
 
@@ -36,8 +36,8 @@ def _quantizer(reader: Reader, node: Any) -> None:
         raise ExportError(f"{where(node)}: its input has a step per channel; expected one step per tensor")
     ends = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
     least, most = (int(reader.value(name)) for name in clip.input[1:3]) if clipped else ends
-    grid = Grid(float(scale[0]), int(np.ravel(zero)[0]) - least, 0, most - least)
-    reader.add("quantize", node, quantize.input[0], grid=grid)
+    qparams = QuantParams(float(scale[0]), int(np.ravel(zero)[0]) - least, 0, most - least)
+    reader.add("quantize", node, quantize.input[0], qparams=qparams)
 
 
 @_on("Conv")
@@ -205,7 +205,7 @@ def _same(reader: Reader, node: Any) -> None:
     reader.same[node.output[0]] = reader.real(node.input[0])
 
 
-def read_steps(model: Any) -> Steps:
+def read_float_graph(model: Any) -> FloatGraph:
     """The steps of a QCDQ model.
 
     Raises:

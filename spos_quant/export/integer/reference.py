@@ -14,7 +14,6 @@ from spos_quant.export.integer.graph import (
     AveragePool,
     Concat,
     FloatLayer,
-    Grid,
     IntegerGraph,
     Layer,
     MaxPool,
@@ -23,6 +22,7 @@ from spos_quant.export.integer.graph import (
     Op,
     Pad,
     Quantize,
+    QuantParams,
     Reshape,
     Slice,
     Table,
@@ -32,8 +32,8 @@ from spos_quant.export.integer.graph import (
 
 _EXACT = 2**24
 """Whole numbers below this are float32 numbers."""
-Tensor = tuple[Array, Grid | None]
-"""Values, and the grid where they are codes."""
+Tensor = tuple[Array, QuantParams | None]
+"""Values, and the qparams where they are codes."""
 
 
 def run(graph: IntegerGraph, images: Array, seen: Callable[[str, Array], None] | None = None) -> Array:
@@ -47,7 +47,7 @@ def run(graph: IntegerGraph, images: Array, seen: Callable[[str, Array], None] |
     tensors: dict[str, Tensor] = {graph.input: (np.asarray(images, dtype=np.float32), None)}
     for op in graph.ops:
         values = _step(op, *(tensors[name] for name in op.inputs))
-        tensors[op.output] = values, op.grid
+        tensors[op.output] = values, op.qparams
         if seen is not None:
             seen(op.output, values)
     return real(tensors[graph.output])
@@ -55,21 +55,21 @@ def run(graph: IntegerGraph, images: Array, seen: Callable[[str, Array], None] |
 
 def real(tensor: Tensor) -> Array:
     """The numbers of a tensor, float32."""
-    values, grid = tensor
-    return np.asarray(values.astype(np.float32) if grid is None else grid.real(values))
+    values, qparams = tensor
+    return np.asarray(values.astype(np.float32) if qparams is None else qparams.real(values))
 
 
 def rounded(op: Op, steps: Array) -> Array:
     """Codes of real values that were divided by the step; real values pass, limited."""
-    if op.grid is None:
+    if op.qparams is None:
         return steps if op.limits is None else np.clip(steps, *op.limits).astype(np.float32)
-    low, high = op.grid.codes(op.limits)
-    codes: Array = np.clip(np.rint(steps) + np.float32(op.grid.zero), low, high)
-    return codes.astype(np.uint8 if op.grid.low >= 0 else np.int16)
+    low, high = op.qparams.codes(op.limits)
+    codes: Array = np.clip(np.rint(steps) + np.float32(op.qparams.zero_point), low, high)
+    return codes.astype(np.uint8 if op.qparams.qmin >= 0 else np.int16)
 
 
 def _divided(op: Op, values: Array) -> Array:
-    return rounded(op, values if op.grid is None else values / np.float32(op.grid.scale))
+    return rounded(op, values if op.qparams is None else values / np.float32(op.qparams.scale))
 
 
 @singledispatch
@@ -84,29 +84,29 @@ def _(op: Quantize, x: Tensor) -> Array:
 
 @_step.register
 def _(op: Layer, x: Tensor) -> Array:
-    codes, grid = x
-    assert grid is not None
+    codes, qparams = x
+    assert qparams is not None
     weight = op.weight.astype(np.int64) * op.factor
-    total = sums(codes.astype(np.int64) - grid.zero, weight, op.window, op.groups)
+    total = sums(codes.astype(np.int64) - qparams.zero_point, weight, op.window, op.groups)
     bias = op.bias.reshape(-1, *[1] * (total.ndim - 2))
-    return np.asarray(rescaled(op, grid, (total + bias).astype(np.float32)))
+    return np.asarray(rescaled(op, qparams, (total + bias).astype(np.float32)))
 
 
-def rescaled(op: Layer, grid: Grid, total: Any) -> Any:
+def rescaled(op: Layer, qparams: QuantParams, total: Any) -> Any:
     """What a layer makes of its sums `[n, out, ...]`, float32."""
-    unit = np.float32(grid.scale) * op.scale
+    unit = np.float32(qparams.scale) * op.scale
     shape = (-1, *[1] * (total.ndim - 2))
-    if op.grid is None:
+    if op.qparams is None:
         return rounded(op, total * unit.reshape(shape))
     if op.wide:  # as ONNX quantizes by channels: a division
-        return rounded(op, total / divisors(op, grid).reshape(shape))
-    return rounded(op, total * (unit / np.float32(op.grid.scale)).reshape(shape))
+        return rounded(op, total / divisors(op, qparams).reshape(shape))
+    return rounded(op, total * (unit / np.float32(op.qparams.scale)).reshape(shape))
 
 
-def divisors(op: Layer, grid: Grid) -> Array:
+def divisors(op: Layer, qparams: QuantParams) -> Array:
     """What the sums of a wide layer are divided by, `[out]` float32."""
-    assert op.grid is not None
-    found: Array = np.float32(op.grid.scale) / (np.float32(grid.scale) * op.scale)
+    assert op.qparams is not None
+    found: Array = np.float32(op.qparams.scale) / (np.float32(qparams.scale) * op.scale)
     return found
 
 
@@ -128,8 +128,8 @@ def _(op: Multiply, a: Tensor, b: Tensor) -> Array:
 
 @_step.register
 def _(op: MaxPool, x: Tensor) -> Array:
-    codes, grid = x
-    least = -np.inf if grid is None else grid.low
+    codes, qparams = x
+    least = -np.inf if qparams is None else qparams.qmin
     return np.asarray(windows(codes, op.window, least).max((-2, -1)))
 
 
@@ -144,13 +144,13 @@ def _(op: AveragePool, x: Tensor) -> Array:
 
 @_step.register
 def _(op: Mean, x: Tensor) -> Array:
-    codes, grid = x
+    codes, qparams = x
     pixels = np.float32(codes.shape[2] * codes.shape[3])
-    if grid is None or op.grid is None:
+    if qparams is None or op.qparams is None:
         mean = real(x).astype(np.float64).mean((2, 3), keepdims=op.keeps)
         return _divided(op, mean.astype(np.float32))
-    total = (codes.astype(np.int64) - grid.zero).sum((2, 3), keepdims=op.keeps)
-    return rounded(op, total.astype(np.float32) * (np.float32(grid.scale) / (np.float32(op.grid.scale) * pixels)))
+    total = (codes.astype(np.int64) - qparams.zero_point).sum((2, 3), keepdims=op.keeps)
+    return rounded(op, total.astype(np.float32) * (np.float32(qparams.scale) / (np.float32(op.qparams.scale) * pixels)))
 
 
 @_step.register
@@ -172,9 +172,9 @@ def _(op: Slice, x: Tensor) -> Array:
 
 @_step.register
 def _(op: Pad, x: Tensor) -> Array:
-    values, grid = x
+    values, qparams = x
     widths = list(zip(op.before, op.after, strict=True))
-    return np.pad(values, widths, constant_values=0 if grid is None else grid.zero)
+    return np.pad(values, widths, constant_values=0 if qparams is None else qparams.zero_point)
 
 
 @_step.register

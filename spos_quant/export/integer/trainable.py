@@ -1,7 +1,7 @@
 """The integer graph as a module of torch: what ships, trained.
 
 Forward it computes with whole numbers as the reference does; backward it takes rounding for the identity and saturation
-for a clip [Bengio2013]. Steps are fixed; weights, biases and a float last layer are learned.
+for a clip [Bengio2013]. FloatGraph are fixed; weights, biases and a float last layer are learned.
 
 References:
     [Bengio2013] Estimating or propagating gradients through stochastic neurons, arXiv 1308.3432.
@@ -23,7 +23,6 @@ from spos_quant.export.integer.graph import (
     AveragePool,
     Concat,
     FloatLayer,
-    Grid,
     IntegerGraph,
     Layer,
     MaxPool,
@@ -32,6 +31,7 @@ from spos_quant.export.integer.graph import (
     Op,
     Pad,
     Quantize,
+    QuantParams,
     Reshape,
     Slice,
     Table,
@@ -56,7 +56,7 @@ class IntegerNet(nn.Module):
 
     def __init__(self, graph: IntegerGraph) -> None:
         super().__init__()
-        self._graph, self._grids = graph, graph.grids()
+        self._graph, self._grids = graph, graph.tensor_qparams()
         self.parts = nn.ModuleList(_part(op, self._grids) for op in graph.ops)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class IntegerNet(nn.Module):
         for op, part in zip(self._graph.ops, self.parts, strict=True):
             tensors[op.output] = part(*(tensors[name] for name in op.inputs))
         last = tensors[self._graph.output]
-        grid = self._grids[self._graph.output]
-        return last if grid is None else last * grid.scale
+        qparams = self._grids[self._graph.output]
+        return last if qparams is None else last * qparams.scale
 
     @torch.no_grad()
     def graph(self) -> IntegerGraph:
@@ -75,8 +75,8 @@ class IntegerNet(nn.Module):
         return IntegerGraph(self._graph.input, self._graph.shape, self._graph.output, ops)
 
 
-def _part(op: Op, grids: dict[str, Grid | None]) -> nn.Module:
-    inputs = [grids[name] for name in op.inputs]
+def _part(op: Op, tensor_qparams: dict[str, QuantParams | None]) -> nn.Module:
+    inputs = [tensor_qparams[name] for name in op.inputs]
     if isinstance(op, Layer):
         return _IntegerPart(op, inputs[0])
     if isinstance(op, FloatLayer):
@@ -108,30 +108,30 @@ def _rounded(x: Tensor) -> Tensor:
 
 def _saturated(op: Op, steps: Tensor) -> Tensor:
     """Whole steps of a new tensor, or limited real numbers."""
-    if op.grid is None:
+    if op.qparams is None:
         return steps if op.limits is None else steps.clamp(*op.limits)
-    low, high = op.grid.codes(op.limits)
-    return _rounded(steps).clamp(low - op.grid.zero, high - op.grid.zero)
+    low, high = op.qparams.codes(op.limits)
+    return _rounded(steps).clamp(low - op.qparams.zero_point, high - op.qparams.zero_point)
 
 
-def _real(x: Tensor, grid: Grid | None) -> Tensor:
-    return x if grid is None else x * grid.scale
+def _real(x: Tensor, qparams: QuantParams | None) -> Tensor:
+    return x if qparams is None else x * qparams.scale
 
 
 class _IntegerPart(nn.Module):
     """A layer in integers with a float weight and bias behind them."""
 
-    def __init__(self, op: Layer, grid: Grid | None) -> None:
+    def __init__(self, op: Layer, qparams: QuantParams | None) -> None:
         super().__init__()
-        assert grid is not None
-        self.op, self.grid = op, grid
+        assert qparams is not None
+        self.op, self.qparams = op, qparams
         self.rank = op.weight.ndim
-        unit = np.float32(grid.scale) * op.scale
+        unit = np.float32(qparams.scale) * op.scale
         self._put("step", op.scale * np.float32(op.factor))
         self._put("bias_step", unit)
         self._put("alive", op.alive.astype(np.float32))
-        if op.grid is not None:
-            self._put("by", divisors(op, grid) if op.wide else unit / np.float32(op.grid.scale))
+        if op.qparams is not None:
+            self._put("by", divisors(op, qparams) if op.wide else unit / np.float32(op.qparams.scale))
         self.step: Tensor
         self.bias_step: Tensor
         self.alive: Tensor
@@ -166,7 +166,7 @@ class _IntegerPart(nn.Module):
     def whole_bias(self) -> Tensor:
         """The bias in its own steps, such that no sum overflows."""
         weight = self.codes().detach().abs().flatten(1).sum(1).double() * self.op.factor
-        reach = max(self.grid.high - self.grid.zero, self.grid.zero - self.grid.low)
+        reach = max(self.qparams.qmax - self.qparams.zero_point, self.qparams.zero_point - self.qparams.qmin)
         room = (_EXACT_SUM if self.op.wide else _LARGEST_SUM) - weight * reach
         return _rounded(self.bias.double() / self.bias_step.double()).clamp(-room, room)
 
@@ -175,7 +175,7 @@ class _IntegerPart(nn.Module):
         sums = _products(x, self.codes() * op.factor, op.window, op.groups)
         shape = (-1, *[1] * (sums.dim() - 2))
         sums = (sums.double() + self.whole_bias().reshape(shape)).float()
-        if op.grid is None:
+        if op.qparams is None:
             return _saturated(op, sums * self.bias_step.reshape(shape))
         by = self.by.reshape(shape)
         return _saturated(op, sums / by if op.wide else sums * by)
@@ -192,13 +192,13 @@ class _IntegerPart(nn.Module):
 class _FloatPart(nn.Module):
     """A last layer in float."""
 
-    def __init__(self, op: FloatLayer, grid: Grid | None) -> None:
+    def __init__(self, op: FloatLayer, qparams: QuantParams | None) -> None:
         super().__init__()
-        self.op, self.grid = op, grid
+        self.op, self.qparams = op, qparams
         self.weight, self.bias = (nn.Parameter(torch.from_numpy(array.copy())) for array in (op.weight, op.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        total = _products(_real(x, self.grid), self.weight, self.op.window, self.op.groups)
+        total = _products(_real(x, self.qparams), self.weight, self.op.window, self.op.groups)
         return _saturated(self.op, total + self.bias.reshape(-1, *[1] * (total.dim() - 2)))
 
     def op_now(self) -> FloatLayer:
@@ -211,21 +211,21 @@ class _FloatPart(nn.Module):
 class _TablePart(nn.Module):
     """A table, with the slope of its function."""
 
-    def __init__(self, op: Table, grid: Grid | None) -> None:
+    def __init__(self, op: Table, qparams: QuantParams | None) -> None:
         super().__init__()
-        assert grid is not None
-        assert op.grid is not None
-        self.op, self.grid = op, grid
-        x, h = grid.real(np.arange(256)).astype(np.float64), grid.scale / 2
+        assert qparams is not None
+        assert op.qparams is not None
+        self.op, self.qparams = op, qparams
+        x, h = qparams.real(np.arange(256)).astype(np.float64), qparams.scale / 2
         rise = value_of(op.function, op.parameters, x + h) - value_of(op.function, op.parameters, x - h)
-        steps = torch.from_numpy(op.table.astype(np.float32)) - op.grid.zero
+        steps = torch.from_numpy(op.table.astype(np.float32)) - op.qparams.zero_point
         self.register_buffer("steps", steps, persistent=False)
-        self.register_buffer("slope", torch.from_numpy((rise / op.grid.scale).astype(np.float32)), persistent=False)
+        self.register_buffer("slope", torch.from_numpy((rise / op.qparams.scale).astype(np.float32)), persistent=False)
         self.steps: Tensor
         self.slope: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = (x.detach() + self.grid.zero).long()
+        codes = (x.detach() + self.qparams.zero_point).long()
         return self.steps[codes] + (x - x.detach()) * self.slope[codes]
 
     def op_now(self) -> Op:
@@ -236,9 +236,9 @@ class _TablePart(nn.Module):
 class _PlainPart(nn.Module):
     """An operation without anything to learn."""
 
-    def __init__(self, op: Op, grids: list[Grid | None]) -> None:
+    def __init__(self, op: Op, tensor_qparams: list[QuantParams | None]) -> None:
         super().__init__()
-        self.op, self.grids = op, grids
+        self.op, self.tensor_qparams = op, tensor_qparams
 
     def forward(self, *inputs: Tensor) -> Tensor:
         made: Tensor = self.made(self.op, *inputs)
@@ -249,10 +249,10 @@ class _PlainPart(nn.Module):
         return self.op
 
     def _divided(self, op: Op, values: Tensor) -> Tensor:
-        return _saturated(op, values if op.grid is None else values / op.grid.scale)
+        return _saturated(op, values if op.qparams is None else values / op.qparams.scale)
 
     def _reals(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        return [_real(x, grid) for x, grid in zip(inputs, self.grids, strict=True)]
+        return [_real(x, qparams) for x, qparams in zip(inputs, self.tensor_qparams, strict=True)]
 
     @singledispatchmethod
     def made(self, op: Op, *_inputs: Tensor) -> Tensor:
@@ -274,8 +274,8 @@ class _PlainPart(nn.Module):
 
     @made.register
     def _(self, op: MaxPool, *inputs: Tensor) -> Tensor:
-        grid, window = self.grids[0], op.window
-        x = _padded(inputs[0], window, float("-inf") if grid is None else float(grid.low - grid.zero))
+        qparams, window = self.tensor_qparams[0], op.window
+        x = _padded(inputs[0], window, float("-inf") if qparams is None else float(qparams.qmin - qparams.zero_point))
         return F.max_pool2d(x, window.kernel, window.stride, 0, window.dilation, window.ceil)
 
     @made.register
@@ -287,12 +287,12 @@ class _PlainPart(nn.Module):
 
     @made.register
     def _(self, op: Mean, *inputs: Tensor) -> Tensor:
-        grid = self.grids[0]
-        if grid is None or op.grid is None:
-            return self._divided(op, _real(inputs[0], grid).mean((2, 3), keepdim=op.keeps))
+        qparams = self.tensor_qparams[0]
+        if qparams is None or op.qparams is None:
+            return self._divided(op, _real(inputs[0], qparams).mean((2, 3), keepdim=op.keeps))
         total = inputs[0].sum((2, 3), keepdim=op.keeps)
         pixels = np.float32(inputs[0].shape[2] * inputs[0].shape[3])
-        return _saturated(op, total * float(np.float32(grid.scale) / (np.float32(op.grid.scale) * pixels)))
+        return _saturated(op, total * float(np.float32(qparams.scale) / (np.float32(op.qparams.scale) * pixels)))
 
     @made.register
     def _(self, op: Concat, *inputs: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ function labelPlaces(ranges) {
 
 // The steps of the front as thin boxes.
 function frontLines(place) {
-  const corners = front.map((i) => place({ x: points.x[i], y: points.y[i] }));
-  return corners.slice(1).flatMap(([x, y], i) => {
-    const [before, level] = corners[i];
+  const baselines = front.map((i) => place({ x: points.x[i], y: points.y[i] }));
+  return baselines.slice(1).flatMap(([x, y], i) => {
+    const [before, level] = baselines[i];
     return [[before, level - 1, x, level + 1], [x - 1, Math.min(y, level), x + 1, Math.max(y, level)]];
   });
 }

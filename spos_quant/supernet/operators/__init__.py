@@ -1,4 +1,4 @@
-"""The operators that a choice block may become. To add one: a function `Site -> Operator`, registered under a name.
+"""The operators that a choice block may become. To add one: a function `BlockSpec -> Operator`, registered under a name.
 
 An operator's inner channels follow the width axis; its input and output channels never do, so that no layer's cost
 depends on another block (decision record 0001).
@@ -11,5 +11,7 @@ from spos_quant.supernet.blocks import OperatorMaker
 
 operators: Registry[OperatorMaker] = Registry(
     "operator",
-    home=tuple(f"spos_quant.supernet.operators.{name}" for name in ("residual", "shuffle", "mobile", "cell")),
+    builtin_modules=tuple(
+        f"spos_quant.supernet.operators.{name}" for name in ("residual", "shuffle", "mobile", "cell")
+    ),
 )

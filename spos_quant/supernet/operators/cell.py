@@ -4,41 +4,45 @@ from __future__ import annotations
 
 from torch import nn
 
-from spos_quant.supernet.blocks import Operator, Site
+from spos_quant.supernet.blocks import BlockSpec, Operator
 from spos_quant.supernet.layers import Zero, conv
 from spos_quant.supernet.operators import operators
 
 
-def relu_conv_bn(site: Site, kernel: int) -> nn.Sequential:
+def relu_conv_bn(block_spec: BlockSpec, kernel: int) -> nn.Sequential:
     """ReLU, convolution, BatchNorm, in the order of the benchmark."""
-    return nn.Sequential(nn.ReLU(), conv(site.inputs, site.outputs, kernel, site.stride), site.norm(site.outputs))
+    return nn.Sequential(
+        nn.ReLU(),
+        conv(block_spec.inputs, block_spec.outputs, kernel, block_spec.stride),
+        block_spec.norm(block_spec.outputs),
+    )
 
 
 @operators.register("none")
-def none(_site: Site) -> Operator:
+def none(_site: BlockSpec) -> Operator:
     """Zeros."""
     return Operator({"op": Zero()})
 
 
 @operators.register("skip_connect")
-def skip_connect(_site: Site) -> Operator:
+def skip_connect(_site: BlockSpec) -> Operator:
     """The input itself."""
     return Operator({})
 
 
 @operators.register("nor_conv_1x1")
-def nor_conv_1x1(site: Site) -> Operator:
+def nor_conv_1x1(block_spec: BlockSpec) -> Operator:
     """ReLU, 1x1, BatchNorm."""
-    return Operator({"op": relu_conv_bn(site, 1)})
+    return Operator({"op": relu_conv_bn(block_spec, 1)})
 
 
 @operators.register("nor_conv_3x3")
-def nor_conv_3x3(site: Site) -> Operator:
+def nor_conv_3x3(block_spec: BlockSpec) -> Operator:
     """ReLU, 3x3, BatchNorm."""
-    return Operator({"op": relu_conv_bn(site, 3)})
+    return Operator({"op": relu_conv_bn(block_spec, 3)})
 
 
 @operators.register("avg_pool_3x3")
-def avg_pool_3x3(site: Site) -> Operator:
+def avg_pool_3x3(block_spec: BlockSpec) -> Operator:
     """The mean of 3x3 pixels, those outside the picture left out."""
-    return Operator({"op": nn.AvgPool2d(3, site.stride, 1, count_include_pad=False)})
+    return Operator({"op": nn.AvgPool2d(3, block_spec.stride, 1, count_include_pad=False)})

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from spos_quant.supernet.blocks import Operator, Site, Widths
+from spos_quant.supernet.blocks import BlockSpec, Operator, Widths
 from spos_quant.supernet.layers import SqueezeExcite, conv
 from spos_quant.supernet.operators import operators
 
@@ -18,36 +18,40 @@ _DIVISOR = 8
 """Channels of these networks are multiples of this."""
 
 
-def _mbconv(site: Site, *, kernel: int, squeeze: bool) -> Operator:
+def _mbconv(block_spec: BlockSpec, *, kernel: int, squeeze: bool) -> Operator:
     """1x1 expansion, depthwise k x k, perhaps squeeze-and-excitation, 1x1 projection without activation.
 
     Where the inner channels are the input's there is no expansion, and no width to choose.
     """
-    expands = (site.inner or site.outputs) != site.inputs
-    inner: Widths = site.inner_widths(divisor=_DIVISOR) if expands else [site.inputs] * len(site.widths)
-    most, fixed_in, fixed_out = max(inner), [site.inputs] * len(inner), [site.outputs] * len(inner)
-    negative = site.activation is nn.Hardswish
+    expands = (block_spec.inner or block_spec.outputs) != block_spec.inputs
+    inner: Widths = (
+        block_spec.inner_widths(divisor=_DIVISOR) if expands else [block_spec.inputs] * len(block_spec.widths)
+    )
+    most, fixed_in, fixed_out = max(inner), [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
+    negative = block_spec.activation is nn.Hardswish
     parts: list[tuple[nn.Module, list[tuple[str, Widths, Widths]]]] = []
     if expands:
-        layer = conv(site.inputs, most, 1, signed=site.signed)
-        parts.append(_part(site, layer, fixed_in, inner))
-    signed = negative if expands else site.signed
-    parts.append(_part(site, conv(most, most, kernel, site.stride, groups=most, signed=signed), inner, inner))
+        layer = conv(block_spec.inputs, most, 1, signed=block_spec.signed)
+        parts.append(_part(block_spec, layer, fixed_in, inner))
+    signed = negative if expands else block_spec.signed
+    parts.append(
+        _part(block_spec, conv(most, most, kernel, block_spec.stride, groups=most, signed=signed), inner, inner)
+    )
     if squeeze:
         squeezed = [squeezed_channels(channels) for channels in inner]
         made = SqueezeExcite(most, max(squeezed), signed=negative)
         parts.append((made, [("fc1", inner, squeezed), ("fc2", squeezed, inner)]))
-    last = conv(most, site.outputs, 1, signed=negative)
-    parts.append(_part(site, last, inner, fixed_out, activation=False))
-    return _named(site.container, parts)
+    last = conv(most, block_spec.outputs, 1, signed=negative)
+    parts.append(_part(block_spec, last, inner, fixed_out, activation=False))
+    return _named(block_spec.container, parts)
 
 
 def _part(
-    site: Site, layer: nn.Module, inputs: Widths, outputs: Widths, *, activation: bool = True
+    block_spec: BlockSpec, layer: nn.Module, inputs: Widths, outputs: Widths, *, activation: bool = True
 ) -> tuple[nn.Module, list[tuple[str, Widths, Widths]]]:
     """A convolution with its BatchNorm and activation, and the channels of both."""
-    rest = [site.activation()] if activation else []
-    made = nn.Sequential(layer, site.norm(max(outputs)), *rest)
+    rest = [block_spec.activation()] if activation else []
+    made = nn.Sequential(layer, block_spec.norm(max(outputs)), *rest)
     return made, [("0", inputs, outputs), ("1", outputs, outputs)]
 
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import nn
 
-from spos_quant.supernet.blocks import Operator, OperatorMaker, Site
+from spos_quant.supernet.blocks import BlockSpec, Operator, OperatorMaker
 from spos_quant.supernet.layers import conv
 from spos_quant.supernet.operators import operators
 
 
 def _basic(kernel: int) -> OperatorMaker:
-    def make(site: Site) -> Operator:
-        inner = site.inner_widths(site.outputs)
+    def make(block_spec: BlockSpec) -> Operator:
+        inner = block_spec.inner_widths(block_spec.outputs)
         most = max(inner)
-        fixed_in, fixed_out = [site.inputs] * len(inner), [site.outputs] * len(inner)
+        fixed_in, fixed_out = [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
         layers = {
-            "conv1": conv(site.inputs, most, kernel, site.stride, signed=site.signed),
-            "bn1": site.norm(most),
+            "conv1": conv(block_spec.inputs, most, kernel, block_spec.stride, signed=block_spec.signed),
+            "bn1": block_spec.norm(most),
             "relu1": nn.ReLU(inplace=True),
-            "conv2": conv(most, site.outputs, kernel),
-            "bn2": site.norm(site.outputs),
+            "conv2": conv(most, block_spec.outputs, kernel),
+            "bn2": block_spec.norm(block_spec.outputs),
         }
         return Operator(layers, {"conv1": (fixed_in, inner), "bn1": (inner, inner), "conv2": (inner, fixed_out)})
 
@@ -27,32 +27,32 @@ def _basic(kernel: int) -> OperatorMaker:
 
 
 @operators.register("conv3x3")
-def conv3x3(site: Site) -> Operator:
+def conv3x3(block_spec: BlockSpec) -> Operator:
     """Two 3x3 convolutions: the basic block of He et al. (arXiv 1512.03385)."""
-    return _basic(3)(site)
+    return _basic(3)(block_spec)
 
 
 @operators.register("conv5x5")
-def conv5x5(site: Site) -> Operator:
+def conv5x5(block_spec: BlockSpec) -> Operator:
     """Two 5x5 convolutions."""
-    return _basic(5)(site)
+    return _basic(5)(block_spec)
 
 
 @operators.register("bottleneck")
-def bottleneck(site: Site) -> Operator:
+def bottleneck(block_spec: BlockSpec) -> Operator:
     """1x1, 3x3, 1x1 with a quarter of the output channels inside (arXiv 1512.03385); the 3x3 has the stride."""
-    inner = site.inner_widths(site.outputs // 4)
+    inner = block_spec.inner_widths(block_spec.outputs // 4)
     most = max(inner)
-    fixed_in, fixed_out = [site.inputs] * len(inner), [site.outputs] * len(inner)
+    fixed_in, fixed_out = [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
     layers = {
-        "conv1": conv(site.inputs, most, 1, signed=site.signed),
-        "bn1": site.norm(most),
+        "conv1": conv(block_spec.inputs, most, 1, signed=block_spec.signed),
+        "bn1": block_spec.norm(most),
         "relu1": nn.ReLU(inplace=True),
-        "conv2": conv(most, most, 3, site.stride),
-        "bn2": site.norm(most),
+        "conv2": conv(most, most, 3, block_spec.stride),
+        "bn2": block_spec.norm(most),
         "relu2": nn.ReLU(inplace=True),
-        "conv3": conv(most, site.outputs, 1),
-        "bn3": site.norm(site.outputs),
+        "conv3": conv(most, block_spec.outputs, 1),
+        "bn3": block_spec.norm(block_spec.outputs),
     }
     same = (inner, inner)
     return Operator(
@@ -62,23 +62,25 @@ def bottleneck(site: Site) -> Operator:
 
 
 @operators.register("sepconv3x3")
-def sepconv3x3(site: Site) -> Operator:
+def sepconv3x3(block_spec: BlockSpec) -> Operator:
     """Two depthwise-separable 3x3 convolutions (arXiv 1704.04861): depthwise, then 1x1, twice."""
-    inner = site.inner_widths(site.outputs)
+    inner = block_spec.inner_widths(block_spec.outputs)
     most = max(inner)
-    fixed_in, fixed_out = [site.inputs] * len(inner), [site.outputs] * len(inner)
+    fixed_in, fixed_out = [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
     layers = {
-        "depthwise1": conv(site.inputs, site.inputs, 3, site.stride, site.inputs, signed=site.signed),
-        "bn1": site.norm(site.inputs),
+        "depthwise1": conv(
+            block_spec.inputs, block_spec.inputs, 3, block_spec.stride, block_spec.inputs, signed=block_spec.signed
+        ),
+        "bn1": block_spec.norm(block_spec.inputs),
         "relu1": nn.ReLU(inplace=True),
-        "pointwise1": conv(site.inputs, most, 1),
-        "bn2": site.norm(most),
+        "pointwise1": conv(block_spec.inputs, most, 1),
+        "bn2": block_spec.norm(most),
         "relu2": nn.ReLU(inplace=True),
         "depthwise2": conv(most, most, 3, groups=most),
-        "bn3": site.norm(most),
+        "bn3": block_spec.norm(most),
         "relu3": nn.ReLU(inplace=True),
-        "pointwise2": conv(most, site.outputs, 1),
-        "bn4": site.norm(site.outputs),
+        "pointwise2": conv(most, block_spec.outputs, 1),
+        "bn4": block_spec.norm(block_spec.outputs),
     }
     same = (inner, inner)
     return Operator(
@@ -94,6 +96,6 @@ def sepconv3x3(site: Site) -> Operator:
 
 
 @operators.register("skip")
-def skip(_site: Site) -> Operator:
+def skip(_site: BlockSpec) -> Operator:
     """No operator: the block is its shortcut, which makes depth an axis like any other."""
     return Operator({})

@@ -1,0 +1,51 @@
+"""`spos-quant export`: a retrained model as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spos_quant.cli import options as o
+from spos_quant.cli import show
+from spos_quant.cli.app import app
+from spos_quant.errors import ConfigError
+
+
+@app.command()
+def export(
+    run_dir: o.RunArg,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [by what the model is]."
+        ),
+    ] = None,
+    c_header: Annotated[
+        bool, typer.Option("--c-header", help="Beside `integers`, the same numbers as a C header.")
+    ] = False,
+    result_key: o.ResultKey = None,
+    as_json: o.Json = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """Writes the retrained model as a file and checks that the file answers as the model does."""
+    if c_header and form != "integers":
+        raise ConfigError("--c-header goes with --format integers")
+    from spos_quant.stages.open_run import plan_existing
+
+    plan = plan_existing(run_dir)
+    picked = plan.run.pick(result_key)
+    picked.need_model()
+    from spos_quant.stages.export import export_result, natural_format, write_header
+
+    with plan.open():
+        result = export_result(picked, form or natural_format(picked), show=True)
+        if c_header:
+            write_header(Path(result["path"]))
+    if as_json:
+        return show.emit(result)
+    show.say(
+        f"{result['path']}: {result['bytes']:,} bytes, labels agree on {show.percent(result['agreement'])}, "
+        f"largest difference of a logit {result['max_abs_diff']:.2g}"
+    )

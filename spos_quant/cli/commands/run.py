@@ -1,0 +1,55 @@
+"""`spos-quant run`: the main job, all stages."""
+
+from __future__ import annotations
+
+from spos_quant.cli import options as o
+from spos_quant.cli import show
+from spos_quant.cli.app import app
+from spos_quant.cli.open_run import Opening
+from spos_quant.errors import ConfigError
+
+
+@app.command()
+def run(
+    target: o.TargetArg,
+    out: o.Out = None,
+    data: o.Data = None,
+    seed: o.Seed = None,
+    device: o.Device = "auto",
+    assignments: o.Set = None,
+    bitops: o.Bitops = None,
+    macs: o.Macs = None,
+    params: o.Params = None,
+    weight_bytes: o.WeightBytes = None,
+    latency: o.Latency = None,
+    max_drop: o.MaxDrop = None,
+    searcher: o.SearcherName = "evolution",
+    workers: o.Workers = 0,
+    ray: o.Ray = None,
+    timeout: o.Timeout = None,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    verbose: o.Verbose = False,
+) -> None:
+    """The main job, all stages: train, search, retrain, evaluate, export, report."""
+    budgets = o.budget_options(bitops, macs, params, weight_bytes, latency)
+    spec = Opening(target, out, data, seed, assignments)
+    requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
+    if len(requests) > 1:
+        raise ConfigError(
+            "`run` takes one budget; repeat it in: spos-quant search RUN --bitops-budget A --bitops-budget B"
+        )
+    if dry_run:
+        return spec.estimate(requests, as_json, workers=workers)
+    from spos_quant.stages.pipeline import run_all
+
+    with spec.open() as opened:
+        result = run_all(opened, requests[0], device=device, show=True, workers=workers, ray=ray)
+    for name in result["skipped"]:
+        show.remark(f"{name}: finished before, not made again")
+    show.ended_early(result["results"])
+    if as_json:
+        return show.emit(result)
+    show.models(result["rows"])
+    show.say(f"bit configuration  {result['results'][0]['bits']}")
+    show.say(f"report             {result['report']}")
