@@ -141,7 +141,7 @@ def test_a_cluster_of_our_own_ends_with_the_command_however_it_ends(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
-        "from test_actors import MANY, actors\n"
+        "from test_ray_backend import MANY, actors\n"
         "evaluate = actors(Path(sys.argv[1]), '', 1)\nlist(evaluate(MANY))\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
