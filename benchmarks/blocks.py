@@ -1,11 +1,11 @@
-"""How costs, samples and paths grow with the number of blocks: time should be linear in it.
+"""Time of costs, samples and path switches by number of blocks; it should be linear.
 
     python benchmarks/blocks.py       # a minute or two
     python benchmarks/blocks.py --tiny
 
-Spaces of CIFAR's ResNets with the axes of `resnet20-mixed`, from 9 to 108 blocks: 100,000 architectures are costed,
-1,000 are drawn within the BitOps of w2a2, a sampler is set up for that budget, and a supernet activates 100 paths.
-Medians of five; drawn in docs/blocks.svg, each relative to its time at the fewest blocks.
+For CIFAR ResNets of 9 to 108 blocks with the axes of `resnet20-mixed`: 100,000 architectures are costed, 1,000 are
+sampled within the BitOps of w2a2, a sampler is built for that budget, and a supernet activates 100 paths. Medians of
+five, plotted in docs/blocks.svg relative to the time at the fewest blocks.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.network import BlockBuilder
 
 PER_STAGE = (3, 6, 9, 18, 36)
-"""Blocks in each of the three stages."""
+"""Numbers of blocks in each of the three stages."""
 PLOT = Path(__file__).parent.parent / "docs" / "blocks.svg"
 ROUNDS = 5
 
 
 def space_of_blocks(per_stage: int) -> SearchSpace:
-    """A space of three stages of so many blocks."""
+    """A space with three stages of `per_stage` blocks each."""
     name = f"resnet-of-{3 * per_stage}-blocks"
 
     def make(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
@@ -51,7 +51,7 @@ def space_of_blocks(per_stage: int) -> SearchSpace:
 
 
 def measured(per_stage: int, tiny: bool) -> dict[str, float]:
-    """Seconds of everything that is timed."""
+    """Median seconds of each operation, by name."""
     space = space_of_blocks(per_stage)
     table, rng = CostTable(space), np.random.default_rng(0)
     budget = parse_budget("w2a2", "bitops", table)
@@ -78,12 +78,12 @@ def median(call: Callable[[], Any]) -> float:
 
 
 def exponent(blocks: list[int], seconds: list[float]) -> float:
-    """The power of the number of blocks that the time grows with: the slope of a line through the logarithms."""
+    """The exponent of the growth of time with the number of blocks: the slope in log-log coordinates."""
     return float(np.polyfit(np.log(blocks), np.log(seconds), 1)[0])
 
 
 def svg(blocks: list[int], rows: list[dict[str, float]]) -> str:
-    """Times relative to the first, and the line of what is linear."""
+    """An SVG of the times relative to the first, with a line for linear growth."""
     x0, y0, width, height = 50, 20, 420, 260
     most = max(max(row[name] / rows[0][name] for name in row) for row in rows)
     most = max(most, blocks[-1] / blocks[0]) * 1.05
@@ -113,7 +113,7 @@ def svg(blocks: list[int], rows: list[dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written")
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written")
     given = parser.parse_args()
     per_stage = PER_STAGE[:2] if given.tiny else PER_STAGE
     blocks, rows = [3 * n for n in per_stage], []

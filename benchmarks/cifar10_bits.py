@@ -1,32 +1,33 @@
 """Is the search worth it? Bits of a CIFAR-10 network: uniform, random, knapsack, searched, and searched with widths.
 
-All rows of a network start from the same float weights and take the same steps; each budget is the BitOps (or the
-weight bytes) of a uniform row, or a multiple of it, where there may be no uniform choice. One seed for all rows first,
-then the next. What is done is kept in `--work`: stop at any moment, repeat the command, and it goes on. The result is
-written after every row.
+All rows of a network start from the same float weights and take the same number of steps. Each budget is the BitOps (or
+the weight bytes) of a uniform row, or a multiple of them, for which there may be no uniform configuration. All rows run
+with the first seed, then with the next. Finished work is kept in `--work`; an interrupted command resumes if repeated.
+The result is written after every row.
 
     python benchmarks/cifar10_bits.py --network mobilenetv2 --weights MODEL --data imagefolder:cifar10 --work work
-    python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # a smoke test: no claim
+    python benchmarks/cifar10_bits.py --tiny --work /tmp/tiny --bits random:1,best      # smoke test
 
-The weights of the ResNet-20 know all training images, so half of the test images choose (`cifar10_halves.py`):
+The ResNet-20 weights were trained on all training images, so half of the test images are search-val
+(`cifar10_halves.py`):
 
     CIFAR10=cifar10 python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data cifar10_halves:load
         --work work
     CIFAR10=cifar10 python benchmarks/cifar10_bits.py --weights resnet20-cifar10.safetensors --data cifar10_halves:load
         --work work --spaces resnet20-weights --metric weight_bytes --uniform w2a4,w3a4 --budgets w2a4,w3a4
 
-Operators are searched beside bits from scratch, since float weights know one operator alone:
+Searches over operators and bits train from scratch, because the float weights hold only one operator:
 
     python benchmarks/cifar10_bits.py --spaces resnet20-ops-bits,resnet20-bits --data imagefolder:cifar10 --work work
         --set retrain.init=fresh --set search.estimate=measured
 
-Float weights of the MobileNetV2 are trained with
+The float weights of MobileNetV2 are trained with
 
     spos-quant bench benchmarks/spaces/mobilenetv2-cifar-bits.yaml --bits float --no-export --out float
         --data imagefolder:cifar10 --set retrain.init=fresh --set retrain.lr=0.1 --set retrain.label_smoothing=0
 
-and `--set retrain.iterations=N`; they are then in `float/results/bits-float/model.safetensors`. They belong to the
-normalisation of that `--data`.
+and `--set retrain.iterations=N`, which writes them to `float/results/bits-float/model.safetensors`. They are valid only
+with the normalisation of that `--data`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ TINY = [
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `sq.bench`: a run, what is tried, and the budgets that it must keep."""
+    """One call of `sq.bench`: the space, the bit configurations and the budgets."""
 
     space: str
     bits: tuple[str, ...]
@@ -67,20 +68,26 @@ class Job:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
-    parser.add_argument("--spaces", help="of the network, between commas [all of them]")
-    parser.add_argument("--weights", help="float weights that every row starts from; without, the supernet's")
+    parser.add_argument("--spaces", help="search spaces of the network, comma-separated [all]")
+    parser.add_argument("--weights", help="float weights that every row starts from [the supernet's]")
     parser.add_argument("--data", default="cifar10", help="cifar10[:ROOT] or imagefolder:ROOT")
-    parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
-    parser.add_argument("--uniform", default="float,w2a2,w3a3,w4a4", help="rows beside the budgets [%(default)s]")
-    parser.add_argument("--bits", default="random:1,knapsack,best", help="what is tried within each budget")
-    parser.add_argument("--budgets", default=BUDGETS, help="of uniform rows, or times them [%(default)s]")
-    parser.add_argument("--metric", default="bitops", help="of the budgets: bitops or weight_bytes [%(default)s]")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the run directories")
+    parser.add_argument("--uniform", default="float,w2a2,w3a3,w4a4", help="rows without a budget [%(default)s]")
+    parser.add_argument("--bits", default="random:1,knapsack,best", help="rows within each budget [%(default)s]")
+    parser.add_argument(
+        "--budgets", default=BUDGETS, help="uniform rows whose costs are the budgets, or multiples [%(default)s]"
+    )
+    parser.add_argument(
+        "--metric", default="bitops", help="metric of the budgets: bitops or weight_bytes [%(default)s]"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of spos-quant")
-    parser.add_argument("--name", help="of the result [cifar10_bits-NETWORK]")
-    parser.add_argument("--tiny", action="store_true", help="fake data and a few steps; nothing is written as a result")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in spos-quant")
+    parser.add_argument("--name", help="name of the result [cifar10_bits-NETWORK]")
+    parser.add_argument(
+        "--tiny", action="store_true", help="smoke test: fake data and a few steps; nothing is written as a result"
+    )
     given = parser.parse_args()
     if given.tiny:
         given.data, given.set = "fake", [*TINY, *given.set]
@@ -95,7 +102,7 @@ def main() -> None:
 
 
 def write_space(given: argparse.Namespace, name: str) -> Path:
-    """The space with the float weights at hand, in the working folder."""
+    """Writes the space with the given float weights into the working folder; returns the path."""
     space = yaml.safe_load((SPACES / f"{name}.yaml").read_text("utf-8"))
     if given.weights:
         space["weights"] = str(Path(given.weights).resolve())
@@ -108,10 +115,10 @@ def write_space(given: argparse.Namespace, name: str) -> Path:
 
 
 def plan(given: argparse.Namespace, spaces: dict[str, Path]) -> Iterator[Job]:
-    """Uniform rows first, then every budget with what is tried within it; with widths only what is searched.
+    """The jobs: uniform rows first, then the rows of each budget; spaces after the first get only `best`.
 
-    One training at a time has a call of its own, so that its row is there when it ends; several workers get all that
-    there is to do in a space at once.
+    Without workers each row is one job, so that it is reported as soon as it is finished. With workers each space is
+    one job.
     """
     first, *others = spaces
     within = tuple(given.bits.split(","))
@@ -128,7 +135,7 @@ def plan(given: argparse.Namespace, spaces: dict[str, Path]) -> Iterator[Job]:
 
 
 def budgets_of(given: argparse.Namespace, space: SearchSpace) -> Iterator[str]:
-    """Budgets: the costs of uniform rows, or times them."""
+    """The budgets: the costs of uniform rows, or multiples of them."""
     table = CostTable(space)
     for text in given.budgets.split(",")[: 1 if given.tiny else None]:
         factor, _, uniform = text.rpartition(" x ")
@@ -136,7 +143,7 @@ def budgets_of(given: argparse.Namespace, space: SearchSpace) -> Iterator[str]:
 
 
 def bench(given: argparse.Namespace, space: Path, job: Job, seeds: int) -> list[dict[str, Any]]:
-    """The rows of one job; trainings that are done are not made again."""
+    """The rows of one job; finished trainings are skipped."""
     budgets = {f"{given.metric}_budget": list(job.budgets)} if job.budgets else {}
     made = sq.bench(space, list(job.bits), seeds=seeds, **budgets, **options(given, job.space))
     return list(made["rows"])
@@ -149,7 +156,7 @@ def options(given: argparse.Namespace, space: str) -> dict[str, Any]:
         "set": given.set,
         "device": given.device,
         "workers": given.workers,
-        "export": False,  # accuracy is what is compared
+        "export": False,  # only accuracy is compared
         "show": not given.workers,
     }
 
@@ -165,12 +172,12 @@ def report(given: argparse.Namespace, found: dict[Job, list[dict[str, Any]]]) ->
         print(f"{row['space']:22} {budget:>13} {row['bits']:10} {cost:>15} {accuracy}", flush=True)
     if given.tiny:
         return
-    told = {
+    settings = {
         name: getattr(given, name)
         for name in ("spaces", "metric", "uniform", "bits", "budgets", "seeds", "workers", "set")
     }
     weights = None if given.weights is None else Path(given.weights).name
-    command = {"data": given.data.partition(":")[0], "weights": weights, **told}
+    command = {"data": given.data.partition(":")[0], "weights": weights, **settings}
     images = "all training images of the data; search-val is held out of them, the test split chooses nothing"
     name = given.name or f"cifar10_bits-{given.network}"
     write_result(name, {"network": given.network, "command": command, "images": images, "rows": rows})

@@ -1,12 +1,12 @@
-"""CIFAR-10 for float weights that were trained on all of its training images: half of the test images choose.
+"""CIFAR-10 for float weights that were trained on all its training images: half of the test images are search-val.
 
-Networks remember the images that they were trained on, so nothing may be chosen on these. Here all training images at
-hand train, one half of the test images, drawn class by class, is search-val, and the other half is test: no choice sees
-it, and it is the same for every run.
+Training images must not select anything, because the network has memorized them. Here train and search-val are both
+used for training; half of the test images, drawn class by class, is search-val, and the other half is test. No choice
+uses test, and it is the same for every run.
 
     CIFAR10=FOLDER PYTHONPATH=benchmarks spos-quant ... --data cifar10_halves:load
 
-FOLDER is as `imagefolder:FOLDER` takes it.
+FOLDER is that of `imagefolder:FOLDER`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spos_quant.data import DataSet, FileSplit, hold_out, load_data
 
 
 def load() -> DataSet:
-    """The data set: 3 x 32 x 32, 10 classes."""
+    """The data set: images `[3, 32, 32]`, 10 classes."""
     root = os.environ["CIFAR10"]
     whole = load_data(f"imagefolder:{root}", input=(3, 32, 32), classes=10, seed=0)
     parts = [part for part in (whole.train, whole.search_val) if isinstance(part, FileSplit)]

@@ -1,22 +1,22 @@
-"""Do low bits disturb high ones in a supernet, does its order of architectures suffer, and what helps?
+"""Interference of bit-widths in a supernet: does it degrade accuracy and ranking, and what helps?
 
-One supernet per variant, from the same float weights. Each judges the same architectures, which are trained alone once,
-with several seeds; then it is searched within the BitOps of w2a2, and the winner retrained. Everything is judged on
-search-val but the last column. Kill it at any moment and repeat the command: it goes on.
+One supernet per variant is trained from the same float weights. Each scores the same architectures, which are trained
+stand-alone once, with several seeds. Then it is searched within the BitOps of w2a2, and the winner is retrained. All
+scores are on search-val except the last column. A killed command resumes if repeated.
 
     python benchmarks/cifar10_interference.py --data imagefolder:CIFAR --weights resnet20.safetensors --work DIR
-    python benchmarks/cifar10_interference.py --tiny --work DIR       # a smoke test on made-up pictures: no claim
+    python benchmarks/cifar10_interference.py --tiny --work DIR       # smoke test on fake data
 
-A variant is words joined by `+`:
+A variant is a list of words joined by `+`:
 
-    baseline      uniform paths, one shared weight, BatchNorm and loss
+    baseline      uniformly sampled paths; shared weights, BatchNorm and loss
     longer        three times the steps
-    bits-teacher  a path learns the answers of its own version at the most bits as well (`train.path_teacher`)
-    float-teacher half of the loss against the float model's answers (`train.distill`)
+    bits-teacher  also distils from the same path at the most bits (`train.path_teacher`)
+    float-teacher half of the loss is distillation from the float model (`train.distill`)
     batch-norm    an affine BatchNorm per bit-width (`batch_norm: per-bits`)
-    cost-uniform  paths drawn uniformly over BitOps rather than over architectures
+    cost-uniform  paths sampled uniformly over BitOps instead of over architectures
     sandwich      the cheapest, the most expensive and a random path at every step
-    first         the search starts from knapsack solutions rather than at random (`search.first`)
+    first         the search starts from knapsack solutions instead of at random (`search.first`)
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def main() -> None:
         rows.append({"variant": variant, **ranked(given, variant, variants[0]), **searched(given, variant)})
         show(rows[-1])
         if not given.tiny:
-            told = {key: getattr(given, key) for key in ("n", "seeds", "steps", "alone", "retrain", "evaluations")}
+            settings = {key: getattr(given, key) for key in ("n", "seeds", "steps", "alone", "retrain", "evaluations")}
             data = {"data": given.data.partition(":")[0], "weights": Path(given.weights).name, "variants": variants}
-            write_result(given.name, {"band": BAND, "budget": BUDGET, "command": {**data, **told}, "rows": rows})
+            write_result(given.name, {"band": BAND, "budget": BUDGET, "command": {**data, **settings}, "rows": rows})
 
 
 def arguments() -> argparse.Namespace:
@@ -73,16 +73,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="float weights of ResNet-20")
     parser.add_argument("--work", type=Path, required=True, help="folder of the run directories")
     parser.add_argument("--variants", default=",".join(word for word in WORDS))
-    parser.add_argument("--n", type=int, default=30, help="architectures that are ranked [%(default)s]")
-    parser.add_argument("--seeds", type=int, default=2, help="of training alone [%(default)s]")
-    parser.add_argument("--steps", type=int, default=2_000, help="of a supernet [%(default)s]")
-    parser.add_argument("--alone", type=int, default=470, help="steps of training alone [%(default)s]")
+    parser.add_argument("--n", type=int, default=30, help="ranked architectures [%(default)s]")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of stand-alone training [%(default)s]")
+    parser.add_argument("--steps", type=int, default=2_000, help="steps of a supernet [%(default)s]")
+    parser.add_argument("--alone", type=int, default=470, help="steps of stand-alone training [%(default)s]")
     parser.add_argument("--retrain", type=int, default=940, help="steps of the searched model [%(default)s]")
-    parser.add_argument("--evaluations", type=int, default=400, help="of a search [%(default)s]")
+    parser.add_argument("--evaluations", type=int, default=400, help="evaluations of a search [%(default)s]")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="cifar10_interference", help="of the results file")
-    parser.add_argument("--tiny", action="store_true", help="a smoke test: made-up pictures, a few steps, no claim")
+    parser.add_argument("--name", default="cifar10_interference", help="name of the results file")
+    parser.add_argument("--tiny", action="store_true", help="smoke test: fake data, a few steps")
     given = parser.parse_args()
     if given.tiny:
         small = {"n": 4, "seeds": 1, "steps": 2, "alone": 2, "retrain": 2, "evaluations": 4}
@@ -98,7 +98,7 @@ def arguments() -> argparse.Namespace:
 
 
 def plan_of(given: argparse.Namespace, variant: str) -> Plan:
-    """The run of a variant, with its space written beside it."""
+    """Plans the run of a variant and writes its space."""
     space = yaml.safe_load(SPACE.read_text("utf-8"))
     space["weights"] = None if given.weights is None else str(Path(given.weights).resolve())
     space["train"] = {**space["train"], "iterations": given.steps}
@@ -113,9 +113,9 @@ def plan_of(given: argparse.Namespace, variant: str) -> Plan:
         for recipe in ("train", "retrain"):
             space[recipe]["batch_size"] = 16
     for word in variant.split("+"):
-        for place, value in WORDS[word].items():
-            section, _, key = place.rpartition(".")
-            if place == "train.times":
+        for setting, value in WORDS[word].items():
+            section, _, key = setting.rpartition(".")
+            if setting == "train.times":
                 space["train"]["iterations"] *= value
             else:
                 (space[section] if section else space)[key] = value
@@ -126,25 +126,24 @@ def plan_of(given: argparse.Namespace, variant: str) -> Plan:
 
 
 def train(given: argparse.Namespace, variant: str) -> str:
-    """Trains the supernet of a variant, unless it is trained."""
+    """Trains the supernet of a variant unless that is done."""
     with plan_of(given, variant).open() as run:
         train_supernet(run, device=given.device, show=not given.workers)
     return variant
 
 
 def ranked(given: argparse.Namespace, variant: str, first: str) -> dict[str, Any]:
-    """How the supernet's order agrees with that of training alone, which is done once, in the first run."""
+    """Rank correlation with stand-alone training, which is done once, in the first variant's run."""
     with plan_of(given, variant).open() as run:
         if variant != first and not (run.path / "ranking").exists():
             shutil.copytree(given.work / first / "ranking", run.path / "ranking")
         band = read_band(run, BAND)
         options: dict[str, Any] = {"device": given.device, "workers": given.workers, "show": not given.workers}
         made = rank_run(run, n=given.n, seeds=given.seeds, band=band, **options)
-    judge = made["judges"]["loss"]
     supernet = {row["architecture"]: row["supernet_top1"] for row in made["rows"]}
     return {
         "trained_alone_anew": given.n * given.seeds - len(made["skipped"]),
-        "by_loss": judge,
+        "by_loss": made["judges"]["loss"],
         "by_top1": made["judges"]["top1"],
         "by_cost": made["by_cost"],
         "ceiling": made["ceiling"],
@@ -154,7 +153,7 @@ def ranked(given: argparse.Namespace, variant: str, first: str) -> dict[str, Any
 
 
 def searched(given: argparse.Namespace, variant: str) -> dict[str, Any]:
-    """What the search finds within the budget, retrained; and the uniform rows in the supernet."""
+    """The retrained winner of the search, and the uniform rows in the supernet."""
     with plan_of(given, variant).open() as run:
         limits = combined_budgets(run.table, {"bitops": [BUDGET]})
         words = check(run, ["best"], limits, 1)
@@ -166,7 +165,7 @@ def searched(given: argparse.Namespace, variant: str) -> dict[str, Any]:
 
 
 def in_supernet(run: Any) -> dict[str, float]:
-    """Accuracies of uniform bits in the supernet, which every search scores."""
+    """Supernet accuracies of uniform bits, which every search evaluates."""
     from spos_quant.stages.evaluator import open_log
 
     found = {}

@@ -1,14 +1,13 @@
-"""From a float ResNet-20 and CIFAR-10 to a bit configuration without training: how long, and how accurate is it?
+"""Mixed-precision post-training quantization of a float ResNet-20 on CIFAR-10: duration and accuracy.
 
-Weights at 8, 4 or 2 bits per layer, 4 on average over all of them (the bytes of uniform 4 bits), inputs at 8, all 20
-layers. Sensitivities come from training images alone, by gradients or by evaluations on search-val; then the exact
-optimum of their sum. The test set gives the figure at the end and takes part in no choice; BatchNorm statistics are
-recomputed from training images for it.
+Weights have 8, 4 or 2 bits per layer in all 20 layers, with the bytes of uniform 4 bits; inputs have 8 bits.
+Sensitivities come from gradients on training images, or from evaluations on search-val. The knapsack minimizes their
+sum exactly. The test set is used only for the final figures; BatchNorm statistics are recomputed from training images.
 
     python benchmarks/cifar10_knapsack.py --data imagefolder:cifar10 --weights resnet20-cifar10.safetensors
 
-The float weights must have been trained on images normalised as the data set is: `imagefolder` uses the mean and
-deviation of ImageNet, `cifar10` its own.
+The float weights must have been trained with the normalisation of the data set: `imagefolder` uses the mean and
+standard deviation of ImageNet, `cifar10` its own.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="imagefolder:ROOT or cifar10:ROOT")
     parser.add_argument("--weights", required=True, help="float weights of a CIFAR ResNet-20")
     parser.add_argument("--estimate", choices=("gradient", "measured"), default="gradient")
-    parser.add_argument("--images", type=int, default=512, help="that sensitivities come from")
+    parser.add_argument("--images", type=int, default=512, help="images for the sensitivities [%(default)s]")
     parser.add_argument(
-        "--recalibration-images", type=int, default=4096, help="of BatchNorm, for the figures at the end"
+        "--recalibration-images", type=int, default=4096, help="images for BatchNorm statistics of the final figures"
     )
     parser.add_argument("--quantizer", default="mse+pact")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--name", default="cifar10_knapsack", help="of the result")
+    parser.add_argument("--name", default="cifar10_knapsack", help="name of the result")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     seconds: dict[str, float] = {}
@@ -85,7 +84,7 @@ def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def quantized(weights: str, quantizer: str, data: DataSet, seed: int) -> Supernet:
-    """The float network with every layer switchable, clips from 256 training images."""
+    """The supernet of the float network with bits per layer; clips are calibrated on 256 training images."""
     raw = {
         "name": "resnet20-weights",
         "backbone": "resnet20",
@@ -118,21 +117,21 @@ def estimate(supernet: Supernet, data: DataSet, given: argparse.Namespace) -> An
 
 
 def rows(supernet: Supernet, best: Architecture, data: DataSet, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Accuracy on the test set of the optimum and of uniform bits, statistics recomputed alike."""
+    """Test accuracy of the optimum and of uniform bits, with recomputed BatchNorm statistics."""
     space, batches = supernet.space, training(data, given.recalibration_images, given.seed)
     test = FixedBatches(data, "test", images=None, batch_size=500, seed=given.seed)
     found = []
     for name, a in (("knapsack", best), ("uniform 4", space.uniform(4, 8)), ("uniform 8", space.uniform(8, 8))):
         supernet.activate(a)
         recalibrate(supernet, batches)
-        answers = score(supernet, test)
+        scored = score(supernet, test)
         found.append(
             {
                 "name": name,
                 "bits": " ".join(str(axis.candidates[i][0]) for axis, i in zip(space.axes, a, strict=True)),
                 "weight_bytes": supernet.table.total(a, "weight_bytes"),
                 "bitops": supernet.table.total(a, "bitops"),
-                **vars(answers),
+                **vars(scored),
             }
         )
     return found

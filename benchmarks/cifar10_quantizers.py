@@ -1,26 +1,26 @@
-"""Which quantizer and which recipe retrains ResNet-20 best: same float weights, same steps, one row per variant.
+"""Compares quantizers and recipes for retraining ResNet-20: same float weights, same steps, one row per variant.
 
     python benchmarks/cifar10_quantizers.py --data imagefolder:CIFAR --weights resnet20.safetensors --work DIR
-    python benchmarks/cifar10_quantizers.py --tiny            # a smoke test on made-up pictures: no weights, no claim
+    python benchmarks/cifar10_quantizers.py --tiny            # smoke test on fake data, without weights
 
 Every row starts from the float weights, is quantized, trained for `--steps` steps and recalibrated. A step of 128
-images takes about half a second on two quiet cores. Kill it at any moment and repeat the command: it goes on where it
-was, and writes the results after every variant. The weights must belong to the normalisation of the data (`imagefolder`
-takes ImageNet's mean and deviation, `cifar10` its own); the row `float` shows whether they do.
+images takes about half a second on two idle cores. A killed command resumes if repeated; results are written after
+every variant. The weights must have been trained with the normalisation of the data (`imagefolder` uses ImageNet's mean
+and standard deviation, `cifar10` its own); the row `float` shows whether they were.
 
-A variant is words joined by `+`:
+A variant is a list of words joined by `+`:
 
-    baseline     `gaussian+pact`: gaussian weight steps, calibrated clips that are then learned (PACT)
-    stock        the largest weight decides the step, clips start at 6.0: what Brevitas does unless told otherwise
-    lsq          learned weight steps, started from the gaussian ones
-    midrise      four levels without zero at 2 bits (other bits are the baseline's: those rows are left out)
-    lsq-midrise  the same with learned steps
-    distill      half of the loss against the float model's answers
-    progressive  8 bits at first, the row's own after half of the steps
+    baseline     `gaussian+pact`: gaussian weight scales, calibrated clips that are then learned (PACT)
+    stock        weight scales from the largest weight, clips start at 6.0: the defaults of Brevitas
+    lsq          learned weight scales, initialized with the gaussian ones
+    midrise      four levels without zero at 2 bits (equals the baseline at other bits, whose rows are left out)
+    lsq-midrise  the same with learned scales
+    distill      half of the loss is distillation from the float model
+    progressive  8 bits for the first half of the steps, then the row's bits
     ema          moving average of the weights, decay 0.999
-    bf16         bf16 autocast, of the default quantizer's training
+    bf16         training of the default quantizer under bf16 autocast
 
-`chosen` names the best variant of each bits by search-val; the test split is only reported.
+`chosen` is the best variant per bits on search-val; the test split is only reported.
 """
 
 from __future__ import annotations
@@ -102,9 +102,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variants", default=f"{SINGLE},{PAIRS}")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, default=0, help="processes, each with a variant and seed at a time")
-    parser.add_argument("--name", default="cifar10_quantizers", help="of the results file")
-    parser.add_argument("--tiny", action="store_true", help="a smoke test: made-up pictures, two steps, no claim")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="worker processes; each trains one variant and seed at a time"
+    )
+    parser.add_argument("--name", default="cifar10_quantizers", help="name of the results file")
+    parser.add_argument("--tiny", action="store_true", help="smoke test: fake data, two steps")
     given = parser.parse_args()
     if given.tiny:
         given.data, given.weights, given.steps, given.bits = "fake", None, 2, "w2a2"
@@ -127,9 +129,9 @@ def settings_of(variant: str, parser: argparse.ArgumentParser | None = None) -> 
 
 
 def open_run(work: Path, variant: str, seed: int, given: argparse.Namespace) -> Run:
-    """The run directory of one variant and seed, made where it is new."""
+    """Opens the run directory of one variant and seed; creates it if it is new."""
     settings = settings_of(variant)
-    if given.tiny:  # there is no float model to learn from
+    if given.tiny:  # there is no float model to distil from
         settings.pop("distill", None)
     small = {"batch_size": 16, "checkpoint_steps": 1} if given.tiny else {"batch_size": 128, "checkpoint_minutes": 2.0}
     space = {
@@ -141,7 +143,7 @@ def open_run(work: Path, variant: str, seed: int, given: argparse.Namespace) -> 
         "weights": None if given.weights is None else str(Path(given.weights).resolve()),
         "axes": {"bits": [[2, 2], [3, 3], [4, 4], [8, 8]]},
         "retrain": {
-            "init": "fresh",  # from the float weights: there is no supernet here
+            "init": "fresh",  # from the float weights, without a supernet
             "iterations": given.steps,
             "lr": given.lr,
             "warmup_epochs": 0.0,
@@ -161,7 +163,7 @@ def open_run(work: Path, variant: str, seed: int, given: argparse.Namespace) -> 
 
 
 def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Retrains, if it must, and measures one variant at uniform bits."""
+    """Measures one variant at uniform bits; retrains it first unless that is done."""
     with plan_run(str(run.path), Options()).open() as owned:
         result = given_result(owned, bits)
         if "stock" in variant.split("+") and not result.model_path.exists():
@@ -188,7 +190,7 @@ def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[st
 
 
 def retrain_uncalibrated(result: Result, device: str) -> None:
-    """`retrain_here`, with clips that start at 6.0 whatever the data: Brevitas's own default in its examples."""
+    """Retrains with clips that start at 6.0, the default of Brevitas's examples, instead of calibrated ones."""
     run, settings = result.run, result.run.spec.retrain
     network = make_network(run, read_bit_config(result.bits_path), inherited=False, seed=run.seed)
     with torch.no_grad():
@@ -205,7 +207,7 @@ def retrain_uncalibrated(result: Result, device: str) -> None:
 
 
 def float_row(run: Run) -> dict[str, Any]:
-    """The float weights as they are given: without a step, and with their own statistics."""
+    """Accuracy of the given float weights, untrained and with their own BatchNorm statistics."""
     model = float_teacher(run, 1.0)
     assert model is not None
     scores = {split: score(model, scoring_batches(run, split, all_images=True)) for split in ("search-val", "test")}
@@ -219,7 +221,7 @@ def show(made: dict[str, Any]) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and deviation over the seeds, per bits and variant."""
+    """Mean and standard deviation over seeds, per bits and variant."""
     found = []
     for bits, variant in dict.fromkeys((r["bits"], r["variant"]) for r in rows):
         mine = [r for r in rows if (r["bits"], r["variant"]) == (bits, variant)]
@@ -241,7 +243,7 @@ def report(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
             chosen[bits] = max(mine, key=lambda line: line["search_val_top1"]["mean"])["variant"]
     if not given.tiny:
         settings = {"steps": given.steps, "lr": given.lr, "batch_size": 128, "seeds": given.seeds}
-        # The folder is this machine's; the kind of data set is what counts.
+        # Without the folder, which is specific to this machine.
         data = {"data": given.data.partition(":")[0], "weights": Path(given.weights).name}
         write_result(given.name, {**settings, **data, "summary": table, "chosen": chosen, "rows": rows})
 

@@ -1,4 +1,4 @@
-"""What every benchmark script writes: its figures with the environment, under `benchmarks/results/`."""
+"""Helpers of the benchmark scripts: results with their environment, parallel jobs, samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_result(name: str, figures: dict[str, Any]) -> Path:
-    """Writes `figures` and the environment that they were measured in; returns the path."""
+    """Writes `figures` with the environment of the measurement; returns the path."""
     path = RESULTS / f"{name}.json"
     RESULTS.mkdir(exist_ok=True)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -35,13 +35,13 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
 
 
 def commit() -> str:
-    """The commit that is checked out."""
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return said.stdout.strip()
+    """The short hash of the checked-out commit."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def several(workers: int, call: Callable[[Job], Made], jobs: Sequence[Job]) -> Iterator[Made]:
-    """What a call makes of each job, as they are done: in this process, or in several."""
+    """Yields `call(job)` of each job: in order in this process (`workers=0`), else in order of completion."""
     if not workers:
         yield from map(call, jobs)
         return
@@ -51,6 +51,6 @@ def several(workers: int, call: Callable[[Job], Made], jobs: Sequence[Job]) -> I
 
 
 def drawn_in_band(run: Run, budget: str, n: int) -> list[Architecture]:
-    """So many architectures between four fifths of a budget of BitOps and all of it, the same ones every time."""
+    """Samples `n` architectures of 80 to 100 % of a BitOps budget with a fixed seed."""
     limit = parse_budget(budget, "bitops", run.table)
     return FeasibleSampler(run.table, [replace(limit, low=limit.limit * 4 // 5)]).sample(np.random.default_rng(0), n)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a measurement beside its baseline, and the rows that a session leaves behind."""
+"""Fixtures of the benchmarks: timing against a baseline, and the results of a session."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--device cuda` times networks on a GPU; those rows have a file of their own, `results/MODULE-cuda.json`."""
+    """Adds `--device cuda`, which times networks on a GPU and writes `results/MODULE-cuda.json`."""
     parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where networks run [%(default)s]")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def freed_memory_stays() -> None:
-    """As in trainings and searches on a CPU, for a subject and its baseline alike."""
+    """Keeps freed memory, as trainings and searches on a CPU do, for subjects and baselines."""
     keep_freed_memory()
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
-    """Where networks run; what does not take this fixture runs on the CPU and is left out elsewhere."""
+    """The device of the networks. Benchmarks without this fixture run on the CPU only."""
     return str(request.config.getoption("--device"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what has no form for the device that was asked for."""
+    """Deselects benchmarks that cannot run on the given device."""
     if config.getoption("--device") != "cpu":
         items[:] = [item for item in items if "device" in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture
 def tiny(request: pytest.FixtureRequest) -> bool:
-    """Whether this is the setting that only shows that nothing is broken: `--benchmark-disable`."""
+    """Whether this is a smoke test (`--benchmark-disable`)."""
     return bool(request.config.getoption("--benchmark-disable"))
 
 
 @pytest.fixture
 def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., float]:
-    """Times a subject with pytest-benchmark and its baseline in the round before, so that both see the same machine.
+    """Times a subject with pytest-benchmark, and its baseline before each round, so that both see the same load.
 
-    On a GPU every call is waited for. `against(subject, baseline, what, target)` gives the ratio of the medians, which
-    is kept in `extra_info` and as a row of the module's results.
+    On a GPU every call is synchronized. `against(subject, baseline, what, target)` returns the ratio of the medians and
+    records it in `extra_info` and in the module's results.
     """
 
     def measure(
         subject: Callable[[], Any], baseline: Callable[[], Any], what: str, target: float | None = None
     ) -> float:
         times: list[float] = []
-        subject, baseline = waited_for(subject), waited_for(baseline)
+        subject, baseline = synchronized(subject), synchronized(baseline)
 
         def before() -> None:
             start = time.perf_counter()
@@ -69,7 +69,7 @@ def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., flo
 
         subject()
         benchmark.pedantic(subject, setup=before, rounds=ROUNDS, warmup_rounds=1)
-        if benchmark.stats is None:  # --benchmark-disable: everything ran once
+        if benchmark.stats is None:  # --benchmark-disable: each ran once
             return float("nan")
         base = statistics.median(times[1:])
         ratio = benchmark.stats.stats.median / base
@@ -81,8 +81,8 @@ def against(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., flo
     return measure
 
 
-def waited_for(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call that ends when the GPU, if there is one, has done its work."""
+def synchronized(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call followed by a synchronization of the GPU, if there is one."""
     if not torch.cuda.is_available():
         return call
 
@@ -95,7 +95,7 @@ def waited_for(call: Callable[[], Any]) -> Callable[[], Any]:
 
 @pytest.fixture
 def seconds(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Times a subject alone; for what has no baseline but a bound that a person would notice."""
+    """Times a subject without a baseline, against a target in seconds."""
 
     def measure(subject: Callable[[], Any], target: float | None = None) -> None:
         benchmark.pedantic(subject, rounds=5, warmup_rounds=1)
@@ -109,14 +109,14 @@ def seconds(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Non
 def _keep(request: pytest.FixtureRequest, benchmark: Any, figures: dict[str, Any]) -> None:
     benchmark.extra_info |= figures
     rows = request.config.stash.setdefault(_ROWS, {})
-    told = {"commit": commit(), "load_average": round(os.getloadavg()[0], 1), "threads": torch.get_num_threads()}
+    context = {"commit": commit(), "load_average": round(os.getloadavg()[0], 1), "threads": torch.get_num_threads()}
     where = request.config.getoption("--device")
     module = request.module.__name__ + ("" if where == "cpu" else f"-{where}")
-    rows.setdefault(module, []).append({"name": benchmark.name, **figures, **told})
+    rows.setdefault(module, []).append({"name": benchmark.name, **figures, **context})
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Writes `results/MODULE.json`; rows that this session did not measure stay as they were."""
+    """Writes `results/MODULE.json`; keeps the rows that this session did not measure."""
     for module, rows in session.config.stash.get(_ROWS, {}).items():
         path = RESULTS / f"{module}.json"
         before = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []

@@ -1,11 +1,11 @@
-"""One trained model per family of networks in every format: what `verify` says of each file, read from it alone.
+"""Exports one trained model per network family in every format, and verifies each file from the file alone.
 
-    python benchmarks/deploy.py --work DIR           # some ten minutes; goes on where it was
-    python benchmarks/deploy.py --work DIR --tiny    # whether it runs; no claim
+    python benchmarks/deploy.py --work DIR           # about ten minutes; resumable
+    python benchmarks/deploy.py --work DIR --tiny    # smoke test
 
-The networks are trained for a few steps on scikit-learn's digits, enlarged to what they take, at uniform w4a4: enough
-for answers that a file can be held against, whatever they are worth. Where the files of integers are refused, the
-retraining goes on in the integers themselves (`retrain.fold`). `tools/make_deploy.py` writes the page.
+The networks are trained at uniform w4a4 for a few steps on scikit-learn's digits, enlarged to their input size. That is
+enough to compare predictions of files and models; the accuracy is not the point. If the integer files are refused, the
+retraining continues in integers (`retrain.fold`). `tools/make_deploy.py` writes the page.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SIDE, TIMES = 16, 2
 
 
 @datasets.register("digits-large")
-def pictures(root: str | None, *, input: Any, classes: int, seed: int) -> DataSet:
-    """The digits in three equal channels, every pixel a square."""
+def enlarged_digits(root: str | None, *, input: Any, classes: int, seed: int) -> DataSet:
+    """The digits in three equal channels, enlarged by repeating pixels."""
     del root, input
     raw = load_digits()
     grey = np.kron((raw.images * 255 / 16).astype(np.uint8), np.ones((1, TIMES, TIMES), np.uint8))
@@ -59,10 +59,12 @@ def pictures(root: str | None, *, input: Any, classes: int, seed: int) -> DataSe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where runs are kept between commands")
-    parser.add_argument("--steps", type=int, default=600, help="of training [%(default)s]")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the run directories")
+    parser.add_argument("--steps", type=int, default=600, help="training steps [%(default)s]")
     parser.add_argument("--families", default=",".join(FAMILIES))
-    parser.add_argument("--tiny", action="store_true", help="one network, a few steps; nothing is written as a result")
+    parser.add_argument(
+        "--tiny", action="store_true", help="smoke test: one network, a few steps; nothing is written as a result"
+    )
     given = parser.parse_args()
     if given.tiny:
         given.steps, given.families = 12, FAMILIES[0]
@@ -74,7 +76,7 @@ def main() -> None:
 
 
 def family_rows(given: argparse.Namespace, family: str) -> list[dict[str, Any]]:
-    """A row per format: what the file is, or why there is none."""
+    """One row per format: the verified file, or the reason that there is none."""
     name = family.replace(":", "-")
     space = {
         "name": name,
@@ -90,20 +92,20 @@ def family_rows(given: argparse.Namespace, family: str) -> list[dict[str, Any]]:
     path.write_text(yaml.safe_dump(space), "utf-8")
     out = given.work / name
     (made,) = sq.bench(path, [BITS], out=out, data="digits-large", device="cpu", export=False)["rows"]
-    told = {"family": family, "weight_bytes": made["weight_bytes"], "top1_of_model": made["top1_mean"]}
+    row = {"family": family, "weight_bytes": made["weight_bytes"], "top1_of_model": made["top1_mean"]}
     with plan_run(str(out), Options(assignments=("retrain.fold=0",))).open() as run:
-        rows = file_rows(told, run.result(made["key"]), FORMATS)
-    refused = [row["format"] for row in rows if row["refused"] and row["format"] in INTEGERS]
+        rows = file_rows(row, run.result(made["key"]), FORMATS)
+    refused = [file["format"] for file in rows if file["refused"] and file["format"] in INTEGERS]
     if refused:
         with plan_run(str(out), Options(assignments=(f"retrain.fold={FOLD}",))).open() as run:
             result = run.result(made["key"])
             fold = retrain_result(result, device="cpu", show=True)["fold"]
-            rows += file_rows({**told, "fold": fold}, result, refused)
+            rows += file_rows({**row, "fold": fold}, result, refused)
     return rows
 
 
-def file_rows(told: dict[str, Any], result: Result, forms: Sequence[str]) -> list[dict[str, Any]]:
-    """A row per format of a retrained model."""
+def file_rows(row: dict[str, Any], result: Result, forms: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per format of a retrained model; `row` holds the common columns."""
     refused = {form: reason for form in forms if (reason := export(result, form))}
     files = verify_result(result)["files"] if exports(result) else []
     verified = {file["format"]: file for file in files}
@@ -111,18 +113,18 @@ def file_rows(told: dict[str, Any], result: Result, forms: Sequence[str]) -> lis
     rows = []
     for form in forms:
         file = None if form in refused else {key: verified[form][key] for key in kept}
-        rows.append({**told, "format": form, "file": file, "refused": refused.get(form)})
+        rows.append({**row, "format": form, "file": file, "refused": refused.get(form)})
         what = f"{file['bytes']:,} bytes, agreement {file['agreement']:.4f}, top-1 {file['top1']:.4f}" if file else ""
-        print(f"{told['family']:22} {form:12} {refused.get(form, what)}", flush=True)
+        print(f"{row['family']:22} {form:12} {refused.get(form, what)}", flush=True)
     return rows
 
 
 def export(result: Result, form: str) -> str | None:
-    """Writes a file; why there is none, where there is none."""
+    """Exports a file; returns the reason if it was refused."""
     try:
         export_result(result, form)
     except ExportError as error:
-        return str(error).replace(f"{result.path}/", "")  # a folder of this machine says nothing
+        return str(error).replace(f"{result.path}/", "")  # without the folder of this machine
     return None
 
 

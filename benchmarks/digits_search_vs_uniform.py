@@ -1,8 +1,8 @@
-"""Does the searched architecture beat the uniform one of equal or higher BitOps, at the same recipe?
+"""Does the searched architecture beat the uniform one of equal or more BitOps with the same recipe?
 
-Runs the main job on the handwritten digits with several seeds and compares on search-val and test, after retraining.
+Runs the main job on the handwritten digits with several seeds and compares retrained models on search-val and test.
 
-    python benchmarks/digits_search_vs_uniform.py --seeds 3 --budget 4M     # about two minutes a seed on 2 cores
+    python benchmarks/digits_search_vs_uniform.py --seeds 3 --budget 4M     # about two minutes per seed on 2 cores
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", default="4M")
-    parser.add_argument("--tiny", action="store_true", help="a smoke test: two epochs, no claim")
+    parser.add_argument("--tiny", action="store_true", help="smoke test: two epochs")
     given = parser.parse_args()
     tiny = ["train.epochs=2", "retrain.epochs=1", "search.generations=1", "search.population=4"] if given.tiny else []
     rows = []
@@ -52,7 +52,7 @@ def one_seed(seed: int, budget: str, out: Path, assignments: list[str]) -> list[
     rows = json.loads(done.stdout)["rows"]
     for row in rows:
         row["seed"] = seed
-        # The uniform baseline is chosen by the winner's BitOps, so its bits may differ between seeds.
+        # The uniform baseline is selected by the winner's BitOps, so its bits may differ between seeds.
         row["model"] = "uniform" if row["model"].startswith("w") else row["model"]
     return list(rows)
 

@@ -1,9 +1,9 @@
-"""Every fault of the table in docs/reliability.md but SIGKILL (see kills.py), injected into a small main job.
+"""Injects every fault of the table in docs/reliability.md except SIGKILL (see kills.py) into a small main job.
 
     python benchmarks/faults.py --seed 0
 
-A fault is *survived* where the repeated command (after deleting what an error named, where it named something) ends
-with the same files as an undisturbed run, compared byte by byte; *lost* counts the files that differ.
+A fault is *survived* if the repeated command (after deleting the files that an error named, if any) ends with the same
+files as an undisturbed run, compared byte by byte; *lost* counts the files that differ.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ DAMAGED = ("config.yaml", "environment.json", "supernet.safetensors", "evaluatio
 
 @dataclass
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     fault: str
     injected: int = 0
     refused: int = 0
-    """Ended with exit status 2 or 130 and a message; the others changed nothing that is read."""
+    """Faults that ended with exit status 2 or 130 and a message; the others changed nothing that is read."""
     lost: list[str] = field(default_factory=list)
     slowest_seconds: float | None = None
 
 
 def quiet(*arguments: str) -> tuple[int, str]:
-    """Runs a command in this process: exit status and what it said."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    """Runs a command in this process; returns its exit status and stderr."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         status = command(list(arguments))
-    if status not in (0, 2) or "Traceback" in said.getvalue():
-        raise SystemExit(f"{arguments} ended with {status}:\n{said.getvalue()[-2000:]}")
-    return status, said.getvalue()
+    if status not in (0, 2) or "Traceback" in stderr.getvalue():
+        raise SystemExit(f"{arguments} ended with {status}:\n{stderr.getvalue()[-2000:]}")
+    return status, stderr.getvalue()
 
 
 @contextlib.contextmanager
 def disk_of(writes: int) -> Iterator[None]:
-    """A disk that is full after so many writes, in the middle of the next one."""
+    """Simulates a full disk: write number `writes + 1` fails halfway."""
     real, left = files._write, writes
 
     def write(handle: int, data: bytes) -> None:
@@ -79,16 +79,16 @@ def disk_of(writes: int) -> Iterator[None]:
 
 
 def full_disk(reference: dict[str, object], _rng: np.random.Generator) -> Row:
-    """Every attempt may write a little, over all stages: none to thirteen files, in turn."""
+    """Repeats the job with a disk that fails after 0 to 13 writes, cycling, until it finishes."""
     row = Row("disk full in the middle of a write")
     attempt = 0
     while True:
-        with disk_of(attempt % 14):  # a search needs nine writes in a row to be finished
-            status, said = quiet(*JOB)
+        with disk_of(attempt % 14):  # a search needs nine consecutive writes to finish
+            status, err = quiet(*JOB)
         attempt += 1
         if status == 0:
             break
-        assert "No space left on device" in said, said
+        assert "No space left on device" in err, err
         row.injected += 1
         row.refused += 1
     row.lost = differences(reference, Path("run"))
@@ -96,7 +96,7 @@ def full_disk(reference: dict[str, object], _rng: np.random.Generator) -> Row:
 
 
 def damage(reference: dict[str, object], rng: np.random.Generator, how: str, each: int) -> Row:
-    """One byte flipped, or a tail cut off, in each artifact of a finished run; then all that reads, and the job."""
+    """Flips a bit or truncates, `each` times per artifact of a finished run; then runs all readers and the job."""
     row = Row({"flip": "one byte flipped in an artifact", "cut": "an artifact cut off"}[how])
     artifacts = [p for pattern in DAMAGED for p in sorted(Path("finished").glob(pattern))]
     for artifact in artifacts:
@@ -105,33 +105,31 @@ def damage(reference: dict[str, object], rng: np.random.Generator, how: str, eac
             shutil.copytree("finished", "run")
             path = Path("run") / artifact.relative_to("finished")
             data = bytearray(path.read_bytes())
-            place = int(rng.integers(len(data)))
+            position = int(rng.integers(len(data)))
             if how == "flip":
-                data[place] ^= 1 << int(rng.integers(8))
+                data[position] ^= 1 << int(rng.integers(8))
             else:
-                del data[place:]
+                del data[position:]
             path.write_bytes(data)
             row.injected += 1
             row.refused += repaired()
-            # A list of checksums that was deleted lists what is made from then on.
+            # A deleted list of checksums afterwards lists only new files.
             row.lost += [n for n in differences(reference, Path("run")) if not n.endswith("checksums.sha256")]
     return row
 
 
 def repaired() -> bool:
-    """Reads everything of a run; deletes what errors name and repeats. Whether anything was refused."""
+    """Runs all readers, deletes the files that errors name, and repeats; returns whether anything was refused."""
     readers = [["report", "run"], ["verify", "run", "--result", "bitops-2.2M"], list(JOB)]
     refused = False
     for _ in range(8):
         results = [quiet(*arguments) for arguments in readers]
-        named = {
-            m[1] for status, said in results if status == 2 for m in [re.search(r"error: (run/[^:]+): ", said)] if m
-        }
+        named = {m[1] for status, err in results if status == 2 for m in [re.search(r"error: (run/[^:]+): ", err)] if m}
         if all(status == 0 for status, _ in results):
             return refused
         refused = True
         if not named and not Path("run/config.yaml").exists():
-            named = set()  # the job itself writes it again
+            named = set()  # the job writes it again
         for name in named:
             Path(name).unlink(missing_ok=True)
             for side in ("-wal", "-shm"):
@@ -141,7 +139,7 @@ def repaired() -> bool:
 
 
 def dying_workers(reference: dict[str, object], rng: np.random.Generator, kills: int) -> Row:
-    """SIGKILL to random evaluator processes while a search with two of them runs."""
+    """Sends SIGKILL to random evaluator processes during a search with two workers."""
     row = Row("an evaluator process killed")
     while row.injected < kills:
         shutil.rmtree("run", ignore_errors=True)
@@ -154,7 +152,7 @@ def dying_workers(reference: dict[str, object], rng: np.random.Generator, kills:
             stderr=subprocess.PIPE,
             text=True,
         )
-        left = 2  # an evaluation whose process dies three times is given up, rightly
+        left = 2  # an evaluation is abandoned, as intended, if its process dies three times
         while process.poll() is None:
             time.sleep(rng.uniform(0.5, 8))
             children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
@@ -172,7 +170,7 @@ def dying_workers(reference: dict[str, object], rng: np.random.Generator, kills:
 
 
 def spawned(pid: int) -> bool:
-    """Whether a process is one of multiprocessing's workers, not its bookkeeper."""
+    """Whether a process is a worker of multiprocessing, not its resource tracker."""
     try:
         return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -180,7 +178,7 @@ def spawned(pid: int) -> bool:
 
 
 def interrupts(reference: dict[str, object], rng: np.random.Generator, count: int) -> Row:
-    """SIGINT or SIGTERM at random moments over all stages; the same command goes on."""
+    """Sends SIGINT or SIGTERM at random moments over all stages; repeats the command until it finishes."""
     row = Row("Ctrl-C or SIGTERM", slowest_seconds=0.0)
     shutil.rmtree("run", ignore_errors=True)
     while True:
@@ -196,7 +194,7 @@ def interrupts(reference: dict[str, object], rng: np.random.Generator, count: in
 
             timer = threading.Timer(rng.uniform(4, 20), press)
             timer.start()
-        _, said = process.communicate()
+        _, err = process.communicate()
         if timer is not None:
             timer.cancel()
         if process.returncode == 0:
@@ -205,15 +203,15 @@ def interrupts(reference: dict[str, object], rng: np.random.Generator, count: in
                 return row
             shutil.rmtree("run")
             continue
-        assert process.returncode == 130, said
-        assert "go on with: spos-quant" in said, said
+        assert process.returncode == 130, err
+        assert "go on with: spos-quant" in err, err
         row.slowest_seconds = max(row.slowest_seconds or 0.0, time.monotonic() - pressed[0])
         row.injected += 1
         row.refused += 1
 
 
 def second_process(reference: dict[str, object], _rng: np.random.Generator) -> Row:
-    """Further processes start in a run that is being made."""
+    """Starts other commands in a run directory that a process is using."""
     row = Row("a second process in the same run")
     shutil.rmtree("run", ignore_errors=True)
     owner = subprocess.Popen(
@@ -227,9 +225,9 @@ def second_process(reference: dict[str, object], _rng: np.random.Generator) -> R
         ["retrain", "run", "--bits", "w4a4"],
         ["search", "run", "--bitops-budget", "50%"],
     ):
-        status, said = quiet(*arguments)
+        status, err = quiet(*arguments)
         row.injected += 1
-        row.refused += status == 2 and f"is in use by process {owner.pid}" in said
+        row.refused += status == 2 and f"is in use by process {owner.pid}" in err
     owner.wait()
     row.lost = differences(reference, Path("run"))
     return row
@@ -238,7 +236,7 @@ def second_process(reference: dict[str, object], _rng: np.random.Generator) -> R
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--each", type=int, default=2, help="flips and cuts per artifact")
+    parser.add_argument("--each", type=int, default=2, help="flips and truncations per artifact")
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)
     here = Path.cwd()

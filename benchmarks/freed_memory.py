@@ -1,9 +1,9 @@
-"""What keeping freed memory saves (`train.allocation`): passes of evaluation and steps, and the largest size it costs.
+"""Time and peak memory with freed memory kept (`train.allocation`): evaluation passes and training steps.
 
     python benchmarks/freed_memory.py       # two minutes
 
-glibc's malloc is set for a whole process, so each way has its own, in turn, several times; medians of the processes'
-medians. One thread.
+The setting of glibc's malloc holds for a whole process, so processes with and without it alternate; figures are medians
+of the processes' medians. One thread.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ ROUNDS, PASSES = 3, 9
 
 
 def passes(case: str, tiny: bool) -> dict[str, Callable[[], None]]:
-    """What is timed."""
+    """The timed functions, by name."""
     x, plain = images(case, tiny), network(case, "float")
     supernet = supernet_of(case).to(memory_format=torch.channels_last)
     layers = [layer for layer, *_ in supernet.quantized_layers()]
 
-    def judge() -> None:
+    def candidate() -> None:
         with torch.no_grad(), kept_weights(layers):
             supernet.eval()(x)
 
-    def judge_float() -> None:
+    def float_pass() -> None:
         with torch.no_grad():
             plain.eval()(x)
 
     return {
-        "float pass": judge_float,
-        "candidate's pass": judge,
+        "float pass": float_pass,
+        "candidate's pass": candidate,
         "float step": lambda: step(plain, x),
         "supernet's step": lambda: step(supernet, x),
     }
@@ -61,7 +61,7 @@ def step(model: nn.Module, x: Tensor) -> None:
 
 
 def child(case: str, kept: bool, tiny: bool) -> None:
-    """Prints medians of seconds and, in MB, the largest size of this process."""
+    """Prints median seconds and the peak memory of this process in MB."""
     torch.set_num_threads(1)
     if kept:
         assert keep_freed_memory(), "this C library has no mallopt, or the environment sets it"
@@ -78,19 +78,22 @@ def child(case: str, kept: bool, tiny: bool) -> None:
 
 
 def measured(case: str, tiny: bool) -> dict[str, dict[str, float]]:
-    """Medians of each way."""
-    ways: dict[str, list[dict[str, float]]] = {"given back": [], "kept": []}
+    """Medians with freed memory kept and returned to the system."""
+    settings: dict[str, list[dict[str, float]]] = {"given back": [], "kept": []}
     for _ in range(1 if tiny else ROUNDS):
-        for way, found in ways.items():
-            command = [sys.executable, __file__, "--child", case, *(["--kept"] if way == "kept" else [])]
-            said = subprocess.run([*command, *(["--tiny"] if tiny else [])], capture_output=True, text=True, check=True)
-            found.append(json.loads(said.stdout.splitlines()[-1]))
-    return {way: {key: statistics.median(f[key] for f in found) for key in found[0]} for way, found in ways.items()}
+        for setting, found in settings.items():
+            command = [sys.executable, __file__, "--child", case, *(["--kept"] if setting == "kept" else [])]
+            done = subprocess.run([*command, *(["--tiny"] if tiny else [])], capture_output=True, text=True, check=True)
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+    return {
+        setting: {key: statistics.median(f[key] for f in found) for key in found[0]}
+        for setting, found in settings.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written")
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -99,11 +102,13 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for case in CASES:
-        ways = measured(case, given.tiny)
-        for name, value in ways["given back"].items():
-            rows.append({"case": case, "what": name, "given_back": value, "kept": ways["kept"][name]})
+        settings = measured(case, given.tiny)
+        for name, value in settings["given back"].items():
+            rows.append({"case": case, "what": name, "given_back": value, "kept": settings["kept"][name]})
             unit = "" if name == "MB" else " s"
-            print(f"{case} {name:17} {value:9.3f}{unit} given back, {ways['kept'][name]:9.3f}{unit} kept", flush=True)
+            print(
+                f"{case} {name:17} {value:9.3f}{unit} given back, {settings['kept'][name]:9.3f}{unit} kept", flush=True
+            )
     if not given.tiny:
         write_result("freed_memory", {"threads": 1, "load": os.getloadavg()[0], "rows": rows})
 

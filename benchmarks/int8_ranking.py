@@ -1,10 +1,10 @@
-"""How candidates rank when their convolutions sum integers (`search.int8`), against the exact float path.
+"""Ranking of candidates with integer convolutions (`search.int8`) against the exact float path.
 
     python benchmarks/int8_ranking.py RUN --n 30                    # minutes
     python benchmarks/int8_ranking.py RUN --n 3 --images 64 --recalibration 32 --tiny
 
-RUN is a run directory with a trained supernet. Architectures are drawn within a band of BitOps, so that the order is
-not only that more bits are better; each is judged both ways in turn, on one thread.
+RUN is a run directory with a trained supernet. Architectures are sampled within a band of BitOps, so that the ranking
+does not only reflect the number of bits. Each is evaluated both ways alternately, on one thread.
 """
 
 from __future__ import annotations
@@ -31,63 +31,67 @@ from spos_quant.stages.run import Run
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.batches import FixedBatches
 
-Judge = Callable[[Architecture], tuple[Evaluation, float]]
+Evaluate = Callable[[Architecture], tuple[Evaluation, float]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
-    parser.add_argument("--budget", default="w3a3", help="most BitOps; the least are four fifths of it [%(default)s]")
-    parser.add_argument("--images", type=int, help="of search-val that score [all]")
-    parser.add_argument("--recalibration", type=int, default=1024, help="training images [%(default)s]")
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
+    parser.add_argument("--n", type=int, default=30, help="number of architectures [%(default)s]")
+    parser.add_argument(
+        "--budget", default="w3a3", help="BitOps budget; architectures cost 80 to 100 %% of it [%(default)s]"
+    )
+    parser.add_argument("--images", type=int, help="images of search-val for scoring [all]")
+    parser.add_argument(
+        "--recalibration", type=int, default=1024, help="training images for recalibration [%(default)s]"
+    )
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written as a result")
     given = parser.parse_args()
     if not integers_available():
-        parser.error("this processor or this torch has no 8-bit convolutions: there is nothing to compare")
+        parser.error("this processor or this torch has no 8-bit convolutions to compare")
     torch.set_num_threads(1)
     keep_freed_memory()
     run = open_existing(str(given.run))
-    found = judged(run, given)
+    found = evaluated(run, given)
     figures = compared(found)
     print(*(f"{name} {value}" for name, value in figures.items()), sep="\n")
     if not given.tiny:
-        told = {"space": run.spec.name, "n": given.n, "budget": given.budget, "recalibration": given.recalibration}
-        write_result("int8_ranking", {**told, "images": given.images, "load": os.getloadavg()[0], **figures})
+        settings = {"space": run.spec.name, "n": given.n, "budget": given.budget, "recalibration": given.recalibration}
+        write_result("int8_ranking", {**settings, "images": given.images, "load": os.getloadavg()[0], **figures})
 
 
-def judges(run: Run, given: argparse.Namespace) -> dict[str, Judge]:
-    """Both ways, each with a supernet of its own."""
+def evaluators(run: Run, given: argparse.Namespace) -> dict[str, Evaluate]:
+    """The float and the integer evaluator, each with its own supernet."""
     training = FixedBatches(run.data, "train", images=given.recalibration, batch_size=128, seed=run.seed)
     validation = FixedBatches(run.data, "search-val", images=given.images, batch_size=128, seed=run.seed)
 
-    def made(int8: bool) -> Judge:
+    def made(int8: bool) -> Evaluate:
         evaluator = SupernetEvaluator(
             load_supernet(run), training, validation, compiled=not given.tiny, channels_last=True, int8=int8
         )
 
-        def judge(architecture: Architecture) -> tuple[Evaluation, float]:
+        def evaluate(architecture: Architecture) -> tuple[Evaluation, float]:
             start = time.perf_counter()
             (evaluation,) = evaluator([architecture])
             return evaluation, time.perf_counter() - start
 
-        return judge
+        return evaluate
 
     return {"exact": made(int8=False), "int8": made(int8=True)}
 
 
-def judged(run: Run, given: argparse.Namespace) -> dict[str, list[tuple[Evaluation, float]]]:
-    """Evaluations and seconds of every architecture, the two ways in turn."""
-    ways = judges(run, given)
-    found: dict[str, list[tuple[Evaluation, float]]] = {name: [] for name in ways}
+def evaluated(run: Run, given: argparse.Namespace) -> dict[str, list[tuple[Evaluation, float]]]:
+    """Evaluations and seconds of every architecture, by evaluator."""
+    by_name = evaluators(run, given)
+    found: dict[str, list[tuple[Evaluation, float]]] = {name: [] for name in by_name}
     for architecture in drawn_in_band(run, given.budget, given.n):
-        for name, judge in ways.items():
-            found[name].append(judge(architecture))
+        for name, evaluate in by_name.items():
+            found[name].append(evaluate(architecture))
     return found
 
 
 def compared(found: dict[str, list[tuple[Evaluation, float]]]) -> dict[str, float]:
-    """How scores, ranks and seconds of the two ways compare."""
+    """Compares scores, ranks and seconds of the two evaluators."""
     top1, loss = (
         {name: np.array([getattr(e, what) for e, _ in rows]) for name, rows in found.items()}
         for what in ("score", "loss")

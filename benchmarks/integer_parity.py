@@ -1,9 +1,9 @@
-"""onnxruntime and the file of integers against the NumPy reference, on every image of a trained run's test split.
+"""The onnx-int8 and integer files against the NumPy reference, on all test images of a trained run.
 
     python benchmarks/integer_parity.py RUN [RUN ...]
 
-Of each retrained result of each run but float ones: images with another label than the reference, and the largest
-difference of a logit beside the largest logit. Ten thousand pictures of CIFAR-10 take some four minutes.
+Per retrained quantized result of each run: the number of images with another label than the reference, the largest
+difference of a logit, and the largest logit. Ten thousand images of CIFAR-10 take about four minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from spos_quant.stages.run import Result
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
-    parser.add_argument("--results", metavar="KEYS", help="only these, between commas [all]")
+    parser.add_argument("--results", metavar="KEYS", help="only these results, comma-separated [all]")
     parser.add_argument("--tiny", action="store_true", help="nothing is written as a result")
     given = parser.parse_args()
     keys = given.results and given.results.split(",")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    """A row per file of a result."""
+    """One row per file of a result."""
     graph = graph_of(result, load_model(result))
     batches = [x.numpy() for x, _ in scoring_batches(result.run, "test", all_images=True)]
     wanted = [reference.run(graph, x) for x in batches]
@@ -58,15 +58,13 @@ def rows(result: Result) -> list[dict[str, Any]]:
         write_onnx_int8(graph, onnx, {})
         write_integers(graph, integers, {})
         files: dict[str, Callable[[Any], Any]] = {"onnx-int8": OnnxModel(onnx), "integers": IntegerModel(integers)}
-        for form, answer in files.items():
-            parity = compare((ours, answer(x)) for ours, x in zip(wanted, batches, strict=True))
+        for form, predict in files.items():
+            parity = compare((ours, predict(x)) for ours, x in zip(wanted, batches, strict=True))
             others = round((1 - parity.agreement) * parity.n)
-            told = {"run": result.run.spec.name, "result": result.key, "format": form, "images": parity.n}
-            found.append(
-                {**told, "other_labels": others, "max_abs_diff": parity.max_abs_diff, "largest_logit": largest}
-            )
+            row = {"run": result.run.spec.name, "result": result.key, "format": form, "images": parity.n}
+            found.append({**row, "other_labels": others, "max_abs_diff": parity.max_abs_diff, "largest_logit": largest})
             print(
-                f"{told['run']:16} {told['result']:20} {form:10} {parity.n:7,} images, {others} other labels, "
+                f"{row['run']:16} {row['result']:20} {form:10} {parity.n:7,} images, {others} other labels, "
                 f"logits up to {largest:.1f} differ by {parity.max_abs_diff:.1e} at most",
                 flush=True,
             )

@@ -1,11 +1,11 @@
-"""SIGKILL at random moments over all stages of the main job; repeated, it must end as if nothing had happened.
+"""Kills the main job by SIGKILL at random moments of all stages; the repeated job must give the same result.
 
     python benchmarks/kills.py --kills 30 --seed 0
 
-Every attempt runs the same command in a process that kills itself: some seconds after its first write, or just before
-its n-th write, rename or deletion in the run directory. When a run is finished it is compared, file by file, with a run
-that was never killed, and another run is begun until all kills are spent. Moments follow from the seed; where a moment
-by the clock falls depends on the machine.
+Every attempt runs the same command in a process that kills itself some seconds after its first write, or just before
+its n-th write, rename or deletion in the run directory. Every finished run is compared, file by file, with a run that
+was never killed; runs repeat until all kills are done. The seed determines the moments; the stage at which a moment in
+seconds falls depends on the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JOB = [
     *("--set", "search.recalibration_images=128"),
     *("--set", "train.checkpoint_steps=5", "--set", "retrain.checkpoint_steps=5"),
 ]
-# Runs the command line, counting what it does to files below a folder; kills itself when the moment has come.
+# Runs the command line, counts file operations below a folder, and kills itself at the given moment.
 VICTIM = """
 import os, signal, sys, threading
 folder, kind, amount, *arguments = sys.argv[1:]
@@ -61,14 +61,14 @@ IGNORED = {"run.lock", "report.html", "checkpoint.safetensors", "evaluations.sql
 
 
 def moment(rng: np.random.Generator) -> tuple[str, str]:
-    """When the next process dies: seconds after its first write, or writes."""
+    """The moment of the next kill: seconds after the first write, or a number of writes."""
     if rng.random() < 0.5:
         return "seconds", f"{rng.uniform(0, 7):.2f}"
     return "writes", str(int(rng.integers(1, 160)))
 
 
 def attempt(job: list[str], cwd: Path, when: tuple[str, str]) -> tuple[bool, str]:
-    """Runs the job until it ends or dies; whether it was killed, and what it was doing."""
+    """Runs the job until it ends or is killed; returns whether it was killed, and its stage."""
     victim = cwd / "victim.py"
     victim.write_text(VICTIM, "utf-8")
     folder = job[job.index("--out") + 1]
@@ -81,7 +81,7 @@ def attempt(job: list[str], cwd: Path, when: tuple[str, str]) -> tuple[bool, str
 
 
 def stage(run: Path) -> str:
-    """What a run was about to do, from the artifacts that it has."""
+    """The current stage of a run, from its artifacts."""
     if not (run / "config.yaml").exists():
         return "opening"
     if not (run / "supernet.safetensors").exists():
@@ -94,7 +94,7 @@ def stage(run: Path) -> str:
 
 
 def contents(run: Path) -> dict[str, object]:
-    """What a run holds, to be compared: files by their bytes, the evaluations by their rows."""
+    """The comparable contents of a run: files as bytes, the evaluations as rows."""
     found: dict[str, object] = {}
     for path in sorted(p for p in run.rglob("*") if p.is_file() and p.name not in IGNORED):
         name = str(path.relative_to(run))
@@ -111,7 +111,7 @@ def contents(run: Path) -> dict[str, object]:
 
 
 def differences(reference: dict[str, object], run: Path) -> list[str]:
-    """The names of what differs from a run that was never killed."""
+    """The names of files that differ from a run that was never killed."""
     found = contents(run)
     return sorted(name for name in reference.keys() | found.keys() if reference.get(name) != found.get(name))
 

@@ -1,7 +1,7 @@
-"""How long the largest spaces take to load, count, sample within a budget and complete a partial architecture.
+"""Time to load the largest spaces, count, sample within a budget, and complete a partial architecture.
 
-Claim: spaces beyond 10^30 architectures answer `cost`, exact feasible sampling and completion in under a second each; a
-million architectures of a per-layer ResNet-50 are costed in as little.
+Claim: for spaces of more than 10^30 architectures, `cost`, exact feasible sampling and completion take less than a
+second each, and so do the costs of a million architectures of a per-layer ResNet-50.
 
     python benchmarks/large_spaces.py            # a minute; no torch
 """
@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What `work` gives, and its median time in seconds."""
+    """The result of `work`, and its median time in seconds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -37,7 +37,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def million() -> dict[str, Any]:
-    """The time to cost a million architectures of ResNet-50 with bits of its own for every layer."""
+    """The time to cost a million architectures of ResNet-50 with bits per layer."""
     space = load_space("torchvision:resnet50")
     table = CostTable(space)
     sizes = [len(axis.candidates) for axis in space.axes]

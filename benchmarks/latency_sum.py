@@ -1,10 +1,10 @@
-"""How far the sum of a table's layers is from whole networks that onnxruntime runs.
+"""Errors of latency sums over layers against whole networks in onnxruntime.
 
-    python benchmarks/latency_sum.py                # some minutes on a quiet machine
-    python benchmarks/latency_sum.py --tiny         # a smoke test: no claim
+    python benchmarks/latency_sum.py                # some minutes on an idle machine
+    python benchmarks/latency_sum.py --tiny         # smoke test
 
-For each space, `spos-quant latency` times its layers and random whole networks; each network is predicted with the rest
-that the others suggest.
+For each space, `spos-quant latency` times its layers and random whole networks. Each network's latency is predicted as
+the sum of its layers plus the constant (`rest`) fitted on the other networks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPACES = "resnet20-mixed,resnet20-joint,digits-blocks,mobilenetv2-mixed,resnet18
 
 
 def one(name: str, networks: int, threads: int) -> dict[str, Any]:
-    """A row of the result: what the command says, and how long it took."""
+    """A row of the result: the command's figures and its duration."""
     with tempfile.TemporaryDirectory() as folder:
         start, run = time.perf_counter(), Run(Path(folder), load_spec(name), "fake", 0)
         found = latency_run(run, threads=threads, networks=networks, show=False)
@@ -44,10 +44,12 @@ def one(name: str, networks: int, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spaces", default=SPACES, help="between commas [%(default)s]")
+    parser.add_argument("--spaces", default=SPACES, help="comma-separated [%(default)s]")
     parser.add_argument("--n", type=int, default=20, help="whole networks per space")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="one small space, two networks; nothing is written")
+    parser.add_argument(
+        "--tiny", action="store_true", help="smoke test: one small space, two networks; nothing is written"
+    )
     given = parser.parse_args()
     if given.tiny:
         given.spaces, given.n = "digits-blocks", 2

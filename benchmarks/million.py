@@ -1,10 +1,10 @@
-"""A log of a million evaluations opens, resumes and reports in seconds.
+"""Times opening, resuming and reporting a run with a million evaluations.
 
     python benchmarks/million.py --count 1000000
 
-A small search is made, its log filled up with made-up evaluations of other architectures, and then timed: opening the
-log, the search whose evaluations are all known (its results deleted), the finished search, and the report. Times are of
-the process itself (CPU) and by the clock.
+Runs a small search and fills its log with synthetic evaluations of other architectures. Then times opening the log, the
+search with all evaluations known and its results deleted, the finished search, and the report, in CPU and wall-clock
+seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PART = 50_000
 
 
 def fill(log: EvaluationLog, count: int) -> None:
-    """Evaluations of random architectures until the log has `count`."""
+    """Adds synthetic evaluations of random architectures until the log has `count`."""
     rng, space = np.random.default_rng(0), log.space
     log._run("BEGIN")
     while (missing := count - len(log)) > 0:
@@ -54,7 +54,7 @@ def fill(log: EvaluationLog, count: int) -> None:
 
 @contextlib.contextmanager
 def timed(name: str, times: dict[str, dict[str, float]]) -> Iterator[None]:
-    """Seconds of this process and by the clock."""
+    """Records CPU and wall-clock seconds."""
     clock, cpu = time.perf_counter(), time.process_time()
     yield
     times[name] = {"cpu": round(time.process_time() - cpu, 2), "clock": round(time.perf_counter() - clock, 2)}
@@ -68,7 +68,7 @@ def quiet(*arguments: str) -> None:
 
 
 def measure(count: int) -> dict[str, object]:
-    """The times, in a folder of its own."""
+    """Measures the times in the working directory."""
     times: dict[str, dict[str, float]] = {}
     quiet("search", "digits-mixed", "--out", "run", "--bitops-budget", BUDGET, *SETTINGS)
     run = open_existing("run")
@@ -77,7 +77,7 @@ def measure(count: int) -> dict[str, object]:
     with timed("open", times), open_log(run) as log:
         assert len(log) == count
     (result,) = [r for r in run.results() if r.searched]
-    asked = result.search()["evaluations"]
+    proposed = result.search()["evaluations"]
     shutil.rmtree(result.folder)
     with timed("resume", times):
         quiet("search", "run", "--bitops-budget", BUDGET)
@@ -87,7 +87,7 @@ def measure(count: int) -> dict[str, object]:
         quiet("report", "run")
     names = ("evaluations.sqlite", "report.html", "report.json", "evaluations.csv")
     sizes = {name: Path("run", name).stat().st_size for name in names}
-    return {"evaluations": count, "asked": asked, "seconds": times, "bytes": sizes}
+    return {"evaluations": count, "asked": proposed, "seconds": times, "bytes": sizes}
 
 
 def main() -> None:

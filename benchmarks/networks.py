@@ -1,4 +1,4 @@
-"""The networks that benchmarks time, with the same numbers in every form."""
+"""The benchmarked networks, with the same weights in every form."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from spos_quant.quant.static import is_quant_layer
 from spos_quant.supernet.supernet import Supernet
 
 CASES = {"resnet20": ("resnet20-mixed", 32, 128), "resnet18": ("resnet18-mixed", 64, 64)}
-"""Space, side of the images, images of a batch."""
+"""Space, side of the images, batch size."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 TINY = 4
-"""Images of a batch in the setting that only shows that nothing is broken."""
+"""Batch size of the smoke test."""
 
 
 def supernet_of(case: str, bits: int = 4) -> Supernet:
-    """The supernet of a case along the path of uniform bits."""
+    """The supernet of a case with the path of uniform bits active."""
     supernet = copy.deepcopy(_built(case))
     supernet.activate(supernet.space.uniform(bits, bits))
     return supernet
@@ -38,7 +38,7 @@ def _built(case: str) -> Supernet:
 
 
 def network(case: str, kind: str, bits: int = 4) -> nn.Module:
-    """`supernet`, its `subnet`, the same with stock quantizers (`stock Brevitas`), or the `float` network."""
+    """A network: the `supernet`, its `subnet`, the subnet with stock quantizers (`stock Brevitas`), or `float`."""
     supernet = supernet_of(case, bits)
     if kind == "supernet":
         return supernet
@@ -54,11 +54,11 @@ def network(case: str, kind: str, bits: int = 4) -> nn.Module:
 
 
 STOCK = {FusedIntQuant: IntQuant, ClipStep: ParameterScaling, StatisticalStep: StatsFromParameterScaling}
-"""What Brevitas brings in the place of ours, with the same state."""
+"""Our modules and the modules of Brevitas with the same state."""
 
 
 def stock(model: nn.Module) -> nn.Module:
-    """The model itself, with the integer quantizers that Brevitas brings, which answer with scales and bits too."""
+    """Replaces our integer quantizers by those of Brevitas in place; they return scales and bits too."""
     for module in model.modules():
         if type(module) in STOCK:
             module.__class__ = STOCK[type(module)]
@@ -71,7 +71,7 @@ def stock(model: nn.Module) -> nn.Module:
 
 
 def images(case: str, tiny: bool) -> Tensor:
-    """A batch of a case."""
+    """A random batch `[N, 3, H, W]` of a case."""
     _, side, count = CASES[case]
     return torch.randn(TINY if tiny else count, 3, side, side)
 

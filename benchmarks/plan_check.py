@@ -1,11 +1,11 @@
-"""What `spos-quant plan` says of two ranks on this machine, beside two ranks that train here.
+"""The plan of `spos-quant plan` for two ranks on this machine against two ranks that train here.
 
     python benchmarks/plan_check.py
 
-Both ranks compute with one thread. What a device does is measured in both processes at the same time, because two that
-share a machine's memory are slower than one alone; so is the bandwidth of the exchange, over loopback. The plan gets
-these figures, rank 0's. The steps are timed by the clock of rank 0 in a real training. Then the paper's own job is
-planned with the speed that its training time implies.
+Each rank computes on one thread. Device speed is measured in both processes at the same time, because processes that
+share memory bandwidth are slower than one alone; so is the bandwidth of the all-reduce, over loopback. The plan uses
+these figures of rank 0. Rank 0 times the steps of a real training. Then the paper's job is planned with the speed that
+its training time implies.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from spos_quant.train.paths import make_sampler
 IMAGES_OF_IMAGENET = 1_281_167
 GPUS_OF_THE_PAPER = 8
 DAYS_OF_THE_PAPER = {"supernet": 12, "search": 1, "retrain": 16}
-"""GPU days as we know the paper's table of search cost (its text is not at hand); of the search, less than that."""
+"""GPU days from the paper's table of search cost, quoted from memory; for the search an upper bound."""
 _TURNS = 12
 
 
 def rank(out: str, batch: int) -> None:
-    """One of two ranks: times what a device does, exchanges of the supernet's size, then steps."""
+    """Runs one of two ranks: times the device, all-reduces of the supernet's size, then training steps."""
     spec = spec_of("digits-mixed", [f"train.batch_size={batch}", "train.devices=2", "train.warmup_epochs=0"])
     config = spec.train.model_copy(update={"iterations": _TURNS})
     space = space_of(spec)
@@ -72,7 +72,7 @@ def rank(out: str, batch: int) -> None:
 
 
 def two_ranks(batch: int) -> tuple[Measured, dict[str, float]]:
-    """What rank 0 measured before the training, and medians over the training's steps, in seconds."""
+    """Rank 0's device measurement, and medians over the training's steps in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "times.json")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
@@ -83,13 +83,15 @@ def two_ranks(batch: int) -> tuple[Measured, dict[str, float]]:
 
 
 def check(batch: int) -> dict[str, Any]:
-    """The plan of two ranks and what they took."""
+    """The planned and the measured step time of two ranks."""
     torch.set_num_threads(1)
     spec = spec_of("digits-mixed", [f"train.batch_size={batch}"])
     alone = measure(Run(Path(), spec, "fake", 0), "cpu")
     measured, took = two_ranks(batch)
     exchanged = measured.weight_bytes + measured.buffer_bytes
-    bandwidth = measured.weight_bytes / took["exchange"]  # of a ring of two, each sends as much as the tensor holds
+    bandwidth = (
+        measured.weight_bytes / took["exchange"]
+    )  # in a ring of two ranks each sends as many bytes as the tensor has
     row = estimate(spec, measured, Assumed(bandwidth), 1797, 2)
     planned = row["step"]["compute_seconds"] + row["step"]["communication_seconds"]
     return {
@@ -110,8 +112,11 @@ def papers_job() -> dict[str, Any]:
     measured = measure(Run(Path(), spec, "fake", 0), "cpu")
     images = spec.train.steps(1) * spec.train.batch_size
     flops = 2 * 3 * measured.macs * images / (DAYS_OF_THE_PAPER["supernet"] * 86_400)
-    none = measured.__class__(**{**asdict(measured), "step_seconds": 0.0, "ddp_seconds": 0.0})  # of this machine
-    rows = [estimate(spec, none, Assumed(10e9, flops), IMAGES_OF_IMAGENET, n) for n in (1, GPUS_OF_THE_PAPER, 64, 1000)]
+    other_device = measured.__class__(**{**asdict(measured), "step_seconds": 0.0, "ddp_seconds": 0.0})
+    rows = [
+        estimate(spec, other_device, Assumed(10e9, flops), IMAGES_OF_IMAGENET, n)
+        for n in (1, GPUS_OF_THE_PAPER, 64, 1000)
+    ]
     return {"implied_flops": flops, "measured": asdict(measured), "paper_gpu_days": DAYS_OF_THE_PAPER, "rows": rows}
 
 

@@ -1,12 +1,12 @@
-"""Who orders architectures as training each alone does: the supernet, sensitivities, shorter trainings?
+"""What ranks architectures as stand-alone training does: the supernet, sensitivities, shorter trainings?
 
-The same architectures of a band of costs are trained alone for each number of steps, and judged by everyone who would
-choose among them. Kill it at any moment and repeat the command: it goes on.
+The same architectures of a cost band are trained stand-alone for each number of steps, and scored by each method. A
+killed command resumes if repeated.
 
     python benchmarks/rankings.py RUN --name resnet20 --band w2a2:w3a3
-    python benchmarks/rankings.py RUN --tiny --n 4 --steps 1:2,2:1      # whether it runs; no result is written
+    python benchmarks/rankings.py RUN --tiny --n 4 --steps 1:2,2:1      # smoke test; no result is written
 
-RUN is a run directory whose supernet is trained, such as `cifar10_bits.py` leaves.
+RUN is a run directory with a trained supernet, for example one of `cifar10_bits.py`.
 """
 
 from __future__ import annotations
@@ -32,38 +32,40 @@ from spos_quant.stages.sensitivity import sensitivity_run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="a run directory with a trained supernet")
-    parser.add_argument("--name", help="of the result: rankings-NAME [the space's]")
-    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
-    parser.add_argument("--band", help="LOW:HIGH of their costs [the whole space]")
-    parser.add_argument("--steps", default="50:1,100:2,300:1", help="STEPS:SEEDS of training alone [%(default)s]")
-    parser.add_argument("--sensitivities", default="gradient,measured", help="which judge [%(default)s]")
+    parser.add_argument("--name", help="name of the result: rankings-NAME [the space's name]")
+    parser.add_argument("--n", type=int, default=30, help="number of architectures [%(default)s]")
+    parser.add_argument("--band", help="LOW:HIGH of their costs [the whole range]")
+    parser.add_argument("--steps", default="50:1,100:2,300:1", help="STEPS:SEEDS of stand-alone training [%(default)s]")
+    parser.add_argument(
+        "--sensitivities", default="gradient,measured", help="sensitivity estimates that rank [%(default)s]"
+    )
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written as a result")
     given = parser.parse_args()
     lengths = {int(steps): int(seeds) for steps, _, seeds in (text.partition(":") for text in given.steps.split(","))}
     made = {steps: ranked(given, steps, seeds) for steps, seeds in sorted(lengths.items())}
-    figures = compare(made, judges(given, made[max(made)]))
-    for judge, found in figures["judges"].items():
-        print(f"{judge:50} tau {found['kendall']}")
+    figures = compare(made, scores_by_method(given, made[max(made)]))
+    for method, found in figures["judges"].items():
+        print(f"{method:50} tau {found['kendall']}")
     for pair, tau in figures["lengths"].items():
         print(f"{pair:50} tau {tau}")
     if not given.tiny:
         run = plan_existing(given.run).run
-        told = {key: getattr(given, key) for key in ("n", "band", "steps", "sensitivities")}
+        settings = {key: getattr(given, key) for key in ("n", "band", "steps", "sensitivities")}
         recipe = {"supernet_steps": run.spec.train.iterations, "batch_size": run.spec.ranked.batch_size}
-        write_result(f"rankings-{given.name or run.spec.name}", {"command": told, **recipe, **figures})
+        write_result(f"rankings-{given.name or run.spec.name}", {"command": settings, **recipe, **figures})
 
 
 def ranked(given: argparse.Namespace, steps: int, seeds: int) -> dict[str, Any]:
-    """The ranking against trainings of so many steps; trainings that are done are not made again."""
+    """The ranking against stand-alone trainings of `steps` steps; finished trainings are skipped."""
     with plan_existing(given.run, Options(assignments=(f"rank.iterations={steps}",))).open() as run:
         options: dict[str, Any] = {"device": given.device, "workers": given.workers, "show": True}
         return rank_run(run, n=given.n, seeds=seeds, band=read_band(run, given.band), **options)
 
 
-def judges(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[float]]:
-    """What each judge says of the architectures; higher is better."""
+def scores_by_method(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[float]]:
+    """The architectures' scores by each method; higher is better."""
     rows = made["rows"]
     loss, top1 = ([row[key] for row in rows] for key in ("supernet_loss", "supernet_top1"))
     found = {"loss in the supernet": [-x for x in loss], "accuracy in the supernet": top1}
@@ -79,7 +81,7 @@ def judges(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[fl
 
 
 def measured_sums(run: Run, texts: Sequence[str], given: argparse.Namespace) -> list[float]:
-    """What architectures give up by the sum of measured sensitivities."""
+    """The architectures' loss increases by the sum of measured sensitivities."""
     sensitivity_run(run, estimate="measured", device=given.device, show=True, workers=given.workers)
     perturbations = Perturbations(run.table)
     with open_log(run) as log:
@@ -89,14 +91,14 @@ def measured_sums(run: Run, texts: Sequence[str], given: argparse.Namespace) -> 
 
 
 def together(*losses: Sequence[float]) -> list[float]:
-    """Minus the sum of several losses, each in its own deviations from its mean."""
+    """The negative sum of several losses, each standardized to zero mean and unit deviation."""
     columns = [np.asarray(values, dtype=np.float64) for values in losses]
     scaled = [(values - values.mean()) / (values.std() or 1.0) for values in columns]
     return [-float(x) for x in np.sum(scaled, axis=0)]
 
 
-def compare(made: dict[int, dict[str, Any]], judged: dict[str, list[float]]) -> dict[str, Any]:
-    """Every judge, and every shorter training, against the longest one; and the lengths against each other."""
+def compare(made: dict[int, dict[str, Any]], scored: dict[str, list[float]]) -> dict[str, Any]:
+    """Every method and every shorter training against the longest training; all trainings against each other."""
     longest = max(made)
     truth = [row["alone_top1"] for row in made[longest]["rows"]]
     costs, strata = ([row[key] for row in made[longest]["rows"]] for key in ("cost", "stratum"))
@@ -105,7 +107,7 @@ def compare(made: dict[int, dict[str, Any]], judged: dict[str, list[float]]) -> 
         for steps, one in made.items()
         for seed, values in by_seed(one["rows"]).items()
     }
-    everyone = judged | {"cost alone": costs} | {n: v for n, v in alone.items() if not n.startswith(f"{longest} ")}
+    methods = scored | {"cost alone": costs} | {n: v for n, v in alone.items() if not n.startswith(f"{longest} ")}
     names = list(alone)
     return {
         "metric": made[longest]["metric"],
@@ -113,14 +115,14 @@ def compare(made: dict[int, dict[str, Any]], judged: dict[str, list[float]]) -> 
         "truth_steps": longest,
         "truth_mean": fmean(truth),
         "truth_best": max(truth),
-        "judges": {name: fidelity(values, truth, costs, strata, seed=0) for name, values in everyone.items()},
+        "judges": {name: fidelity(values, truth, costs, strata, seed=0) for name, values in methods.items()},
         "lengths": {
             f"{one} / {other}": kendall(alone[one], alone[other])
             for i, one in enumerate(names)
             for other in names[i + 1 :]
         },
         "rows": [
-            {"architecture": row["architecture"], "cost": row["cost"], **{n: v[i] for n, v in (judged | alone).items()}}
+            {"architecture": row["architecture"], "cost": row["cost"], **{n: v[i] for n, v in (scored | alone).items()}}
             for i, row in enumerate(made[longest]["rows"])
         ],
     }

@@ -1,11 +1,11 @@
-"""How many images recalibration needs: how candidates rank with few, against how they rank with many.
+"""The number of images that recalibration needs: rankings of candidates with few images against many.
 
     python benchmarks/recalibration.py RUN --n 30 --work DIR      # resumable
     python benchmarks/recalibration.py RUN --n 3 --amounts 32,64 --images 64 --work DIR --tiny
 
-RUN is a run directory with a trained supernet. Architectures are drawn within a band of BitOps, so that the order is
-not only that more bits are better. Each is recalibrated once, with the largest amount, and scored whenever an amount
-has been seen: statistics are plain averages over batches, so what was seen so far is what that amount would have given.
+RUN is a run directory with a trained supernet. Architectures are sampled within a band of BitOps, so that the ranking
+does not only reflect the number of bits. Each is recalibrated once, with the largest amount, and scored at every amount
+on the way: statistics are cumulative averages over batches, so intermediate ones equal those of a smaller amount.
 """
 
 from __future__ import annotations
@@ -38,34 +38,36 @@ AMOUNTS = "256,512,1024,2048,4096,8192,25600"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--n", type=int, default=30, help="architectures [%(default)s]")
-    parser.add_argument("--budget", default="w3a3", help="most BitOps; the least are four fifths of it [%(default)s]")
-    parser.add_argument("--amounts", default=AMOUNTS, help="images of training [%(default)s]")
-    parser.add_argument("--images", type=int, help="of search-val that score [all]")
-    parser.add_argument("--batch", type=int, default=128, help="images of a batch [%(default)s]")
+    parser.add_argument("--n", type=int, default=30, help="number of architectures [%(default)s]")
+    parser.add_argument(
+        "--budget", default="w3a3", help="BitOps budget; architectures cost 80 to 100 %% of it [%(default)s]"
+    )
+    parser.add_argument("--amounts", default=AMOUNTS, help="numbers of training images [%(default)s]")
+    parser.add_argument("--images", type=int, help="images of search-val for scoring [all]")
+    parser.add_argument("--batch", type=int, default=128, help="batch size [%(default)s]")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--work", type=Path, required=True, help="where scores are kept between commands")
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written as a result")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the scores")
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written as a result")
     given = parser.parse_args()
     run = open_existing(str(given.run))
-    # A data set of fewer images than the largest amount is taken whole.
+    # A smaller data set is used whole.
     amounts = sorted({min(int(text), len(run.data.train)) for text in given.amounts.split(",")})
     rows = list(measured(run, given, amounts))
     table = [against(rows, amounts, amount) for amount in amounts]
     for row in table:
         print(*(f"{key} {value}" for key, value in row.items()), sep=", ")
     if not given.tiny:
-        told = {"space": run.spec.name, "n": given.n, "budget": given.budget, "scored": len(validation(run, given))}
-        write_result("recalibration", {**told, "batch": given.batch, "table": table, "rows": rows})
+        settings = {"space": run.spec.name, "n": given.n, "budget": given.budget, "scored": len(validation(run, given))}
+        write_result("recalibration", {**settings, "batch": given.batch, "table": table, "rows": rows})
 
 
 def validation(run: Run, given: argparse.Namespace) -> FixedBatches:
-    """The images that score."""
+    """The images for scoring."""
     return FixedBatches(run.data, "search-val", images=given.images, batch_size=given.batch, seed=run.seed)
 
 
 def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterator[dict[str, Any]]:
-    """A row per architecture: its scores by amount. What a former command measured is taken from its file."""
+    """One row per architecture with its scores by amount; reuses scores stored by earlier commands."""
     supernet = load_supernet(run).to(device_of(given.device)).to(memory_format=torch.channels_last)
     training = FixedBatches(run.data, "train", images=amounts[-1], batch_size=given.batch, seed=run.seed)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def measured(run: Run, given: argparse.Namespace, amounts: list[int]) -> Iterato
 def by_amount(
     supernet: Supernet, architecture: Architecture, training: FixedBatches, scored: FixedBatches, amounts: list[int]
 ) -> dict[int, Score]:
-    """The score of an architecture whenever so many images have been seen."""
+    """The scores of an architecture after recalibration with each amount of images."""
     supernet.activate(architecture)
     supernet.eval()
     norms = batch_norms(supernet)
@@ -103,7 +105,7 @@ def by_amount(
 
 
 def against(rows: list[dict[str, Any]], amounts: list[int], amount: int) -> dict[str, Any]:
-    """How the order with an amount agrees with that of the largest one."""
+    """Agreement of the ranking with an amount with that of the largest amount."""
     few, many = (np.array([row["scores"][str(a)][0] for row in rows]) for a in (amount, amounts[-1]))
     return {
         "images": amount,

@@ -1,10 +1,10 @@
-"""A training and a search that run for an hour keep their memory, threads and file descriptors.
+"""Checks that memory, threads and file descriptors stay constant during an hour of training and search.
 
     python benchmarks/soak.py --minutes 60
 
-Two commands run side by side: `train` with a loader process, checkpoints and curves, and `search --workers 1`. Every
-few seconds their processes are counted, with what each process tree uses: memory (its share of pages, PSS), threads,
-file descriptors. The samples are compared after a warm-up and drawn: docs/soak.svg.
+Two commands run in parallel: `train` with a loader process, checkpoints and curves, and `search --workers 1`. Every few
+seconds the script samples each process tree: memory (proportional set size, PSS), threads, file descriptors and number
+of processes. The samples after a warm-up are compared, and plotted in docs/soak.svg.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SEARCH = [
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def tree(pid: int) -> list[int]:
 
 
 def sample(pid: int) -> dict[str, float]:
-    """What a process tree uses now."""
+    """The current resources of a process tree, by measure."""
     used = dict.fromkeys(MEASURES, 0.0)
     for one in tree(pid):
         with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def sample(pid: int) -> dict[str, float]:
 
 
 def watch(processes: dict[str, subprocess.Popen[bytes]], minutes: float, every: float) -> dict[str, list[Any]]:
-    """Samples of every process tree until the time is over: `[minute, memory, threads, descriptors, processes]`."""
+    """Samples of every process tree for some minutes: rows `[minute, memory, threads, descriptors, processes]`."""
     start, found = time.monotonic(), {name: [] for name in processes}
     while (minute := (time.monotonic() - start) / 60) < minutes:
         for name, process in processes.items():
@@ -77,7 +77,7 @@ def watch(processes: dict[str, subprocess.Popen[bytes]], minutes: float, every: 
 
 
 def compared(samples: list[Any], warm: float) -> dict[str, dict[str, float]]:
-    """Medians of the first and the last third after the warm-up, the extremes between, and the growth in an hour."""
+    """Medians of the first and last third after the warm-up, minimum and maximum, and growth per hour."""
     kept = [row for row in samples if row[0] >= warm]
     third = max(1, len(kept) // 3)
     found = {}
@@ -96,7 +96,7 @@ def compared(samples: list[Any], warm: float) -> dict[str, dict[str, float]]:
 
 
 def svg(samples: dict[str, list[Any]]) -> str:
-    """One small plot per measure, a line per command."""
+    """An SVG with one plot per measure and one line per command."""
     width, height, gap, colours = 300, 130, 34, {"train": "#2a6fbb", "search": "#c4572e"}
     parts = []
     for i, name in enumerate(MEASURES):
@@ -125,7 +125,7 @@ def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def soak(minutes: float, every: float, warm: float) -> dict[str, Any]:
-    """Runs both commands, in the working directory, and stops them as a person does."""
+    """Runs both commands in the working directory and stops them by SIGINT."""
     if status := spawn(SHORT).wait():
         raise SystemExit(status)
     processes = {"train": spawn(TRAIN), "search": spawn([*SEARCH, "--timeout", f"{minutes + 60}m"])}
@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--every", type=float, default=5, help="seconds between samples")
-    parser.add_argument("--warm-up", type=float, default=2, help="minutes that are not compared")
+    parser.add_argument("--warm-up", type=float, default=2, help="minutes of warm-up, which are not compared")
     given = parser.parse_args()
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,12 +1,12 @@
-"""What a supernet's memory depends on: the largest width, not the number of widths or bit-widths.
+"""Memory of a supernet: it grows with the largest width, not with the number of widths or bit-widths.
 
-Claim: one weight tensor of the largest size per layer, sliced, then quantized: ten channel factors take the memory of
-the largest one, and eight choices of bits that of one.
+Claim: each layer has one weight tensor of the largest size, which is sliced and then quantized. Ten channel factors
+take the memory of the largest one, and eight bit-widths that of one.
 
-    python benchmarks/supernet_memory.py         # two minutes; every row in a process of its own
+    python benchmarks/supernet_memory.py         # two minutes; one process per row
 
 Bytes are those of all parameters and buffers. Peak memory is the growth of the process's resident set over one training
-step (forward, backward, SGD with momentum) of the widest path, 16 images of 64 x 64.
+step (forward, backward, SGD with momentum) of the widest path with 16 images of 64 x 64.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def one(backbone: str, axes: dict[str, list[object]]) -> dict[str, float]:
 
     raw = {"name": "x", "backbone": backbone, "input": [3, 64, 64], "classes": 1000, "axes": axes}
     space = space_of(parse_spec(raw, "x"))
-    build(load_space("digits-mixed"))  # whatever is imported is no memory of the supernet's
+    build(load_space("digits-mixed"))  # imports everything before the first measurement
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     supernet = build(space)
     supernet.activate([len(axis.candidates) - 1 for axis in space.axes])

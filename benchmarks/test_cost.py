@@ -1,10 +1,10 @@
-"""Costs, feasible samples and commands: what a person waits for before anything is trained.
+"""Costs, feasible samples and commands: interactive work before any training.
 
-Claim: a million architectures of a per-layer ResNet-50 are costed in less than a second; 10,000 architectures are drawn
-in less than 0.2 s where less than one in a hundred would be feasible; `--help`, `spaces` and `cost` answer in less than
-half a second.
-Floor: for the commands, Python's own start. `cost` misses: it reads a space, and the imports of numpy and pydantic and
-the classes that check settings are most of its time.
+Claim: a million architectures of a per-layer ResNet-50 are costed in less than a second; 10,000 architectures are
+sampled in less than 0.2 s if less than one in a hundred is feasible; `--help`, `spaces` and `cost` take less than half
+a second.
+Lower bound: for the commands, the start of Python. `cost` exceeds it: it reads a space, and most of its time are the
+imports of numpy and pydantic and the classes that validate settings.
 
     pytest benchmarks/test_cost.py --benchmark-only -n0
 """

@@ -1,9 +1,9 @@
-"""Judging a candidate against float passes: scoring, and recalibration of BatchNorm statistics.
+"""Evaluation of a candidate against float passes: scoring, and recalibration of BatchNorm statistics.
 
-Claim: at most 1.05 passes of the contiguous float network, with the same numbers as the fake-quantized path; with sums
-of integers (`search.int8`), where the processor has VNNI, 0.60 of a pass of ResNet-20 and 0.45 of ResNet-18.
-Floor: the float pass in evaluation mode, and with batch statistics. Stock Brevitas is measured beside it. Freed memory
-is kept, as in a search, for both sides: the float pass of ResNet-20 then takes half the time (`freed_memory.py`).
+Claim: at most 1.05 passes of the contiguous float network, with the same numbers as the fake-quantized path. With
+integer sums (`search.int8`), if the processor has VNNI, 0.60 of a pass of ResNet-20 and 0.45 of ResNet-18.
+Lower bound: the float pass in evaluation mode, and with batch statistics. Stock Brevitas is measured too. Freed memory
+is kept, as in a search, on both sides: the float pass of ResNet-20 then takes half the time (`freed_memory.py`).
 
     pytest benchmarks/test_evaluation.py --benchmark-only -n0
 """
@@ -70,7 +70,7 @@ def test_int8_candidate(against: Callable[..., float], tiny: bool, case: str, bi
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_loops(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
-    """A candidate's passes with compiled loops beside the same without them: what a search on a GPU chooses from."""
+    """A candidate's pass with compiled kernels against separate operations, the two options of a search on a GPU."""
     supernet = supernet_of(case).to(device).to(memory_format=torch.channels_last)
     x = images(case, tiny).to(device)
 
@@ -85,7 +85,7 @@ def test_compiled_loops(against: Callable[..., float], tiny: bool, device: str, 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_channels_last(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
-    """A candidate's passes with weights that lie channels last beside contiguous ones."""
+    """A candidate's pass with channels-last weights against contiguous ones."""
     x = images(case, tiny).to(device)
     models = [supernet_of(case).to(device).to(memory_format=memory) for memory in reversed(FORMATS.values())]
     layers = [layer for model in models for layer, *_ in model.quantized_layers()]

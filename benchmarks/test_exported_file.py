@@ -1,12 +1,13 @@
-"""An exported file in onnxruntime against the float network's file.
+"""Latency of exported files in onnxruntime against the float network's file.
 
-Claim: the pure integer file (`onnx-int8`) takes at most 1 / 1.7 of the float file's time (ResNet-20, 32 images of
+Claim: the integer-only file (`onnx-int8`) takes at most 1 / 1.7 of the float file's time (ResNet-20, 32 images of
 32 x 32) and at most a third (ResNet-18, 16 images of 64 x 64, one of 224 x 224). onnxruntime has no kernels below 8
-bits: there fewer bits buy size and memory traffic; BitOps pay on hardware that has them. Files that keep fake
-quantization (`onnx-qcdq`, and `onnx-packed`, which unpacks its weights) are slower than float: little of it is fused.
-Floor: none; the processor's 8-bit instructions decide, and VNNI is what the targets were set for. Where weights and
-inputs both have 8 bits, weights are stored unsigned, so that no processor's 16-bit sums overflow (decision record
-0026); that costs what 8-bit instructions gain.
+bits: there, fewer bits only reduce size and memory traffic; BitOps matter on hardware with low-bit arithmetic. Files
+with fake quantization (`onnx-qcdq`, and `onnx-packed`, which unpacks its weights) are slower than float, because
+onnxruntime fuses little of it.
+Lower bound: none. The figures depend on the processor's 8-bit instructions; the targets are for VNNI. If weights and
+inputs both have 8 bits, weights are stored unsigned, so that 16-bit sums overflow on no processor (decision record
+0026); that costs the gain of the 8-bit instructions.
 
     pytest benchmarks/test_exported_file.py --benchmark-only -n0
 """
@@ -31,17 +32,17 @@ SHAPES = {
     "resnet18 at 64": ("resnet18", 64, 16),
     "resnet18 at 224": ("resnet18", 224, 1),
 }
-"""Network, side of the images, images of a call."""
+"""Network, side of the images, batch size."""
 TARGETS = {"resnet20 at 32": 1 / 1.7, "resnet18 at 64": 1 / 3, "resnet18 at 224": 1 / 3}
 FORMATS = {"onnx-int8": 8, "onnx-qcdq": 4, "onnx-packed": 4}
 CASES = [(s, f, 4 if s.startswith("resnet18") else b) for s in SHAPES for f, b in FORMATS.items()]
-"""The space of ResNet-18 ends at 4 bits; onnxruntime computes with 8 in either case."""
+"""Name, format, bits. The space of ResNet-18 has at most 4 bits; onnxruntime computes with 8 in any case."""
 FEWER = [("resnet20 at 32", "onnx-int8", bits) for bits in (2, 4)]
 
 
 @pytest.fixture(autouse=True)
-def _time_is_measured_not_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks that nobody trained answer near ties, where a rounding flips a label."""
+def _no_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of untrained networks nearly tie, so rounding changes labels."""
     monkeypatch.setattr(api, "LEAST_AGREEMENT", 0.0)
 
 
@@ -53,7 +54,7 @@ def test_file(against: Callable[..., float], tiny: bool, tmp_path: Path, shape: 
     files = {"ours": (network(case, "subnet", bits), form), "float": (network(case, "float"), "onnx")}
     calls = {}
     for name, (model, its) in files.items():
-        recalibrate(model, [x])  # statistics that were never trained say nothing of these images
+        recalibrate(model, [x])  # the statistics of an untrained network do not fit the images
         path = tmp_path / f"{name}.onnx"
         sq.export_onnx(model, x, path, format=its)
         calls[name] = caller(path, x.numpy())
@@ -62,14 +63,14 @@ def test_file(against: Callable[..., float], tiny: bool, tmp_path: Path, shape: 
 
 @pytest.mark.parametrize(("form", "bits"), FORMATS.items())
 def test_export(seconds: Callable[..., None], tiny: bool, tmp_path: Path, form: str, bits: int) -> None:
-    """Writing the file, and asking it about the images that it was made with."""
+    """Writing the file, including its parity check on the example images."""
     model, x = network("resnet20", "subnet", bits), torch.randn(TINY if tiny else 32, 3, 32, 32)
     recalibrate(model, [x])
     seconds(lambda: sq.export_onnx(model, x, tmp_path / "made.onnx", format=form))
 
 
 def caller(path: Path, x: np.ndarray) -> Callable[[], object]:
-    """A call of a file by one thread, with all that onnxruntime knows to make of its graph."""
+    """A call of a file on one thread with all graph optimizations of onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -1,8 +1,8 @@
-"""Preparing a batch against training on it.
+"""Input pipeline: preparing a batch against training on it.
 
-Claim: cropping, mirroring and normalising a batch takes less than 5 % of the step that trains on it, on the CPU that
-trains too.
-Floor: none; data could be free.
+Claim: cropping, mirroring and normalising a batch takes less than 5 % of the training step on that batch, on the same
+CPU.
+Lower bound: none.
 
     pytest benchmarks/test_input_pipeline.py --benchmark-only -n0
 """

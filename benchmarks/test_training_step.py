@@ -1,11 +1,11 @@
 """A training step of a quantized network against a float step.
 
-Claim: at most 1.20 float steps in the same memory format, and at most one contiguous float step, which is what a user
-has today, where images and weights lie channels last.
-Floor: the float step. Stock Brevitas is measured beside it, on the same path, with the same numbers. Freed memory is
-kept, as in a training, for both sides.
-Where it misses: ResNet-18 beside the contiguous float step. The 11 million weights are quantized at every step for a
-batch of 64 small images, and channels last gains its convolutions less than those of ResNet-20.
+Claim: at most 1.20 float steps in the same memory format; in channels-last format also at most one contiguous float
+step, which is a user's default.
+Lower bound: the float step. Stock Brevitas is measured too, on the same path, with the same numbers. Freed memory is
+kept, as in a training, on both sides.
+Missed: ResNet-18 against the contiguous float step. Its 11 million weights are quantized at every step for a batch of
+64 small images, and channels last speeds up its convolutions less than those of ResNet-20.
 
     pytest benchmarks/test_training_step.py --benchmark-only -n0
 """
@@ -28,12 +28,12 @@ BESIDE = [
     ("channels_last", "channels_last", 1.2),
     ("channels_last", "contiguous", 1.0),
 ]
-"""Memory format, that of the float step, and target."""
+"""Memory format, memory format of the float step, target ratio."""
 
 
 def stepper(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """A step without the optimizer's."""
-    parameters = list(model.parameters())  # as an optimizer holds them: to find a supernet's takes 10 ms
+    """A function that runs forward and backward, without the optimizer."""
+    parameters = list(model.parameters())  # listed once, as by an optimizer: listing a supernet's takes 10 ms
 
     def step() -> None:
         for parameter in parameters:
@@ -69,7 +69,7 @@ def test_training_step(
 
 @pytest.mark.parametrize("case", CASES)
 def test_bf16_step(against: Callable[..., float], tiny: bool, device: str, case: str) -> None:
-    """Under bf16 autocast (`precision: bf16-mixed`), where numbers differ; beside the same step without it."""
+    """A step under bf16 autocast (`precision: bf16-mixed`) against the same step in float32; numbers differ."""
     x = images(case, tiny).to(device).to(memory_format=torch.channels_last)
     y = torch.randint(10, (len(x),), device=device)
     ours, same = (network(case, "supernet").train().to(device).to(memory_format=torch.channels_last) for _ in range(2))

@@ -1,15 +1,14 @@
-"""A whole search, ours against the same search on stock Brevitas modules, from a measured part of it.
+"""A whole search against the same search on stock Brevitas modules, extrapolated from a measured part.
 
-Claim: 1,000 evaluations of ResNet-20 take at most a quarter of the time, with sums of integers (`search.int8`) where
-the processor has VNNI.
-Floor: the float network judged as often.
+Claim: 1,000 evaluations of ResNet-20 take at most a quarter of the time, with integer sums (`search.int8`) if the
+processor has VNNI.
+Lower bound: as many evaluations of the float network.
 
     python benchmarks/whole_search.py            # ten minutes on two cores
-    python benchmarks/whole_search.py --tiny     # whether it runs; no claim
+    python benchmarks/whole_search.py --tiny     # smoke test
 
-The same architectures are judged in turn by each side: recalibration, then scoring, with the images of the default
-settings scaled down to a part that is stated. What a searcher itself takes is measured over a whole search of functions
-that cost nothing.
+All sides alternately evaluate the same architectures: recalibration, then scoring, with the numbers of images in
+`BATCHES`. The searcher's own time is measured over a whole search with an evaluation that takes no time.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from spos_quant.train.evaluation import recalibrate, score
 
 EVALUATIONS = 1_000
 BATCHES = {"recalibrate": 8, "score": 39}
-"""Of 128 images: 1,024 for recalibration (the default), 5,000 that score."""
+"""Batches of 128 images: 1,024 images for recalibration (the default) and about 5,000 for scoring."""
 
 
-Judge = Callable[[Architecture], dict[str, float]]
+Evaluate = Callable[[Architecture], dict[str, float]]
 
 
 def parts(model: nn.Module, recalibration: list[Tensor], images: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Seconds of the two parts of an evaluation."""
+    """Seconds of recalibration and scoring."""
     start = time.perf_counter()
     recalibrate(model, recalibration)
     middle = time.perf_counter()
@@ -54,15 +53,15 @@ def parts(model: nn.Module, recalibration: list[Tensor], images: list[tuple[Tens
     return {"recalibrate": middle - start, "score": time.perf_counter() - middle}
 
 
-def judged(
+def our_evaluator(
     supernet: Supernet, recalibration: list[Tensor], images: list[tuple[Tensor, Tensor]], *, int8: bool
-) -> Judge:
-    """A function that judges as a search does."""
+) -> Evaluate:
+    """A function that evaluates an architecture as a search does and returns the seconds of each part."""
     supernet.to(memory_format=torch.channels_last)
     layers = [layer for layer, *_ in supernet.quantized_layers()]
     pairs = list(norms_behind(supernet.body)) if int8 else []
 
-    def judge(architecture: Architecture) -> dict[str, float]:
+    def evaluate(architecture: Architecture) -> dict[str, float]:
         with compiled_kernels(), kept_weights(layers, integers=int8):
             start = time.perf_counter()
             supernet.activate(architecture)
@@ -74,30 +73,30 @@ def judged(
             end = time.perf_counter()
         return {"activate": ready - start, "recalibrate": middle - ready, "score": end - middle}
 
-    return judge
+    return evaluate
 
 
-def sides(x: Tensor, batches: dict[str, int]) -> dict[str, Judge]:
-    """Functions that judge an architecture and say how long it took."""
+def sides(x: Tensor, batches: dict[str, int]) -> dict[str, Evaluate]:
+    """Functions that evaluate an architecture and return the seconds of each part, by side."""
     labels = torch.zeros(len(x), dtype=torch.long)
     recalibration, images = [x] * batches["recalibrate"], [(x, labels)] * batches["score"]
-    theirs, plain = supernet_of("resnet20"), network("resnet20", "float")
-    stock(theirs)
+    brevitas, plain = supernet_of("resnet20"), network("resnet20", "float")
+    stock(brevitas)
 
-    def judge_theirs(architecture: Architecture) -> dict[str, float]:
+    def evaluate_stock(architecture: Architecture) -> dict[str, float]:
         start = time.perf_counter()
-        theirs.activate(architecture)
+        brevitas.activate(architecture)
         took = time.perf_counter() - start
-        return {"activate": took, **parts(theirs, recalibration, images)}
+        return {"activate": took, **parts(brevitas, recalibration, images)}
 
-    made = {"ours": judged(supernet_of("resnet20"), recalibration, images, int8=False)}
+    made = {"ours": our_evaluator(supernet_of("resnet20"), recalibration, images, int8=False)}
     if integers_available():
-        made["ours, int8"] = judged(supernet_of("resnet20"), recalibration, images, int8=True)
-    return {**made, "stock Brevitas": judge_theirs, "float": lambda _: parts(plain, recalibration, images)}
+        made["ours, int8"] = our_evaluator(supernet_of("resnet20"), recalibration, images, int8=True)
+    return {**made, "stock Brevitas": evaluate_stock, "float": lambda _: parts(plain, recalibration, images)}
 
 
 def searcher_seconds(evaluations: int) -> float:
-    """What the evolution itself takes, where judging costs nothing; paths are activated, as in any search."""
+    """Seconds of the evolution itself: a search with an evaluation that only activates the path."""
     supernet = supernet_of("resnet20")
     config = SearchConfig(population=min(50, evaluations), generations=max(evaluations // 50, 1))
     layers = [layer for layer, *_ in supernet.quantized_layers()]
@@ -114,26 +113,26 @@ def searcher_seconds(evaluations: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="architectures that every side judges [%(default)s]")
-    parser.add_argument("--tiny", action="store_true", help="whether it runs; nothing is written")
+    parser.add_argument("--rounds", type=int, default=5, help="architectures that every side evaluates [%(default)s]")
+    parser.add_argument("--tiny", action="store_true", help="smoke test; nothing is written")
     given = parser.parse_args()
     batches, rounds = ({"recalibrate": 1, "score": 1}, 1) if given.tiny else (BATCHES, given.rounds)
-    keep_freed_memory()  # as a search does; stock Brevitas and the float network gain too
-    judges = sides(torch.randn(4 if given.tiny else 128, 3, 32, 32), batches)
+    keep_freed_memory()  # as in a search, for all sides
+    evaluators = sides(torch.randn(4 if given.tiny else 128, 3, 32, 32), batches)
     space = supernet_of("resnet20").space
     paths = space.sample_many(np.random.default_rng(0), rounds + 1)
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in judges}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in evaluators}
     for path in paths:  # the first round warms up
-        for name, judge in judges.items():
-            times[name].append(judge(path))
+        for name, evaluate in evaluators.items():
+            times[name].append(evaluate(path))
     rows = {
         name: {part: statistics.median(t[part] for t in took[1:]) for part in took[0]} for name, took in times.items()
     }
     own = searcher_seconds(10 if given.tiny else EVALUATIONS)
     whole = {name: EVALUATIONS * sum(row.values()) + (0 if name == "float" else own) for name, row in rows.items()}
     for name, row in rows.items():
-        said = ", ".join(f"{part} {seconds:.3f} s" for part, seconds in row.items())
-        print(f"{name:15} {whole[name]:9.0f} s for {EVALUATIONS:,} evaluations: {said} each")
+        parts_text = ", ".join(f"{part} {seconds:.3f} s" for part, seconds in row.items())
+        print(f"{name:15} {whole[name]:9.0f} s for {EVALUATIONS:,} evaluations: {parts_text} each")
     ratios = {name: whole["stock Brevitas"] / whole[name] for name in whole if name.startswith("ours")}
     print(
         f"searcher alone  {own:9.1f} s; stock / " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())

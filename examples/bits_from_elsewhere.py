@@ -1,4 +1,4 @@
-"""A table of bits per layer that another tool made becomes a bit configuration, and a model with those bits."""
+"""Converts a table of bits per layer from another tool to a bit configuration, and applies it to a model."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import nn
 
 import spos_quant as sq
 
-# What the other tool says: (weight bits, bits of the layer's input) by module name; None is float.
+# Output of the other tool: module name -> (weight bits, bits of the layer's input); None is float.
 TABLE = {"0": (None, None), "2": (4, 4), "4": (2, 4), "7": (8, 8)}
 
 torch.manual_seed(0)
@@ -24,18 +24,18 @@ model = nn.Sequential(
 )
 x = torch.rand(32, 3, 16, 16)
 
-# The format is published as a JSON schema: spos_quant/space/bit-config.schema.json.
+# The JSON schema of the format is spos_quant/space/bit-config.schema.json.
 config = {
     "format": "spos-quant/bit-config/1",
     "model": "my-cnn",
     "input": [3, 16, 16],
-    # A tool that counts the bits of a layer's OUTPUT needs them moved to the layer that reads it.
+    # If a tool gives the bits of a layer's OUTPUT, assign them to the layer that reads this output.
     "activation_bits_at": "layer input",
     "layers": {name: {"weight_bits": w, "act_bits": a} for name, (w, a) in TABLE.items()},
 }
 Path("elsewhere.bits.json").write_text(json.dumps(config, indent=1))
 
-quantized = sq.apply_bits(model, "elsewhere.bits.json", x)  # a mapping does as well
+quantized = sq.apply_bits(model, "elsewhere.bits.json", x)  # also accepts a mapping
 found = sq.measure(quantized, x)
 for layer in found["layers"]:
     print(f"layer {layer['name']}: w{layer['weight_bits']} a{layer['act_bits']}, {layer['bitops']:,} BitOps")

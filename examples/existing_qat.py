@@ -1,4 +1,4 @@
-"""A subnet goes into a QAT loop that is there already and knows only Brevitas, and out through Brevitas' own export."""
+"""Trains a subnet in an existing QAT loop for Brevitas models, and exports it with Brevitas and with spos_quant."""
 
 import brevitas.nn as qnn
 import numpy as np
@@ -11,7 +11,7 @@ import spos_quant as sq
 
 
 def existing_qat_loop(model, x, y, steps):
-    """Stands for yours: any loop over a module with Brevitas layers."""
+    """A placeholder for any training loop over a module with Brevitas layers."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
     for _ in range(steps):
@@ -22,7 +22,7 @@ def existing_qat_loop(model, x, y, steps):
     return float(loss.detach())
 
 
-# Four classes: the quadrant of a 12 x 12 picture that is bright.
+# Four classes: the bright quadrant of a 12 x 12 image.
 generator = torch.Generator().manual_seed(0)
 y = torch.randint(4, (256,), generator=generator)
 x = 0.3 * torch.rand(256, 1, 12, 12, generator=generator)
@@ -41,9 +41,9 @@ model = nn.Sequential(
     nn.Flatten(),
     nn.Linear(144, 4),
 )
-# Brevitas' own export wants consecutive integers; 2-bit weights of `midrise`, the default, are odd ones.
+# Brevitas' exporter needs consecutive integers; the default quantizer, `midrise`, has odd integers at 2 bits.
 supernet = sq.quantize(model, x[:64], bits=[(2, 2), (4, 4)], quantizer="gaussian+pact")
-# Any architecture will do here: one at random of those that cost at most half of the dearest.
+# A random architecture that costs at most half of the most expensive one.
 (architecture,) = supernet.sample(np.random.default_rng(0), 1, bitops_budget="50%")
 subnet = supernet.subnet(architecture)
 
@@ -53,7 +53,7 @@ for name, layer in subnet.named_modules():
 loss = existing_qat_loop(subnet, x, y, steps=60)
 print(f"loss {loss:.3f}, accuracy {float((subnet.eval()(x).argmax(1) == y).float().mean()):.1%}")
 
-# Brevitas' own export; integer initializers need the TorchScript exporter.
+# Brevitas' exporter; integer initializers need the TorchScript exporter.
 export_onnx_qcdq(subnet, args=x[:1], export_path="brevitas.onnx", opset_version=17, dynamo=False)
-written = sq.export_onnx(subnet, x, "checked.onnx")  # the same form, for any batch size, checked in onnxruntime
+written = sq.export_onnx(subnet, x, "checked.onnx")  # also QCDQ, for any batch size, checked in onnxruntime
 print(f"checked.onnx: {written['bytes']:,} bytes, largest difference of a logit {written['max_abs_diff']:.2g}")

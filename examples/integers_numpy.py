@@ -1,4 +1,4 @@
-"""A network from its file of integers in plain NumPy: `run` is all that a program in C or an FPGA has to do."""
+"""Executes a network from its `integers` file in plain NumPy; a C program or an FPGA has to do only what `run` does."""
 
 import json
 from pathlib import Path
@@ -13,57 +13,55 @@ from spos_quant.export.integer.file import IntegerModel
 
 
 def sums(x, weight, window, groups):
-    """Sums of products: a matrix product of the columns that a kernel sees, group by group."""
+    """Convolution or matrix product without bias."""
     if window is None:
         return x @ weight.T
     padded = np.pad(x, ((0, 0), (0, 0), window["padding"][::2], window["padding"][1::2]))
-    seen = np.lib.stride_tricks.sliding_window_view(padded, window["kernel"], (2, 3))
-    seen = seen[:, :, :: window["stride"][0], :: window["stride"][1]]
-    parts = zip(np.split(seen, groups, 1), np.split(weight, groups), strict=True)
+    patches = np.lib.stride_tricks.sliding_window_view(padded, window["kernel"], (2, 3))
+    patches = patches[:, :, :: window["stride"][0], :: window["stride"][1]]
+    parts = zip(np.split(patches, groups, 1), np.split(weight, groups), strict=True)
     return np.concatenate([np.einsum("nchwij,ocij->nohw", part, kernel) for part, kernel in parts], 1)
 
 
 def column(values, x):
-    """One value per channel, to meet `[n, C, ...]`."""
+    """Reshapes one value per channel for broadcasting with `[n, C, ...]`."""
     return values.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def codes(op, x):
-    """Half to even, then saturation at the codes that occur: a ReLU is no more than that."""
+    """Rounds half to even, then saturates at the output range of the operation, which includes its ReLU."""
     return np.clip(np.rint(x) + op["qparams"]["zero_point"], op["output_min"], op["output_max"]).astype(np.int64)
 
 
 def run(graph, tensors, images):
-    """Logits of images `[n, C, H, W]`, by the operations of a ResNet; `spos_quant.export.integer.reference` has all."""
+    """Logits of images `[n, C, H, W]`. Covers a ResNet; `spos_quant.export.integer.reference` covers all operations."""
     values, tensor_qparams = {graph["input"]: images}, {graph["input"]: None}
 
     def real(name):
-        qparams = tensor_qparams[name]
-        return (
-            values[name]
-            if qparams is None
-            else np.float32(values[name] - qparams["zero_point"]) * np.float32(qparams["scale"])
-        )
+        if (qparams := tensor_qparams[name]) is None:
+            return values[name]
+        return np.float32(values[name] - qparams["zero_point"]) * np.float32(qparams["scale"])
 
     for op in graph["ops"]:
         names, qparams = op["inputs"], op["qparams"]
         own = {key: tensors[item["tensor"]] for key, item in op.items() if isinstance(item, dict) and "tensor" in item}
-        step = None if qparams is None else np.float32(qparams["scale"])
+        scale = None if qparams is None else np.float32(qparams["scale"])
         if op["op"] == "Quantize":
-            made = codes(op, real(names[0]) / step)
+            made = codes(op, real(names[0]) / scale)
         elif op["op"] == "Layer":
             x = values[names[0]] - tensor_qparams[names[0]]["zero_point"]
             total = sums(x, own["weight"].astype(np.int64) * op["factor"], op["window"], op["groups"])
             total = np.float32(total + column(own["bias"], total))
             unit = column(np.float32(tensor_qparams[names[0]]["scale"]) * own["scale"], total)
-            wide = op["weight_bits"] is None  # a first layer that was kept float divides, as ONNX does
-            made = total * unit if step is None else codes(op, total / (step / unit) if wide else total * (unit / step))
+            wide = op["weight_bits"] is None  # a first layer that was kept float needs a division, as in ONNX
+            made = total * unit if scale is None else total / (scale / unit) if wide else total * (unit / scale)
+            made = made if scale is None else codes(op, made)
         elif op["op"] == "FloatLayer":
             made = sums(real(names[0]), own["weight"], op["window"], op["groups"]) + own["bias"]
         elif op["op"] == "Add":
-            made = codes(op, (real(names[0]) + real(names[1])) / step)
+            made = codes(op, (real(names[0]) + real(names[1])) / scale)
         elif op["op"] == "Mean":
-            made = real(names[0]).mean((2, 3), keepdims=op["keeps"])  # real: the last layer is float here
+            made = real(names[0]).mean((2, 3), keepdims=op["keeps"])  # stays real: the last layer is float here
         else:
             raise NotImplementedError(op["op"])
         values[op["output"]], tensor_qparams[op["output"]] = made, qparams

@@ -1,4 +1,4 @@
-"""A Lightning Trainer trains a supernet: a callback activates one path per step. Needs the package `lightning`."""
+"""Trains a supernet with a Lightning Trainer: a callback activates one path per step. Needs `lightning`."""
 
 import lightning
 import numpy as np
@@ -16,7 +16,7 @@ labels = torch.tensor(digits.target)
 
 
 class Classifier(lightning.LightningModule):
-    """An ordinary module; it knows nothing of paths."""
+    """An ordinary LightningModule, independent of paths."""
 
     def __init__(self, network, parameters):
         super().__init__()
@@ -33,13 +33,13 @@ class Classifier(lightning.LightningModule):
 
 
 class SinglePath(lightning.Callback):
-    """Activates a random path before every batch; the path follows from (seed, step), so resuming changes nothing."""
+    """Activates a random path before every batch. The path depends on (seed, step) only, so resuming is exact."""
 
     def __init__(self, supernet, seed=0):
         self.supernet, self.seed = supernet, seed
 
     def on_train_batch_start(self, trainer, *_):
-        """The path of this step."""
+        """Activates the path of this step."""
         rng = np.random.default_rng([self.seed, trainer.global_step])
         self.supernet.activate(self.supernet.space.sample(rng))
 

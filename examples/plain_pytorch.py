@@ -1,4 +1,4 @@
-"""A trained CNN becomes a supernet of bit-widths, is searched, fine-tuned and exported, all in plain PyTorch."""
+"""Converts a trained CNN to a supernet of bit-widths; searches, fine-tunes and exports it in plain PyTorch."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import spos_quant as sq
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
 labels = torch.tensor(digits.target)
-# Weights are trained on the first part, architectures are compared on the second, the third is only for the last line.
+# The first part trains weights, the second compares architectures, the third is for the final accuracy only.
 train, val, test = [(images[a:b], labels[a:b]) for a, b in ((0, 1200), (1200, 1500), (1500, 1797))]
 
 
@@ -26,7 +26,7 @@ def step(model, optimizer):
 
 @torch.no_grad()
 def accuracy(model, split):
-    """The share of right answers in evaluation mode."""
+    """Top-1 accuracy in evaluation mode."""
     model.eval()
     return float((model(split[0]).argmax(1) == split[1]).float().mean())
 
@@ -45,7 +45,7 @@ for _ in range(120):
     step(model, optimizer)
 print(f"float: {accuracy(model, val):.1%} on val")
 
-# Every layer in between gets 2, 4 or 8 bits; the first and the last stay float. `model` itself is not changed.
+# Inner layers get 2, 4 or 8 bits; the first and the last layer stay float. `model` itself is not changed.
 supernet = sq.quantize(model, train[0][:64], bits=[(2, 2), (4, 4), (8, 8)])
 print(f"{supernet.space.size} architectures")
 

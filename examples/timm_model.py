@@ -1,4 +1,4 @@
-"""A model of timm is quantized and searched. Needs the package `timm`; weights are random, so nothing is downloaded."""
+"""Quantizes and searches a timm model. Needs `timm`; weights are random, so nothing is downloaded."""
 
 import timm
 import torch
@@ -21,13 +21,13 @@ for axis in supernet.space.axes:
     print(f"{axis.name}: {axis.candidates}")
 print(f"{supernet.space.size} architectures")
 
-# Train the supernet here (see plain_pytorch.py). With random weights, a path is judged by how near it is to float.
+# Train the supernet here (see plain_pytorch.py). Weights are random, so the score is the closeness to the float model.
 with torch.no_grad():
-    answers = model.eval()(x)
+    float_logits = model.eval()(x)
 result = sq.search(
     supernet,
-    evaluate=lambda path: -float((path(x) - answers).square().mean()),
-    recalibrate=None,  # the statistics of the float model are the ones that are compared with
+    evaluate=lambda path: -float((path(x) - float_logits).square().mean()),
+    recalibrate=None,  # keeps the BatchNorm statistics of the float model
     config=sq.SearchConfig(population=6, generations=2, parents=3, crossover=3, mutation=2),
     bitops_budget="w4a4",
 )

@@ -1,6 +1,6 @@
 """spos_quant: search operator x width x bits in one supernet, retrain with quantization, export a low-bit model.
 
-Names are loaded at first use, so that `import spos_quant` costs next to nothing.
+Names are imported at first use, so that `import spos_quant` is fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spos_quant.supernet.fast import fast_steps as fast_steps
     from spos_quant.supernet.measure import measure as measure
 
-_WHERE = {
+_MODULES = {
     "SearchConfig": "spos_quant.config",
     "apply_bits": "spos_quant.convert.api",
     "bench": "spos_quant.stages.bench",
@@ -56,9 +56,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'spos_quant' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -2,5 +2,5 @@
 
 from spos_quant.cli import main
 
-if __name__ == "__main__":  # evaluator processes import this module under another name
+if __name__ == "__main__":  # worker processes import this module under another name
     main()

@@ -1,7 +1,7 @@
-"""What goes wrong because of something a person typed or handed in.
+"""Errors that users cause by their input.
 
-Every class here ends a command with exit status 2 and its message, never a traceback. A message says what was wrong,
-what was expected and what to do. Our own mistakes are plain assertions and exit with status 1.
+A command that raises one of them prints its message, without a traceback, and exits with status 2. A message says what
+was wrong, what was expected and what to do. Bugs of spos_quant are plain assertions and exit with status 1.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ _LONGEST_WORD, _LONGEST_TEXT = 300, 1_500
 
 
 class SposQuantError(Exception):
-    """Base of all errors that are the user's to mend. Its text is one printable line."""
+    """Base of all errors that the user can fix. Its text is one printable line."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ConfigError(SposQuantError, ValueError):
-    """A configuration key or value, a command-line option or a combination of them."""
+    """An invalid configuration key or value, command-line option or combination of them."""
 
 
 class SpaceError(SposQuantError, ValueError):
-    """A search space, an architecture or a bit configuration."""
+    """An invalid search space, architecture or bit configuration."""
 
 
 class BudgetError(SposQuantError, ValueError):
-    """A budget that cannot be read or that no architecture keeps."""
+    """A budget that is invalid or that no architecture is within."""
 
 
 class DataError(SposQuantError, ValueError):
-    """A data set that is missing, empty, unreadable or of other classes."""
+    """A data set that is missing, empty, unreadable or has other classes."""
 
 
 class ModelError(SposQuantError, ValueError):
-    """A model, its weights or its input."""
+    """An unsupported model, or weights or input that do not fit it."""
 
 
 class ExportError(SposQuantError, RuntimeError):
-    """A model that a file format cannot hold, or a file that does not answer as the model does."""
+    """A model that a file format cannot represent, or a file whose outputs differ from the model's."""
 
 
 class RunError(SposQuantError, RuntimeError):
-    """A run directory: missing, damaged, or of other settings."""
+    """A run directory that is missing, damaged or has other settings."""
 
 
 def printable(text: str) -> str:
-    """`text`, which may quote what anyone handed in, without line breaks and control codes and of bounded length."""
+    """`text`, which may quote any input, without line breaks and control characters and of bounded length."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     words = (_middle(word, _LONGEST_WORD) for word in line.split(" "))
     return _middle(" ".join(words), _LONGEST_TEXT)
@@ -59,10 +59,10 @@ def _middle(text: str, most: int) -> str:
 
 
 def near(word: object, known: Iterable[str], *, limit: int = 12) -> str:
-    """The tail of a message about an unknown `word`: its nearest match, then what is known.
+    """The end of a message about an unknown `word`: the nearest known word, then the known words.
 
     Returns:
-        `; did you mean 'x'? (known: a, b, x)`, shortened where many are known.
+        `; did you mean 'x'? (known: a, b, x)`, with at most `limit` known words.
     """
     names = sorted(known)
     match = difflib.get_close_matches(str(word)[:_LONGEST_WORD], names, n=1, cutoff=0.55)

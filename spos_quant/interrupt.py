@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: work stops at the next safe place, and the process ends within two seconds whatever it is doing.
+"""Ctrl-C and SIGTERM: work stops at the next safe point, and the process ends within two seconds in any case.
 
-Python's own handler has to wait for the running C call, and the backward pass of a large network is one. So a thread
-watches the signals too, and ends the process where the main thread has not. That loses nothing: whatever a run
-directory holds is whole at every moment.
+Python runs its handler only after the running C call, for example the backward pass of a large network. So a thread
+also watches the signals, and ends the process if the main thread has not. No data is lost, since files of a run
+directory are written atomically.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _State:
-    """Whether interrupts wait for a safe place just now, whether one waits, and whether any came at all."""
+    """State of interrupts in this process."""
 
     deferring = 0
+    """Number of open `deferred()` contexts."""
     waiting = False
+    """Whether a deferred interrupt is pending."""
     arrived = False
+    """Whether any interrupt arrived."""
 
 
 def install(message: str) -> None:
     """Takes over SIGINT and SIGTERM in the main thread of a command.
 
     Args:
-        message: Said on stderr where the process must be ended from outside.
+        message: Printed to stderr if the watching thread ends the process.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -43,9 +46,9 @@ def install(message: str) -> None:
 
 
 def leave_to_parent(_number: int = 0) -> None:
-    """In a forked child: Ctrl-C is its parent's to handle, and the parent ends it by SIGTERM.
+    """In a forked child: ignores Ctrl-C, which the parent handles; SIGTERM ends the child.
 
-    The pipe of the parent's watching thread is inherited: a signal to the child would look like one to the parent.
+    The child inherits the pipe of the parent's watching thread, which would take a signal to the child for its own.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -54,10 +57,10 @@ def leave_to_parent(_number: int = 0) -> None:
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Inside, an interrupt waits; the function that is yielded says whether one does.
+    """Defers interrupts inside the context; the yielded function returns whether one arrived.
 
     Raises:
-        KeyboardInterrupt: at the end, where one waited.
+        KeyboardInterrupt: on exit, if an interrupt was deferred.
     """
     _State.deferring += 1
     try:
@@ -70,7 +73,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 def arrived() -> bool:
-    """Whether an interrupt came: errors after it may be its consequence, such as a package that was half imported."""
+    """Whether an interrupt arrived. It may be the cause of a later error, for example of a half-imported package."""
     return _State.arrived
 
 

@@ -1,4 +1,4 @@
-"""Progress and remarks on stderr: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+"""Progress and remarks on stderr: a bar with rate and time left in a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ LINE_EVERY_SECONDS = 15.0
 
 
 class Tick(Protocol):
-    """Called once per unit of work, with a few words on how it goes."""
+    """Called once per unit of work, with an optional note such as the loss."""
 
     def __call__(self, note: str = "") -> None:
-        """One unit is done."""
+        """Reports that one unit is done."""
 
 
 def remark(text: str) -> None:
-    """A line on stderr that is neither progress nor an error."""
+    """Prints a line to stderr that is neither progress nor an error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def tracked(items: Iterable[T], label: str, total: int, *, unit: str, show: bool = True) -> Iterator[T]:
-    """Yields `items`, showing how many of `total` were worked on."""
+    """Yields `items` and shows how many of `total` are done."""
     with progress(label, total, unit=unit, show=show) as tick:
         for item in items:
             yield item
@@ -35,14 +35,14 @@ def tracked(items: Iterable[T], label: str, total: int, *, unit: str, show: bool
 
 @contextmanager
 def progress(label: str, total: int, *, unit: str, show: bool = True, done: int = 0) -> Iterator[Tick]:
-    """Shows the progress of `total` units of work, `done` of which were done before.
+    """Shows the progress of `total` units of work.
 
     Args:
         label: What is being done.
-        total: Units in all.
-        unit: What is counted, in the plural.
+        total: Number of units, including `done`.
+        unit: Name of the units, in the plural.
         show: False shows nothing.
-        done: Units that an earlier run did.
+        done: Units that were done before; they do not count for the rate.
     """
     if not show:
         yield _silent

@@ -1,4 +1,4 @@
-"""Text files and YAML from people: read with limits on everything, no object made, no key taken twice."""
+"""Reads text files and YAML from users: sizes are limited, no objects are constructed, duplicate keys are errors."""
 
 from __future__ import annotations
 
@@ -11,55 +11,56 @@ import yaml
 from spos_quant.errors import ConfigError
 
 MAX_BYTES = 1_000_000
-"""Of a search space, a configuration or a bit configuration; they are hundreds of times smaller."""
+"""Largest size of a search space, configuration or bit configuration; real ones are hundreds of times smaller."""
 MAX_YAML_VALUES = 20_000
-"""Keys and values in a YAML text, those behind aliases counted as often as they are named."""
+"""Largest number of keys and values in a YAML text; each alias counts all values of its anchor."""
 MAX_DEPTH = 40
-"""Lists and mappings inside one another."""
+"""Largest nesting of lists and mappings."""
 _LONGEST_NUMBER = 100
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-# What PyYAML's constructors raise over `!!int ""`, `!!bool maybe`, `!!timestamp soon`, 2026-99-99, 1:59:59...
+# What PyYAML's constructors raise for `!!int ""`, `!!bool maybe`, `!!timestamp soon`, 2026-99-99, 1:59:59...
 _BAD_SCALAR = (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
-# YAML can escape these; half pairs from dc80 to dcff are how Python spells the bytes of a path that is not UTF-8.
-_IN_NO_PATH = re.compile("[\\0\\ud800-\\udc7f\\udd00-\\udfff]")
+# NUL and lone surrogates, which YAML can escape. U+DC80 to U+DCFF are allowed: Python uses them for path bytes that are
+# not UTF-8.
+_INVALID_CHARACTER = re.compile("[\\0\\ud800-\\udc7f\\udd00-\\udfff]")
 
 
 def describe(value: object) -> str:
-    """`value` for a message: its type and, where short, itself."""
-    value = list(value) if isinstance(value, tuple) else value  # as it was written
+    """The type and the shortened `repr` of a value, for messages."""
+    value = list(value) if isinstance(value, tuple) else value  # lists of YAML were converted to tuples
     return f"{type(value).__name__} {shorten(repr(value))}"
 
 
 def shorten(text: str) -> str:
-    """A text for a message, at most 60 characters of it."""
+    """At most 60 characters of a text, for messages."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def shown(key: object) -> str:
-    """A key for a message, in quotes where it is a text."""
+    """The shortened `repr` of a key, for messages."""
     return shorten(repr(key))
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without objects, whose mappings may not hold a key twice.
+    """A safe YAML loader that refuses duplicate keys.
 
-    Values are counted while they are read, so that a text of a million brackets or of aliases that multiply is refused
-    at once: PyYAML would take a minute over it.
+    Values are counted while they are read, so that a text of a million brackets or of nested aliases is refused at
+    once; PyYAML would take a minute.
     """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = self._values = 0
         self._weights: dict[int, int] = {}
-        """By node, how many values it stands for."""
+        """Number of values per node, by `id`."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next node; raises where the text holds too much, too deep, or a key twice."""
+        """The next node; raises if there are too many values, too deep nesting or duplicate keys."""
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if id(node) not in self._weights:
-                raise _problem("an alias inside of what it names", event)
+                raise _problem("an alias inside the value that it refers to", event)
             self._count(self._weights[id(node)], event)
             return node
         before = self._values
@@ -84,8 +85,8 @@ class _Loader(yaml.SafeLoader):
         elif isinstance(node, yaml.ScalarNode):
             if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
                 raise _problem(f"a number of {len(node.value):,} characters", node)
-            if _IN_NO_PATH.search(node.value):
-                raise _problem("a character that no text has (NUL or half of a pair)", node)
+            if _INVALID_CHARACTER.search(node.value):
+                raise _problem("a character that is not text (NUL or a lone surrogate)", node)
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         seen = set()
@@ -93,7 +94,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _problem("a key must be a word or a number", key_node)
             if key_node.tag == "tag:yaml.org,2002:merge":
-                # PyYAML takes the wrong value where a merged mapping has merged another.
+                # PyYAML takes the wrong value if a merged mapping has itself merged another.
                 raise _problem("merge keys (<<) are not read; write the keys out", key_node)
             key = self.construct_object(key_node)
             if key in seen:
@@ -101,7 +102,7 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
 
 
-# YAML 1.1 reads `1e-3`, without a dot, as a word.
+# YAML 1.1 reads `1e-3`, which has no dot, as a string.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -113,14 +114,14 @@ def _problem(what: str, at: yaml.Node | yaml.Event) -> yaml.YAMLError:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The UTF-8 text of a file that is small by nature, with or without a byte order mark.
+    """The UTF-8 text of a small file, without its byte order mark; `what` names the expected content in messages.
 
     Raises:
-        ConfigError: no such file, too large or no UTF-8; `what` says in the message what it should have been.
+        ConfigError: the file does not exist, is too large or is not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)  # never the whole of /dev/zero
+            raw = file.read(MAX_BYTES + 1)  # bounded, since /dev/zero has no end
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {what}") from None
     except ValueError as error:  # a NUL character in the path
@@ -134,10 +135,10 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; objects and code are never constructed.
+    """The mapping in a YAML file; objects and code are never constructed.
 
     Raises:
-        ConfigError: no such file, binary, too large, no valid YAML, empty or no mapping.
+        ConfigError: the file does not exist, is binary, too large, invalid YAML, empty or not a mapping.
     """
     return parse_yaml(read_text(path, "a YAML file"), str(path))
 
@@ -161,11 +162,11 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 class Unreadable(Exception):
-    """Why a text is no YAML that we read, in one line."""
+    """A text that is not valid YAML; the message is one line."""
 
 
 def load(text: str) -> Any:
-    """What a YAML text says, of any kind. Raises `Unreadable`."""
+    """The value of a YAML text, of any type. Raises `Unreadable`."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:

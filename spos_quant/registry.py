@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps names that people write in YAML or on the command line to plug-ins.
+    """Maps names in YAML or on the command line to plug-ins.
 
-    Built-in plug-ins sit in the modules given as `builtin_modules`, imported at the first look-up, so that registering costs
-    nothing at start. Packages outside join through the entry-point group `spos_quant.plugins`: each entry point names a
-    module whose import registers what it brings.
+    Built-in plug-ins are in `builtin_modules`, which are imported at the first look-up, so that start-up is fast. Other
+    packages use the entry-point group `spos_quant.plugins`: each entry point names a module whose import registers its
+    plug-ins.
     """
 
     def __init__(self, noun: str, *, builtin_modules: tuple[str, ...] = ()) -> None:
@@ -27,15 +27,15 @@ class Registry(Generic[T]):
         self._plugins: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that files its argument under `name`; raises `ConfigError` where the name is taken."""
+        """A decorator that registers its argument under `name`; raises `ConfigError` if the name is taken."""
 
-        def file(plugin: T) -> T:
+        def add(plugin: T) -> T:
             if name in self._plugins:
                 raise ConfigError(f"{self.noun} {name!r} is registered twice; choose another name")
             self._plugins[name] = plugin
             return plugin
 
-        return file
+        return add
 
     def __getitem__(self, name: str) -> T:
         self._load()
@@ -46,6 +46,11 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         self._load()
         return name in self._plugins
+
+    def items(self) -> list[tuple[str, T]]:
+        """Names and plug-ins in order of registration."""
+        self._load()
+        return list(self._plugins.items())
 
     def __iter__(self) -> Iterator[str]:
         self._load()
@@ -65,5 +70,5 @@ def _load_plugins() -> None:
         except Exception as error:
             raise ConfigError(
                 f"plug-in {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; "
-                "mend or uninstall the package that brings it"
+                "fix or uninstall the package that provides it"
             ) from error

@@ -1,4 +1,4 @@
-"""Which of many values to look at, where all are too many."""
+"""The stride for sampling values of a large tensor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from math import gcd
 
 
 def stride(count: int, wanted: int) -> int:
-    """A step that takes about `wanted` of `count` values of a tensor in a row, from everywhere in it.
+    """A stride that takes about `wanted` of the `count` values of a flattened tensor, spread over the whole tensor.
 
-    It has no divisor in common with their number, and so with no side of the tensor: a step of whole rows sees nothing
-    but one column, and at the border of a picture activations are small.
+    It is coprime to `count`, and so to every dimension of the tensor. A stride of whole rows would take values of one
+    column only, and activations at the border of an image are small.
     """
-    step = max(1, count // wanted)
-    while gcd(step, count) > 1:
-        step += 1
-    return step
+    found = max(1, count // wanted)
+    while gcd(found, count) > 1:
+        found += 1
+    return found

@@ -1,7 +1,7 @@
-"""Every generator of random numbers, by name: two names never share a stream, and neither do two uses of one name.
+"""All random streams, by name: two names never share a stream, and neither do two uses of one name.
 
-A stream is numpy's `SeedSequence(seed, spawn_key=(number of the name, *where))`. NumPy fills the seed up to 128 bits
-before it appends the key, so streams differ wherever the seed, the name or any number behind it differs.
+A stream is numpy's `SeedSequence(seed, spawn_key=(number of the name, *where))`. NumPy pads the seed to 128 bits before
+it appends the key, so streams differ if the seed, the name or any number in `where` differs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What random numbers are drawn for; the comment gives the numbers that follow the name."""
+    """The purpose of random numbers; the comment lists the numbers in `where`."""
 
     HOLD_OUT = 1  # number of images
     SUBSET = 2  # number of images
@@ -41,18 +41,18 @@ def sequence(stream: Stream, seed: int, *where: int) -> np.random.SeedSequence:
     """The seed sequence of a stream.
 
     Args:
-        stream: What is drawn.
-        seed: From 0; below 2^128, which keeps it apart from the numbers behind it.
-        where: The stream's numbers, such as epoch and index; each from 0 and below 2^32.
+        stream: The purpose.
+        seed: In [0, 2^128), so that it does not overlap the key.
+        where: The numbers of the stream, for example epoch and index; each in [0, 2^32).
     """
     return np.random.SeedSequence(seed, spawn_key=(int(stream), *where))
 
 
 def generator(stream: Stream, seed: int, *where: int) -> np.random.Generator:
-    """NumPy's generator of a stream; arguments as of `sequence`."""
+    """NumPy's generator of a stream; arguments as in `sequence`."""
     return np.random.default_rng(sequence(stream, seed, *where))
 
 
 def torch_seed(stream: Stream, seed: int, *where: int) -> int:
-    """What `torch.Generator().manual_seed` takes for a stream, in [0, 2^63); arguments as of `sequence`."""
+    """The seed of a stream for `torch.Generator().manual_seed`, in [0, 2^63); arguments as in `sequence`."""
     return int(sequence(stream, seed, *where).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive as a reader would, by the DevTools protocol over a pipe: no port, no package."""
+"""A headless Chromium that tests control by the DevTools protocol over a pipe, without a port or a package."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ FLAGS = (
     *("--force-color-profile=srgb", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
 PATIENCE = 60.0
-"""Seconds after which a browser that does not answer is given up; nothing is measured by it."""
+"""Timeout in seconds for an answer of the browser."""
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), " ": (32, " ")}
 
 
 def executable() -> str | None:
-    """The browser of this machine."""
+    """The path of an installed browser."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def start(profile: Path) -> Browser:
-    """A browser; without one on this machine the test is skipped, or fails where SPOS_QUANT_BROWSER=1 wants it run."""
+    """A browser. If none is installed, the test is skipped, or fails if SPOS_QUANT_BROWSER=1."""
     program = executable()
     if program is not None:
         return Browser(program, profile)
@@ -47,7 +47,7 @@ class Browser:
 
     def __init__(self, program: str, profile: Path) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
-        # The browser speaks on descriptors 3 and 4; high ones are moved there, so that neither overwrites the other.
+        # The browser uses descriptors 3 and 4; high ones are moved there, so that neither overwrites the other.
         theirs = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (to_browser[0], from_browser[1])]
         move = f'exec 3<&{theirs[0]} 4>&{theirs[1]}; exec "$@"'
         command = ["bash", "-c", move, "bash", program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
@@ -69,7 +69,7 @@ class Browser:
             os.close(self._read)
 
     def open(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
-        """A page of its own with an empty document."""
+        """A new page with an empty document."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Page(self, session, target)
@@ -80,7 +80,7 @@ class Browser:
         return page
 
     def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """A command and its answer; what happens meanwhile is noted by the page that it happens to."""
+        """Sends a command and returns its answer; events that arrive meanwhile go to their page."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         os.write(self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
@@ -104,15 +104,15 @@ class Browser:
 
 
 class Page:
-    """A page as a reader has it: what it shows, what its keys and its mouse do, what it complains about."""
+    """A page: its contents, keyboard, mouse, console messages and requests."""
 
     def __init__(self, browser: Browser, session: str, target: str) -> None:
         self._browser, self._session, self._target = browser, session, target
         self._loaded = False
         self.complaints: list[str] = []
-        """Errors and warnings on the console, those of the page's security policy among them."""
+        """Errors and warnings on the console, including those of the content security policy."""
         self.requested: list[str] = []
-        """Every address that was asked for."""
+        """Every requested URL."""
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._browser.send(method, self._session, **parameters)
@@ -131,7 +131,7 @@ class Page:
 
     @property
     def outside(self) -> list[str]:
-        """What was asked for beside the file itself and what it holds."""
+        """Requested URLs other than the file itself and its embedded data."""
         own = self.requested[:1]
         return [url for url in self.requested if url not in own and not url.startswith(("data:", "blob:"))]
 
@@ -149,7 +149,7 @@ class Page:
         return self
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for."""
+        """The value of a JavaScript expression; promises are awaited."""
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -163,14 +163,14 @@ class Page:
         return value
 
     def settle(self) -> None:
-        """Waits until two frames are drawn, by when changes of size or theme have reached the plots."""
+        """Waits for two frames, after which plots have followed changes of size or theme."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def size(self, width: int, height: int) -> None:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def media(self, *, dark: bool = False, kind: str = "", still: bool = False) -> None:
-        """The reader's theme, medium (`print`), and whether movement is unwelcome."""
+        """Sets the theme, the medium (`print`) and whether reduced motion is preferred."""
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
@@ -178,14 +178,14 @@ class Page:
         self.send("Emulation.setEmulatedMedia", media=kind, features=features)
 
     def press(self, key: str) -> None:
-        """A key of the keyboard, down and up."""
+        """Presses and releases a key."""
         code, text = KEYS[key]
         same = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **same)
         self.send("Input.dispatchKeyEvent", type="keyUp", **same)
 
     def move(self, x: float, y: float) -> None:
-        """The mouse to a point of the window, by way of one beside it."""
+        """Moves the mouse to a point of the window, by way of a point beside it."""
         for nearer in (6, 0):
             self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x + nearer, y=y + nearer)
 
@@ -195,7 +195,7 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Scrolls the first such element to the middle of the window and says where its own middle is."""
+        """Scrolls the first matching element to the middle of the window and returns the element's middle."""
         x, y = self.run(
             f"""(() => {{
               const element = document.querySelector({json.dumps(selector)});
@@ -207,6 +207,6 @@ class Page:
         return x, y
 
     def pdf(self) -> bytes:
-        """The page as it is printed on A4."""
+        """The page as a PDF on A4 paper."""
         paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": True}
         return base64.b64decode(self.send("Page.printToPDF", **paper)["data"])

@@ -10,5 +10,5 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported here, or by 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """Outlines measured by tests are cached where they disturb nobody."""
+    """Network shapes that tests measure go to a temporary cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

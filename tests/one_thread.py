@@ -1,4 +1,4 @@
-"""One thread and one seed for the tests of torch code: equality to the last bit needs both."""
+"""One thread and a fixed seed for tests of torch code, which bit-exact comparisons need."""
 
 from __future__ import annotations
 

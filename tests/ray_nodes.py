@@ -1,4 +1,4 @@
-"""Ray nodes as processes of this machine, to be killed."""
+"""Ray nodes as processes of this machine, which tests can kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
-    """All of its processes at once, as when a machine loses power."""
+    """Kills all processes of a node at once, as a power failure would."""
     for pid in descendants(node.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -36,7 +36,7 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 def node(*arguments: str):
     """A Ray node of one CPU, as docs/scale.md starts one."""
     command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--num-cpus", "1", "--block"]
-    # Half a minute is not enough where the machine is busy.
+    # The default of half a minute is not enough on a busy machine.
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "600"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
@@ -47,7 +47,7 @@ def node(*arguments: str):
 
 
 def wait_for_nodes(address: str, count: int, *running: subprocess.Popen[bytes]) -> None:
-    """Asked in a process of its own: this one may belong to another cluster."""
+    """Waits until `count` nodes are alive; asks in a new process, since this one may belong to another cluster."""
     code = (
         f"import ray; ray.init(address={address!r}, logging_level='ERROR', log_to_driver=False)\n"
         "print(sum(n['Alive'] for n in ray.nodes()))"

@@ -1,4 +1,4 @@
-"""Benchmarks in their smallest setting, so that they do not rot."""
+"""Runs benchmarks in their smallest setting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_quantizers_run_on_made_up_pictures():
+def test_quantizers_run_on_fake_images():
     variants = "baseline,stock,lsq-midrise+ema+progressive"
     command = [sys.executable, str(ROOT / "benchmarks" / "cifar10_quantizers.py"), "--tiny", "--variants", variants]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def test_quantizers_run_on_made_up_pictures():
 
 
 @pytest.mark.slow
-def test_interference_is_measured_and_goes_on(tmp_path):
+def test_interference_is_measured_and_resumed(tmp_path):
     script = ROOT / "benchmarks" / "cifar10_interference.py"
     options = ["--tiny", "--work", tmp_path, "--variants", "baseline,cost-uniform+first", "--workers", "2"]
     command = [sys.executable, str(script), *options]
@@ -36,7 +36,7 @@ def test_interference_is_measured_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_sums_of_latencies_are_held_against_networks():
+def test_sums_of_latencies_are_compared_with_networks():
     command = [sys.executable, str(ROOT / "benchmarks" / "latency_sum.py"), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_a_whole_search_runs():
 
 
 @pytest.mark.slow
-def test_recalibration_is_measured_and_goes_on(tmp_path):
+def test_recalibration_is_measured_and_resumed(tmp_path):
     train = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--set", "train.iterations=3"]
     subprocess.run([*train, "--out", tmp_path / "run"], check=True, capture_output=True)
     options = [
@@ -77,29 +77,31 @@ def test_recalibration_is_measured_and_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
-def test_ranks_with_sums_of_integers_are_compared(tmp_path):
+def test_ranks_with_integer_arithmetic_are_compared(tmp_path):
     train = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--set", "train.iterations=3"]
     subprocess.run([*train, "--out", tmp_path / "run"], check=True, capture_output=True)
     options = ["--n", "3", "--images", "64", "--recalibration", "32", "--tiny"]
     command = [sys.executable, str(ROOT / "benchmarks" / "int8_ranking.py"), tmp_path / "run", *options]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    figures = dict(line.split() for line in said.splitlines())
+    stdout = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    figures = dict(line.split() for line in stdout.splitlines())
     assert figures.keys() >= {"kendall_top1", "changed_ranks", "ratio"}
     assert float(figures["mean_difference_top1"]) < 0.1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "said"), [("prefix_cache", "of the time is left"), ("blocks", "to the power of")])
-def test_scripts_run_in_their_smallest_setting(script, said):
+@pytest.mark.parametrize(
+    ("script", "expected"), [("prefix_cache", "of the time is left"), ("blocks", "to the power of")]
+)
+def test_scripts_run_in_their_smallest_setting(script, expected):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), "--tiny"]
-    assert said in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert expected in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow
 def test_freed_memory_is_compared():
     command = [sys.executable, str(ROOT / "benchmarks" / "freed_memory.py"), "--tiny"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in said.splitlines()] == ["resnet20"] * 5 + ["resnet18"] * 5
+    stdout = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in stdout.splitlines()] == ["resnet20"] * 5 + ["resnet18"] * 5
 
 
 def test_unknown_variants_are_named():
@@ -110,7 +112,7 @@ def test_unknown_variants_are_named():
 
 
 @pytest.mark.slow
-def test_files_of_integers_are_those_of_the_reference_on_a_test_split(tmp_path):
+def test_integer_files_agree_with_the_reference_on_a_test_split(tmp_path):
     ours = [sys.executable, "-m", "spos_quant"]
     train = [*ours, "train", "digits-mixed", "--out", tmp_path / "run", "--set", "train.iterations=2"]
     train += ["--set", "retrain.iterations=2"]
@@ -124,7 +126,7 @@ def test_files_of_integers_are_those_of_the_reference_on_a_test_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_rankings_are_made_and_go_on(tmp_path):
+def test_rankings_are_made_and_resumed(tmp_path):
     raw = {"name": "bits", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "data": "digits"}
     raw |= {"axes": {"bits": [[2, 4], [4, 4], [8, 8]]}, "train": {"iterations": 1}, "retrain": {"iterations": 1}}
     (tmp_path / "bits.yaml").write_text(json.dumps(raw))

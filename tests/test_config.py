@@ -65,19 +65,19 @@ class Outer(Strict):
         ({"must": 1}, "where.must: unknown key"),
     ],
 )
-def test_wrong_values_are_explained_by_their_place(raw, message):
+def test_errors_name_the_key_of_a_wrong_value(raw, message):
     with pytest.raises(ConfigError, match=message):
         validate(Outer, raw, "where")
 
 
-def test_right_values_are_read_and_frozen():
+def test_valid_values_are_read_and_frozen():
     made = validate(Outer, {"pairs": [[1, 2], [3, 4]], "named": {"a": {"depth": 3}}, "rate": 1}, "where")
     assert made == Outer(pairs=((1, 2), (3, 4)), named={"a": Inner(depth=3)}, rate=1.0)
     with pytest.raises(ValueError, match="frozen"):
         made.name = "y"
 
 
-def test_values_that_hold_themselves_are_explained():
+def test_values_that_contain_themselves_are_explained():
     endless: list[Any] = []
     endless.append(endless)
     with pytest.raises(ConfigError, match="nested too deeply; expected at most 40 levels"):
@@ -110,8 +110,8 @@ def test_messages_show_short_values_whole():
         ("{[a, b]: 1}", "a key must be a word or a number"),
         ("{{a: b}: 1}", "a key must be a word or a number"),
         ("? &a [x]\n: 1", "a key must be a word or a number"),
-        ("a: &x [*x]", "an alias inside of what it names"),
-        ("a: &x {b: *x}", "an alias inside of what it names"),
+        ("a: &x [*x]", "an alias inside the value that it refers to"),
+        ("a: &x {b: *x}", "an alias inside the value that it refers to"),
         ("a: 2026-99-99", "is no valid YAML"),
         ("a: " + "9" * 5000, "a number of 5,000 characters"),
         ("a: 0x" + "f" * 5000, "a number of 5,002 characters"),
@@ -122,8 +122,8 @@ def test_messages_show_short_values_whole():
         ("[" * 900_000, "values nested more than 40 deep"),
         ("a: [" + "1," * 400_000 + "1]", "more than 20,000 values"),
         ('a: !!int ""', "is no valid YAML: IndexError"),
-        ('a: "b\\0"', r"a character that no text has \(NUL"),
-        ('a: "\\ud800"', "a character that no text has"),
+        ('a: "b\\0"', r"a character that is not text \(NUL"),
+        ('a: "\\ud800"', "a character that is not text"),
         ("a: !!bool maybe", "is no valid YAML: KeyError"),
         ("a: !!timestamp soon", "is no valid YAML: AttributeError"),
         ("a: !!python/name:os.system ''", "only plain YAML is read, nothing was run"),
@@ -134,7 +134,7 @@ def test_messages_show_short_values_whole():
         ("a: !include /etc/passwd", "asks for an object"),
     ],
 )
-def test_texts_that_are_no_mapping_are_explained(text, message, tmp_path, monkeypatch):
+def test_texts_that_are_not_a_mapping_are_explained(text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         parse_yaml(text, "x.yaml")
@@ -180,7 +180,7 @@ def test_aliases_are_read_and_merge_keys_refused():
         ("on", True),
     ],
 )
-def test_numbers_as_people_write_them(text, value):
+def test_numbers_without_a_dot_are_read(text, value):
     read = parse_yaml(f"a: {text}", "x")["a"]
     assert (read, type(read)) == (value, type(value))
 
@@ -241,7 +241,7 @@ def test_assignments():
         (".=5", "unknown section ''"),
         ("trian.epochs=5", r"--set trian.epochs: unknown section 'trian'; did you mean 'train'"),
         ("train.epoch=5", r"--set train.epoch: unknown key; did you mean 'epochs'"),
-        ("train.init=fresh", "unknown key"),  # of retraining only
+        ("train.init=fresh", "unknown key"),  # a key of retrain
         ("train.model_fields=1", "unknown key"),
         ("train.epochs.x=5", "unknown key"),
         ("train.epochs=[", r"'\[' is no YAML value"),
@@ -293,7 +293,7 @@ def test_wrong_recipes_and_path_settings(text, message):
         validate(SupernetTrainConfig, tree["train"], "train")
 
 
-def test_costs_of_paths_stay_what_was_typed():
+def test_costs_of_paths_keep_their_text():
     def read(text: str) -> str | None:
         tree: dict[str, Any] = {}
         assign(tree, f"train.path_high={text}", SECTIONS)
@@ -314,7 +314,7 @@ def test_only_the_supernet_has_paths():
             assign({}, f"retrain.{name}=1", SECTIONS)
 
 
-def test_the_papers_recipe_can_be_said():
+def test_the_papers_recipe_can_be_configured():
     """150,000 steps of 1024 images, lr 0.5 linearly to 0, plain momentum, bins of 10M MACs from 290M to 360M."""
     text = "{iterations: 150000, batch_size: 1024, lr: 0.5, schedule: linear, warmup_epochs: 0, nesterov: false"
     text += ", weight_decay: 4.0e-5, path_sampler: cost-uniform, path_low: 290M, path_high: 360M, path_bins: 7}"
@@ -336,6 +336,6 @@ def test_every_field_is_documented():
             assert field.description, f"{model.__name__}.{name}"
 
 
-def test_errors_are_the_users_to_mend():
+def test_config_errors_are_user_errors():
     assert issubclass(ConfigError, SposQuantError)
     assert issubclass(ConfigError, ValueError)

@@ -1,4 +1,4 @@
-"""The pages of docs/ that people work from: their code runs, their spaces are valid, their commands exist."""
+"""Pages of docs/ for users: their code runs, their spaces are valid, their commands exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spos_quant.supernet.operators import operators
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-# Those that this repository writes for itself are not for copying from.
+# Pages about the repository itself, whose blocks are not for copying.
 INSIDE = ("ARCHITECTURE", "models", "paper", "reliability")
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in INSIDE)
 LANGUAGES = ("python", "yaml", "toml", "console")
@@ -44,17 +44,17 @@ def pages_with(language: str) -> list[str]:
 
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a page registers is forgotten after it."""
+    """Removes the plug-ins that a page registers after its test."""
     assert operators
     assert backbones
     assert weight_quantizers
     assert act_quantizers
     for registry in [item for item in gc.get_objects() if type(item) is Registry]:
-        list(registry)  # what is built in is loaded before, and stays
+        list(registry)  # loads the built-in plug-ins, which stay
         monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
 
 
-# Newer versions of typer carry click inside.
+# Newer versions of typer contain click.
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
@@ -78,7 +78,7 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("page", pages_with("yaml"))
 def test_yaml_blocks_are_search_spaces(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block without a backbone is a part of the page's first space."""
+    """A block without a backbone updates the page's first space."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     whole: dict[str, object] = {}
     for text in blocks(page, "yaml"):
@@ -89,7 +89,7 @@ def test_yaml_blocks_are_search_spaces(page: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_commands_parse(page: str) -> None:
-    """Commands, options and values are those of the command line; nothing is started."""
+    """The command line accepts all commands, options and values; nothing is run."""
     commands = typer.main.get_command(load()).commands  # type: ignore[attr-defined]
     for line in "".join(blocks(page, "console")).splitlines():
         program, *arguments = shlex.split(line)
@@ -113,7 +113,7 @@ def test_toml_blocks_are_the_example_package() -> None:
         assert all(block in package for block in blocks(page, "toml")), page
 
 
-def test_every_block_is_looked_at() -> None:
+def test_every_block_is_tested() -> None:
     for page in PAGES:
         kinds = [kind for kind, _ in BLOCK.findall(text_of(page))]
         assert all(kind in LANGUAGES for kind in kinds), f"{page}: {kinds}"

@@ -1,4 +1,4 @@
-"""Messages: one printable line of bounded length, whatever they quote; near matches."""
+"""Messages are one printable line of bounded length, whatever they quote; near matches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spos_quant.errors import ConfigError, DataError, near
 )
 def test_messages_are_one_printable_line(quoted, shown):
     assert str(ConfigError(f"{quoted}: wrong")) == f"{shown}: wrong"
-    # Some errors are made of others: nothing is escaped twice.
+    # An error may quote another, whose text must not be escaped twice.
     assert str(DataError(str(DataError(quoted)))) == shown
 
 

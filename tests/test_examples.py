@@ -1,4 +1,4 @@
-"""Every example runs in a folder of its own and ends well."""
+"""Every example runs successfully in a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 NEEDS = {"lightning_callback": "lightning", "timm_model": "timm"}
-# One process: importing torch takes longer than all the rest.
+# One process, since importing torch takes longest.
 JOB = """
 from spos_quant import load_space
 from spos_quant.cli import run
@@ -30,12 +30,12 @@ check_operator(operators["cross3"])
 check_space(load_space("stairs.yaml"), paths=2)
 """
 QUICK: dict[str, tuple[()]] = {"plain_pytorch": ()}
-"""Not marked slow, as the others are: they take as long as importing torch does, and CI runs all."""
+"""Not marked slow: these take as long as importing torch. CI runs all."""
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
 def run(folder: Path, *command: str, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, with this checkout's spos_quant."""
+    """Runs a command in a folder, with this checkout's spos_quant."""
     found = os.pathsep.join(filter(None, [*map(str, path), str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": found, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUTF8": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)

@@ -1,4 +1,4 @@
-"""Ctrl-C: work stops at a safe place, and the process ends even where Python cannot notice."""
+"""Ctrl-C: work stops at a safe point, and the process ends even while Python cannot run signal handlers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ try:
     if what == "c":
         threading.Timer(0.5, ready).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a C call of many minutes that lets other threads run
-    if what == "safe place":
+    if what == "safe point":
         with interrupt.deferred() as interrupted:
             ready()
             while not interrupted():
@@ -36,17 +36,17 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("what", "printed", "said"),
-    [("python", "stopped\n", ""), ("c", "", "go on with: again\n"), ("safe place", "finished the step\nstopped\n", "")],
+    ("what", "stdout", "stderr"),
+    [("python", "stopped\n", ""), ("c", "", "go on with: again\n"), ("safe point", "finished the step\nstopped\n", "")],
 )
-def test_signals(number, what, printed, said):
+def test_signals(number, what, stdout, stderr):
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (out, err) == (printed, said)
+    assert (out, err) == (stdout, stderr)
     assert process.returncode == (interrupt.EXIT_STATUS if what == "c" else 0)
 
 
@@ -55,8 +55,8 @@ def test_without_a_handler_nothing_waits():
         assert not interrupted()
 
 
-def test_an_interrupt_that_nobody_asked_about_is_raised_at_the_end(monkeypatch):
-    monkeypatch.setattr(interrupt._State, "arrived", False)  # set back afterwards: other tests start anew
+def test_a_deferred_interrupt_is_raised_at_the_end(monkeypatch):
+    monkeypatch.setattr(interrupt._State, "arrived", False)  # so that it is restored for other tests
     with pytest.raises(KeyboardInterrupt), interrupt.deferred():
         with interrupt.deferred() as interrupted:
             interrupt._handle(signal.SIGINT, None)
@@ -88,8 +88,8 @@ def test_a_child_that_is_ended_does_not_end_its_parent():
     assert out == f"{-signal.SIGTERM}\nalive\n"
 
 
-def test_an_error_after_an_interrupt_is_its_consequence():
-    """Ctrl-C in the middle of an import leaves half a package behind, which fails in ways of its own."""
+def test_an_error_after_an_interrupt_is_reported_as_an_interrupt():
+    """Ctrl-C during an import leaves a partially initialized package, which causes other errors."""
     code = """
 import os, signal, time
 import spos_quant.stages.spaces as spaces

@@ -1,4 +1,4 @@
-"""The shape of the repository itself."""
+"""The layout of the repository and its generated files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_module_has_a_docstring_and_is_of_readable_size():
         assert text.count("\n") <= 400, path
 
 
-def test_low_floors_import_without_torch():
+def test_lower_layers_import_without_torch():
     names = ["spos_quant.space.resolve", "spos_quant.cost.sampler", "spos_quant.data", "spos_quant.backbones.build"]
     names += ["spos_quant.searchers.evolution", "spos_quant.stages.run", "spos_quant.report"]
     code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
@@ -64,5 +64,5 @@ def test_the_published_schema_and_the_list_of_spaces_are_fresh():
     for path, text in [
         tool("make_tables").schema(),
         tool("make_tables").spaces(),
-    ]:  # network_shapes: tests/backbones/test_build.py
+    ]:  # network shapes are checked in tests/backbones/test_build.py
         assert path.read_text("utf-8") == text, f"{path} is stale: run python tools/make_tables.py"

@@ -1,4 +1,4 @@
-"""Progress on stderr: nothing where it is not wanted, lines in logs, a bar in terminals."""
+"""Progress on stderr: nothing if switched off, lines in logs, a bar in terminals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ticks(clock, seconds, *, total, done=0, note="", **options):
             tick(note)
 
 
-def test_silent_where_not_wanted(clock, capsys):
+def test_silent_if_switched_off(clock, capsys):
     ticks(clock, [100.0] * 4, total=4, note="loss 1", show=False)
     assert capsys.readouterr() == ("", "")
 
@@ -55,17 +55,17 @@ def test_a_line_now_and_then(clock, capsys):
     ]
 
 
-def test_what_was_done_before_counts_for_the_place_and_not_for_the_rate(clock, capsys):
+def test_units_done_before_count_for_the_position_but_not_for_the_rate(clock, capsys):
     ticks(clock, [LINE_EVERY_SECONDS, 1.0], total=10, done=7)
     assert capsys.readouterr().err == "work: 8 of 10 steps, 0.1/s, 30 s left\n"
 
 
-def test_a_resumed_work_ends_with_a_line_too(clock, capsys):
+def test_resumed_work_also_ends_with_a_line(clock, capsys):
     ticks(clock, [0.5] * 3, total=10, done=7)
     assert capsys.readouterr().err == "work: 10 of 10 steps, 2.0/s, 0 s left\n"
 
 
-def test_nothing_is_said_before_the_first_unit_or_of_none(clock, capsys):
+def test_nothing_is_printed_before_the_first_unit(clock, capsys):
     ticks(clock, [], total=3)
     assert capsys.readouterr().err == ""
 

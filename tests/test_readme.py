@@ -1,4 +1,4 @@
-"""README's blocks do what they say."""
+"""The code blocks of README.md work."""
 
 from __future__ import annotations
 

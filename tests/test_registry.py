@@ -44,16 +44,14 @@ def test_a_name_is_taken_once():
 
 def test_built_in_modules_are_imported_at_the_first_look_up(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "toy_home_module.py").write_text(
-        "from test_registry_shared import things\nthings.register('late')(3)\n"
-    )
+    (tmp_path / "toy_builtins.py").write_text("from test_registry_shared import things\nthings.register('late')(3)\n")
     (tmp_path / "test_registry_shared.py").write_text(
-        "from spos_quant.registry import Registry\nthings = Registry('thing', builtin_modules=('toy_home_module',))\n"
+        "from spos_quant.registry import Registry\nthings = Registry('thing', builtin_modules=('toy_builtins',))\n"
     )
     from importlib import import_module
 
     things = import_module("test_registry_shared").things
-    assert "toy_home_module" not in sys.modules
+    assert "toy_builtins" not in sys.modules
     assert things["late"] == 3
     assert list(things) == ["late"]
 

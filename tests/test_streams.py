@@ -1,4 +1,4 @@
-"""No two names of `streams` share a stream, nor do two uses of one name."""
+"""No two names of `streams` share a stream, and neither do two uses of one name."""
 
 from itertools import product
 
@@ -17,20 +17,20 @@ def drawn(stream, seed, where):
 
 
 def test_no_two_names_share_a_stream():
-    # As short and as long as they are used, small numbers among them: numpy pads short seeds with zeros.
+    # All lengths in use, with small numbers, since numpy pads short seeds with zeros.
     wheres = [where for length in range(4) for where in product(range(4), repeat=length)]
     found = {drawn(stream, seed, where) for stream in Stream for seed in range(4) for where in wheres}
     assert len(found) == len(Stream) * 4 * len(wheres)
 
 
 @given(uses, uses)
-def test_two_uses_share_a_stream_only_where_they_are_one(one, other):
+def test_two_uses_share_a_stream_only_if_they_are_equal(one, other):
     assert (drawn(*one) == drawn(*other)) == (one == other)
     assert (torch_seed(one[0], one[1], *one[2]) == torch_seed(other[0], other[1], *other[2])) == (one == other)
 
 
-def test_the_names_that_once_collided_are_apart():
-    """An image's augmentation in epoch 3 was drawn as the path of a step was: seed, 3 and a number."""
+def test_streams_that_once_collided_differ():
+    """The augmentation of an image in epoch 3 and the path of a step once had the same seed: seed, 3 and a number."""
     for number in range(100):
         pair = (generator(Stream.AUGMENTATION, 0, 3, number), generator(Stream.PATH, 0, number))
         assert not np.array_equal(pair[0].random(3), pair[1].random(3))

@@ -1,4 +1,4 @@
-"""Small search spaces made by hand, without torch, whose architectures can be enumerated."""
+"""Small synthetic search spaces, without torch, whose architectures can be enumerated."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def layer(name, block, op, macs, *, reads=None, kind="Conv2d"):
     return LayerShapes(name, kind, block, op, reads or name, block, shapes)
 
 
-def toy_outline(spec, blocks=2, scale=1):
-    """A stem, blocks of up to three operators (`skip` has no layers) and widths, a shortcut in b1, and a head."""
+def toy_shapes(spec, blocks=2, scale=1):
+    """Shapes of a stem, blocks of up to three operators (`skip` has no layers), a shortcut in b1, and a head."""
     layers, reference, made = [layer("stem", None, None, 100 * scale)], [layer("stem", None, None, 100 * scale)], []
     for i in range(blocks):
         b, s = f"b{i}", scale * (i + 1)
@@ -67,7 +67,7 @@ def toy_spec(**changes):
 def toy_space(blocks=2, scale=1, **changes) -> SearchSpace:
     """A toy search space."""
     spec = toy_spec(**changes)
-    return resolve(spec, toy_outline(spec, blocks, scale))
+    return resolve(spec, toy_shapes(spec, blocks, scale))
 
 
 VARIANTS = {
@@ -86,7 +86,7 @@ VARIANTS = {
 
 
 def with_costs(space: SearchSpace, numbers) -> SearchSpace:
-    """The same space whose layers have the MACs and weights that `numbers` (an iterator) gives."""
+    """The same space, with MACs and weights of the layers taken from the iterator `numbers`."""
 
     def changed(one):
         return replace(one, shapes=tuple(replace(s, macs=next(numbers), weights=next(numbers)) for s in one.shapes))
@@ -111,7 +111,7 @@ def enumerate_space(space: SearchSpace):
 
 
 def network(space: SearchSpace, indices):
-    """What the network of these indices is made of, without asking which axes matter."""
+    """Operators, layers and bits of the network of these indices, regardless of which axes are relevant."""
     ops = tuple(block.op.value(indices) for block in space.blocks)
     layers = []
     for one, shape in space.active_layers(indices):
@@ -121,10 +121,10 @@ def network(space: SearchSpace, indices):
 
 
 def assert_uniform(draws, expected):
-    """All of `expected` and nothing else was drawn, equally often: chi-square, wrong once in a million runs."""
+    """Draws are uniform over `expected`, by a chi-square test that fails by chance once in a million runs."""
     counts = dict.fromkeys(expected, 0)
     for a in draws:
-        counts[a] += 1  # a KeyError would be something that may not be drawn
+        counts[a] += 1  # a KeyError means that a draw is not in `expected`
     assert min(counts.values()) > 0
     if len(counts) > 1:
         assert chisquare(list(counts.values())).pvalue > 1e-6

@@ -1,4 +1,4 @@
-"""What mkdocs does beside what mkdocs.yml says: the list of decisions, links that lead out of docs/."""
+"""Hooks of mkdocs: fill the list of decisions, and remove links that lead out of docs/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+[^)]*\)")
 
 
 def on_config(config: Any) -> Any:
-    """Fills every folder of the navigation with its pages."""
+    """Replaces every folder in the navigation by its pages."""
     config["nav"] = _filled(config["nav"], Path(config["docs_dir"]))
     return config
 
@@ -26,5 +26,5 @@ def _filled(item: Any, docs: Path) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Links to files of the repository that are no pages become text: here is nothing that they could lead to."""
+    """Replaces links to files outside docs/ by their text, because the built pages do not include these files."""
     return markdown if "/" in page.file.src_uri else _OUTSIDE.sub(r"\1", markdown)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes benchmarks/README.md from the benchmarks and benchmarks/results/*.json: claim, target, measured, command.
+"""Writes benchmarks/README.md: claims from the benchmarks' docstrings, figures from benchmarks/results/*.json.
 
 python tools/make_benchmarks.py
 """
@@ -17,30 +17,30 @@ BENCHMARKS = ROOT / "benchmarks"
 PATH = BENCHMARKS / "README.md"
 HEAD = """# Benchmarks
 
-Every figure is a ratio against a baseline that ran in the rounds between, in the same process, or seconds where there is
-nothing to compare with; medians, with the distance of the quartiles in parentheses. Machines are shared: the load average
-says how busy this one was. A row keeps the commit that it was measured at.
-
-    pytest benchmarks --benchmark-only -n0                     # all of them; an hour on two cores
-    pytest benchmarks --benchmark-disable -n0                  # whether they run; minutes, no figures
+    pytest benchmarks --benchmark-only -n0                     # all benchmarks; an hour on two cores
+    pytest benchmarks --benchmark-disable -n0                  # smoke test without figures; minutes
     pytest benchmarks --benchmark-only -n0 --benchmark-autosave --benchmark-compare    # this commit against the last
 
-What bits and searches are worth is in [docs/results.md](../docs/results.md), what survives kills and faults in
+Every figure is a ratio to a baseline that ran in alternating rounds in the same process, or seconds if there is no
+baseline. Figures are medians, with the interquartile range in parentheses. Machines are shared: *load* is the load
+average during the measurement. *commit* is the commit that a row was measured at.
+
+Accuracy of bits and searches is in [docs/results.md](../docs/results.md), behaviour under kills and faults in
 [docs/reliability.md](../docs/reliability.md).
 """
 SCRIPTS = {
     "large_spaces": "the largest spaces: load, count, sample, complete",
-    "supernet_memory": "memory of supernets against the number of widths and bit-widths",
-    "whole_search": "a thousand evaluations beside the same search on stock Brevitas modules",
-    "int8_ranking": "candidates judged with sums of integers beside the exact path",
-    "freed_memory": "passes and steps where freed memory is kept",
-    "recalibration": "how candidates rank when few images recalibrate them",
-    "prefix_cache": "candidates that start behind the blocks that they share with the one before",
-    "blocks": "time against the number of blocks, drawn in [docs/blocks.svg](../docs/blocks.svg)",
-    "latency_sum": "the sum of a table of latencies beside whole networks",
-    "integer_parity": "files of integers beside the NumPy reference, on test splits",
-    "int8_convolution": "8-bit convolutions of oneDNN beside float ones",
-    "plan_check": "what a plan says of two ranks, beside two ranks",
+    "supernet_memory": "memory of supernets by number of widths and bit-widths",
+    "whole_search": "a thousand evaluations against the same search on stock Brevitas modules",
+    "int8_ranking": "candidates scored with integer sums against the exact path",
+    "freed_memory": "forward passes and training steps with and without keeping freed memory",
+    "recalibration": "ranking of candidates by number of recalibration images",
+    "prefix_cache": "candidates that reuse the activations of the blocks shared with the previous candidate",
+    "blocks": "time by number of blocks, plotted in [docs/blocks.svg](../docs/blocks.svg)",
+    "latency_sum": "sums of a latency table against measured whole networks",
+    "integer_parity": "integer files against the NumPy reference, on test splits",
+    "int8_convolution": "8-bit convolutions of oneDNN against float ones",
+    "plan_check": "the planned step time of two ranks against the measured one",
 }
 
 Row = dict[str, Any]
@@ -52,13 +52,13 @@ def main() -> None:
 
 
 def text() -> str:
-    """The page of the figures at hand."""
+    """The text of the page."""
     modules = sorted(BENCHMARKS.glob("test_*.py"))
     return "\n".join([HEAD, *(section(path) for path in modules), scripts()])
 
 
 def section(path: Path) -> str:
-    """What a module claims, and what was measured."""
+    """The claim of a benchmark module and its measurements."""
     title, _, rest = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")
     results = [BENCHMARKS / "results" / f"{path.stem}{device}.json" for device in ("", "-cuda")]
     tables = [table(result) for result in results if result.exists()] or ["Not measured yet.\n"]
@@ -66,7 +66,7 @@ def section(path: Path) -> str:
 
 
 def table(result: Path) -> str:
-    """The measurements on one device, and what it is."""
+    """The measurements on one device, as a table with the device below."""
     found = json.loads(result.read_text("utf-8"))
     where = found["environment"]
     lines = [" | ".join(cells(row)) for row in found["rows"]]
@@ -90,7 +90,7 @@ def cells(row: Row) -> list[str]:
 
 
 def scripts() -> str:
-    """Scripts whose results are tables of their own, with the outcome where it is one figure."""
+    """The list of scripts, each with its result file and its main figures if it has a function in `OUTCOMES`."""
     lines = []
     for name, what in SCRIPTS.items():
         path = BENCHMARKS / "results" / f"{name}.json"
@@ -103,74 +103,74 @@ def scripts() -> str:
 
 
 def whole_search(found: Row) -> str:
-    """How much faster, against the target, and where the time goes."""
+    """Speed-up against the target, and the shares of the time."""
     whole, each = found["whole_seconds"], found["seconds_each"]
-    said = []
+    parts = []
     for name, ratio in found["ratios"].items():
         share = each[name]["score"] / sum(each[name].values())
-        said.append(
-            f"{name}: {ratio:.2f} times as fast (target: 4), {whole[name] / whole['float']:.2f} searches of the float "
-            f"network, {share:.0%} of it scoring, {found['searcher_seconds'] / whole[name]:.1%} the searcher itself"
+        parts.append(
+            f"{name}: {ratio:.2f} times as fast (target: 4), {whole[name] / whole['float']:.2f} of the float network's "
+            f"time, {share:.0%} of it scoring, {found['searcher_seconds'] / whole[name]:.1%} in the searcher itself"
         )
-    return f". {'; '.join(said)}. Stock Brevitas takes {whole['stock Brevitas'] / whole['float']:.2f} float searches"
+    return f". {'; '.join(parts)}. Stock Brevitas takes {whole['stock Brevitas'] / whole['float']:.2f} of the float network's time"
 
 
 def int8_ranking(found: Row) -> str:
-    """Whether sums of integers change what wins, and what they save."""
+    """Changes of the ranking by integer sums, and the time ratio."""
     return (
-        f". Of {found['n']} candidates within a narrow band {found['changed_ranks']} change their rank, by "
-        f"{found['largest_change_of_rank']} at most (Kendall {found['kendall_top1']:.2f}), top-1 changes by "
-        f"{100 * found['mean_difference_top1']:.2f} points on average where candidates differ by "
-        f"{100 * found['spread_top1']:.1f} (one deviation); {found['ratio']:.2f} of the exact path's time"
+        f". Of {found['n']} candidates within a narrow cost band {found['changed_ranks']} change rank, by "
+        f"{found['largest_change_of_rank']} at most (Kendall's tau {found['kendall_top1']:.2f}); top-1 changes by "
+        f"{100 * found['mean_difference_top1']:.2f} points on average, with a standard deviation of "
+        f"{100 * found['spread_top1']:.1f} points over candidates; {found['ratio']:.2f} of the exact path's time"
     )
 
 
 def freed_memory(found: Row) -> str:
-    """What keeping it saves, and costs."""
+    """Ratios of time and memory with freed memory kept, to those without."""
     rows = (row for row in found["rows"] if row["what"] != "MB")
     times = ", ".join(f"{row['case']} {row['what']} {row['kept'] / row['given_back']:.2f}" for row in rows)
     sizes = ", ".join(
         f"{row['case']} {row['kept'] / row['given_back']:.2f}" for row in found["rows"] if row["what"] == "MB"
     )
-    return f". Time kept per time given back: {times}; largest size: {sizes}"
+    return f". Time with freed memory kept, relative to returned to the system: {times}; peak memory, likewise: {sizes}"
 
 
 def prefix_cache(found: Row) -> str:
-    """What is left to do."""
+    """The shares of time and multiply-adds that remain with the prefix cache."""
     left = found["left"]
     return (
         f". {found['ratio']:.2f} of the time; of the multiply-adds of {found['evaluations']:,} candidates {left['one path']:.2f} "
-        f"would be left behind every layer, {left['everything']:.2f} if nothing were ever forgotten"
+        f"remain with a cache behind every layer, {left['everything']:.2f} with an unlimited cache"
     )
 
 
 def blocks(found: Row) -> str:
-    """How time grows."""
+    """Exponents of the growth of time with the number of blocks."""
     powers = ", ".join(f"{name} {power:.2f}" for name, power in found["powers"].items())
-    return f". From {found['blocks'][0]} to {found['blocks'][-1]} blocks time grows with their number to the power of: {powers}"
+    return f". From {found['blocks'][0]} to {found['blocks'][-1]} blocks, exponents of the growth of time: {powers}"
 
 
 def recalibration(found: Row) -> str:
-    """How few images rank as many do."""
+    """Kendall's tau of each number of images against the largest."""
     rows = ", ".join(f"{row['images']:,} images {row['kendall']:.2f}" for row in found["table"])
-    return f". Kendall's tau against the last: {rows}"
+    return f". Kendall's tau against the largest number: {rows}"
 
 
 def integer_parity(found: Row) -> str:
-    """Labels and logits over all test images."""
+    """Differing labels and logits over all test images."""
     rows = found["rows"]
     images = ", ".join(f"{n:,}" for n in sorted({row["images"] for row in rows}))
     relative = max(row["max_abs_diff"] / row["largest_logit"] for row in rows)
     return (
-        f". {sum(row['other_labels'] for row in rows)} other labels on splits of {images} images, logits differ by {relative:.0e} of "
-        f"the largest one at most"
+        f". {sum(row['other_labels'] for row in rows)} differing labels on splits of {images} images, logits differ by at most "
+        f"{relative:.0e} of the largest logit"
     )
 
 
 def latency_sum(found: Row) -> str:
-    """Errors of the sums."""
+    """Mean relative errors of the sums."""
     errors = ", ".join(f"{row['space']} {row['error']['mean']:.1%}" for row in found["rows"])
-    return f". Off on average by: {errors}"
+    return f". Mean relative error: {errors}"
 
 
 OUTCOMES: dict[str, Callable[[Row], str]] = {

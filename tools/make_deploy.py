@@ -17,19 +17,19 @@ PATH = ROOT / "docs" / "deploy.md"
 RESULT = ROOT / "benchmarks" / "results" / "deploy.json"
 HEAD = """# Deploy: which file for what
 
-| you have | take | because |
+| target | format | reason |
 | --- | --- | --- |
-| a processor with 8-bit instructions (VNNI), speed counts | `onnx-int8` | all convolutions run as 8-bit kernels; few bits save no time there, and without such instructions a float file may be faster (`benchmarks/README.md`) |
-| a processor with onnxruntime, bytes count | `onnx-packed` | weights lie in the bits that they have |
-| any ONNX runtime, or a compiler that reads QDQ | `onnx-qcdq` | standard operators, the trained model's answers |
-| an FPGA flow that reads QONNX (FINN, hls4ml) | `qonnx` | the quantizers are operators of their own |
-| C, an FPGA, NumPy | `integers` | integer weights, biases and scales, with a graph and an interpreter to read |
+| a processor with 8-bit instructions (VNNI), optimized for speed | `onnx-int8` | all convolutions run as 8-bit kernels; fewer bits are not faster there, and without such instructions a float file may be faster (`benchmarks/README.md`) |
+| a processor with onnxruntime, optimized for file size | `onnx-packed` | weights are packed at their own bit-width |
+| any ONNX runtime, or a compiler that reads QDQ | `onnx-qcdq` | standard operators, the outputs of the trained model |
+| an FPGA flow that reads QONNX (FINN, hls4ml) | `qonnx` | quantizers are separate operators |
+| C, an FPGA, NumPy | `integers` | integer weights, biases and scales, with a graph and a readable interpreter |
 
-How each is made and what it holds is in [Export](export.md). Every file below was asked about the test split by what is in the
-file alone; *agreement* is the share of images that get the label of the trained model, *difference* the largest of a logit.
-`onnx-int8` and `integers` fold BatchNorm and round residual sums, so they answer a little differently unless the training ends in
-them (`retrain.fold`); a file that would answer too many images otherwise is refused, and listed below the table. Networks whose
-files of integers were refused went on training in the integers: rows *with fold*, held against the integers that this training made.
+[Export](export.md) describes the formats. Every file below was run on the test split from its own contents alone. *Agreement* is the
+share of images with the label of the trained model; *difference* is the largest difference of a logit. `onnx-int8` and `integers` fold
+BatchNorm and round residual sums, so their outputs differ slightly unless the training ends in integers (`retrain.fold`). The export
+refuses a file if too many labels differ; refused files are listed below the table. If integer files of a network were refused, its
+training continued in integers: the rows *with fold* compare these files with the network that this training gave.
 
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def text() -> str:
-    """The page of the figures at hand."""
+    """The text of the page."""
     found = json.loads(RESULT.read_text("utf-8"))
     where = found["environment"]
     columns = ("network", "format", "bytes", "packed weights", "test top-1", "of the model", "agreement", "difference")
@@ -51,7 +51,7 @@ def text() -> str:
     refusals = [f"- {network(row)}, `{row['format']}`: {row['refused']}" for row in found["rows"] if row["refused"]]
     parts = [
         f"Networks at uniform {found['bits']}, trained for {found['steps']} steps of {found['batch_size']} images on scikit-learn's "
-        "digits, enlarged: enough to hold answers against, whatever they are worth."
+        "digits, enlarged: enough to compare outputs, whatever the accuracy."
         f"{found.get('notes', '')}\n",
         rows,
         *(["Refused:\n", *refusals, ""] if refusals else []),
@@ -64,12 +64,12 @@ def text() -> str:
 
 
 def network(row: Row) -> str:
-    """Which network, and how its training ended."""
+    """The name of the network, with a mark if its training ended in integers (fold)."""
     return f"{row['family']} with fold" if "fold" in row else row["family"]
 
 
 def folding(rows: list[Row]) -> list[str]:
-    """What folding cost, and what the training in integers won back."""
+    """The table of agreement and accuracy before and after training in integers."""
     folds = {row["family"]: row["fold"] for row in rows if "fold" in row}
     if not folds:
         return []
@@ -78,11 +78,11 @@ def folding(rows: list[Row]) -> list[str]:
         [family, f"{fold['steps']:,}", *(f"{fold[when][what]:.2%}" for what in ("agreement", "top1") for when in WHEN)]
         for family, fold in folds.items()
     )
-    return ["What training in integers does, against the retrained model on search-val:\n", table(columns, cells)]
+    return ["Effect of the training in integers, against the retrained model on search-val:\n", table(columns, cells)]
 
 
 def cells(row: Row) -> list[str]:
-    """A file as cells of the table."""
+    """The table cells of a file."""
     file = row["file"]
     return [
         network(row),

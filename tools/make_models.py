@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/models.md: networks through `sq.quantize`, with what was seen in each. Hours on two busy cores; needs timm.
+"""Writes docs/models.md: checks of `sq.quantize` on many networks. Takes hours on two busy cores; needs timm.
 
-python tools/make_models.py                                  # all of them
-python tools/make_models.py "MLP" torchvision:resnet18       # these anew, the others as they were measured before
+python tools/make_models.py                                  # all networks
+python tools/make_models.py "MLP" torchvision:resnet18       # only these; keeps the figures of the others
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from zoo_cases import NAMES, examine  # noqa: E402
 
 TEXT = """# Models that sq.quantize was tried on
 
-{count} networks, each trained from fresh weights to tell ten kinds of structured pictures of 64 x 64 apart (at most 240 steps of
-32; no published weights), with BatchNorm statistics of such pictures, and then quantized without further training.
-*Left float* are layers whose forward never runs (attention that hands its weights to a function) or is not torch's own; their
-multiply-adds (*outside*) are counted as float.
-
-In every one of them the float path equals the model to the last bit, a random subnet equals its path to the last bit,
-multiply-adds are those of torch's counter, BitOps read from the subnet are those of the table, and the supernet survives a copy,
-saving and loading, and four threads: {holding} of {count}.
-
-*Error* and *agreement* are those of W8A8 in every layer, the first and the last too, against the float model on 64 pictures
-that it was not trained on: logits relative to how they vary over the pictures, and the share of equal labels.{notes}
+{count} networks were each trained from fresh weights to classify ten kinds of structured images of 64 x 64 (at most 240 steps of
+32 images; no published weights), with BatchNorm statistics of such images, and then quantized without further training.
 
 | model | layers | left float | MACs | outside | error | agreement | QCDQ file |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-*no* names the error that the export ended with; *labels differ* would be a file that the parity check refused. Measured with torch {torch};
-`python tools/make_models.py` measures (hours on two busy cores; needs timm) and writes `benchmarks/results/models.json` and this page,
-`pytest -m slow tests/convert` asserts what must hold, and that 90 % of the labels agree.
+- *left float*: layers whose forward never runs (attention that passes its weights to a function) or is not torch's own.
+- *outside*: the multiply-adds of these layers, which count as float.
+- *error*: the error of the logits, relative to their variation over the images. *agreement*: the share of equal labels. Both
+  compare W8A8 in all layers, including the first and the last, with the float model on 64 images that it was not trained on.{notes}
+- *QCDQ file*: *no* is followed by the error of the export; *labels differ* marks a file that the parity check refused.
+
+For {holding} of {count} networks all checks hold: the float path equals the model bit for bit, a random subnet equals its path bit
+for bit, multiply-adds equal those of torch's counter, BitOps read from the subnet equal those of the cost table, and the supernet
+works after a copy, after saving and loading, and in four threads.
+
+Measured with torch {torch}. `python tools/make_models.py` measures (hours on two busy cores; needs timm) and writes
+`benchmarks/results/models.json` and this page. `pytest -m slow tests/convert` asserts the checks above, and that at least 90 % of the
+labels agree.
 """
 
 
 def main() -> int:
-    """Examines networks and writes after each; returns 1 where something does not hold."""
+    """Examines networks and writes the page after each; returns 1 if a check fails."""
     torch.set_num_threads(1)
     wanted = sys.argv[1:] or NAMES
     unknown = [name for name in wanted if name not in NAMES]
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def before() -> dict[str, Any]:
-    """The `rows` that were measured so far, and the `notes` on them that a person wrote into the file."""
+    """The stored `rows`, and the hand-written `notes` on them."""
     if not (RESULTS / "models.json").exists():
         return {"notes": "", "rows": []}
     found = json.loads((RESULTS / "models.json").read_text("utf-8"))
@@ -70,12 +71,12 @@ def before() -> dict[str, Any]:
 
 
 def holds(row: dict[str, Any]) -> bool:
-    """Whether all that must be equal is."""
+    """Whether all checks of equality hold."""
     return all(row[key] for key in ("float_equal", "subnet_equal", "macs_equal", "survives"))
 
 
 def page(result: dict[str, Any]) -> str:
-    """The page of these figures."""
+    """The text of the page."""
     rows = "\n".join(
         f"| {r['name']} | {r['layers']} | {r['left_float']} | {r['macs']:,} | {r['float_macs_outside']:,} "
         f"| {r['relative_error']:.1%} | {r['agreement']:.0%} | {r['onnx']} |"

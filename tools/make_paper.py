@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes docs/paper.md: every number of the paper that is arithmetic, beside ours.
+"""Writes docs/paper.md: the paper's numbers that follow from architectures and settings, compared with ours.
 
 python tools/make_paper.py            # writes; seconds, no torch
-python tools/make_paper.py --check    # exits 1 where the file is not what would be written
+python tools/make_paper.py --check    # exits 1 if the file is stale
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMAGENET = 1_281_167
 
 @dataclass(frozen=True)
 class Number:
-    """One line: what it is, what was published, what we get, and in which unit both are printed."""
+    """A published number and ours; both are printed in multiples of `unit` with `digits` decimals."""
 
     what: str
     published: float
@@ -32,7 +32,7 @@ class Number:
     digits: int = 0
 
     def line(self) -> str:
-        """A row of the table; the difference is that of the printed numbers."""
+        """A table row; the difference is between the printed numbers."""
         ours = round(self.ours / self.unit, self.digits)
         difference = ours - self.published
         shown = "0" if not difference else f"{difference:+,.{self.digits}f} ({difference / self.published:+.1%})"
@@ -43,7 +43,7 @@ class Number:
 
 
 def blocks() -> list[Number]:
-    """Sec. 4.1 and 4.2: operators and channels."""
+    """Sections 4.1 and 4.2: operators and channels."""
     space = load_space("shufflenetv2-blocks")
     paper = architecture_cost(space, arch=ARCHITECTURE)
     return [
@@ -59,7 +59,7 @@ def blocks() -> list[Number]:
 
 
 def mixed() -> list[Number]:
-    """Sec. 4.3: bits; the paper's G is 2^30."""
+    """Section 4.3: bits. The paper's G is 2^30."""
     published = {"resnet18": (8, (6.32, 14.21, 25.27)), "resnet34": (16, (13.21, 29.72, 52.83))}
     found = []
     for name, (n, bitops) in published.items():
@@ -72,7 +72,7 @@ def mixed() -> list[Number]:
 
 
 def recipe() -> list[Number]:
-    """Training and search."""
+    """Settings of training and search."""
     spec = load_spec("shufflenetv2-blocks")
     train, retrain, search = spec.train, spec.retrain, spec.search
     assert train.iterations is not None
@@ -111,9 +111,8 @@ def others() -> list[Number]:
     for name, published in {"resnet18": (116, 34), "resnet50": (247, 67)}.items():
         layers = load_space(f"{name}-mixed").network_shapes.reference
         macs = {layer.name: layer.shapes[0].macs for layer in layers}
-        if (
-            name == "resnet50"
-        ):  # as theirs is: a quarter of the pixels in the first 1x1 of the blocks that halve the size
+        if name == "resnet50":
+            # In HAWQ-V3's network the first 1x1 of a block has the stride, so it computes a quarter of the pixels.
             macs |= {f"layer{i}.0.conv1": macs[f"layer{i}.0.conv1"] // 4 for i in (2, 3, 4)}
         first, *inner, last = macs.values()
         found.append(Number(f"BOPs of {name} at W8A8, HAWQ-V3, G", published[0], 64 * sum(macs.values()), 1e9, 1))
@@ -125,8 +124,8 @@ def others() -> list[Number]:
 TEXT = """# The paper's numbers, and ours
 
 [Single Path One-Shot NAS](https://arxiv.org/abs/1904.00420) (Guo et al., ECCV 2020). `python tools/make_paper.py` writes this
-page from the search spaces; no trained model is behind it. "CountingProgram" is the multiply-adds of convolutions and linear layers
-in the network that the authors published.
+page from the search spaces, without trained models. "Counted" are the multiply-adds of convolutions and linear layers in the
+network that the authors published.
 
 ## Building blocks and channels
 
@@ -140,33 +139,33 @@ spos-quant cost shufflenetv2-blocks --arch "{architecture}"
 
 {mixed}
 
-Only the residual blocks count, their 1x1 shortcuts included; the first convolution and the classifier stay float.
+Only the residual blocks count, including their 1x1 shortcuts; the first convolution and the classifier stay float.
 
 ## Recipe
 
-Of `shufflenetv2-blocks`. `resnet18-mixed` and `resnet34-mixed` have one of ours: 120 epochs each, cosine, candidates judged
-by all of search-val.
-
 {recipe}
 
-## Beside the paper
+This is the recipe of `shufflenetv2-blocks`. `resnet18-mixed` and `resnet34-mixed` use our own: 120 epochs each, cosine schedule,
+candidates scored on all of search-val.
+
+## Numbers from other papers
 
 {others}
 
-HAWQ-V3 prints no decimals. Its ResNet-50 has the stride in the first 1x1 of a block, 3.86G multiply-adds, which is counted
-here; the one of our spaces has it in the 3x3, as torchvision's has, and 4.09G.
+HAWQ-V3 prints no decimals. Its ResNet-50 has the stride in the first 1x1 of a block (3.86G multiply-adds), which is counted
+here. The ResNet-50 of our spaces has it in the 3x3, as torchvision's does (4.09G).
 
-## Where the authors' code and the paper differ, or we from both
+## Differences between the paper, the authors' code and this project
 
-| what | paper | authors' code | here, and how to get the other |
+| what | paper | authors' code | this project, and how to get the other |
 |---|---|---|---|
-| how a path is drawn | uniformly | one of seven bins of 10M MACs, then a network inside it, by up to 500 tries | as the paper; the code's, by exact band sampling: `--set train.path_sampler=cost-uniform --set train.path_low=290M --set train.path_high=359999999 --set train.path_bins=7` |
-| first population of a search | random | random | led by the uniform bits within the budget, in spaces of bits (decision 0037); as the paper: `--set search.first=random` |
-| pictures that judge a candidate | held out of the training set | the validation set | held out of train, a fifth; the test split is read once, at the end |
-| affine parameters of the supernet's first and last BatchNorm | - | none | as everywhere else; a path's statistics are recomputed anyway |
+| path sampling | uniform | one of seven bins of 10M MACs, then a network in it, by up to 500 tries | as in the paper; for the code's, by exact sampling from cost bands: `--set train.path_sampler=cost-uniform --set train.path_low=290M --set train.path_high=359999999 --set train.path_bins=7` |
+| first population of a search | random | random | in spaces with bits, the uniform bits within the budget come first (decision 0037); as in the paper: `--set search.first=random` |
+| images that score a candidate | held out of the training set | the validation set | a fifth of train, held out; the test split is used once, at the end |
+| affine parameters of the supernet's first and last BatchNorm | - | none | present, as in all others; the statistics of a path are recomputed in any case |
 | initial weights | - | N(0, 1/fan-in), 0.01 at both ends | He normal |
-| pictures | 224 x 224 crops | BGR, 0 to 255 | RGB, normalised; the same crops, flips and colours (`imagefolder`) |
-| where an activation is quantized | in the block | (no bits) | at the input of each layer, so that costs add up (decision 0001) |
+| input images | 224 x 224 crops | BGR, 0 to 255 | RGB, normalised; the same crops, flips and colour changes (`imagefolder`) |
+| position of activation quantization | in the block | (no bits) | at the input of each layer, so that costs add up (decision 0001) |
 """
 
 
@@ -176,7 +175,7 @@ def table(numbers: list[Number]) -> str:
 
 
 def text() -> str:
-    """The page."""
+    """The text of the page."""
     return TEXT.format(
         blocks=table(blocks()),
         mixed=table(mixed()),

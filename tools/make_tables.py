@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes what is generated and stored: network_shapes and costs of the built-in search spaces, the schema of bit configurations.
+"""Writes the generated files: network shapes and costs of the built-in spaces, and the schema of bit configurations.
 
 python tools/make_tables.py            # writes
-python tools/make_tables.py --check    # exits 1 where a stored file is not what would be written
+python tools/make_tables.py --check    # exits 1 if a stored file is stale
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def generated() -> Iterator[tuple[Path, str]]:
-    """Every stored file with the text that it should hold."""
+    """Yields the path and the expected text of the network shapes and the schema."""
     found: dict[str, NetworkShapes] = {}
     for name in builtin_spaces():
         spec = load_spec(name)
@@ -33,7 +33,7 @@ def generated() -> Iterator[tuple[Path, str]]:
 
 
 def spaces() -> tuple[Path, str]:
-    """The list of the built-in spaces, which follows from the network_shapes that are stored."""
+    """The list of the built-in spaces, computed from the stored network shapes."""
     return ROOT / "search_spaces" / "tables" / LIST, spaces_json()
 
 
@@ -51,7 +51,7 @@ def main() -> int:
     """Writes or checks; returns the exit status."""
     check = "--check" in sys.argv[1:]
     stale = []
-    for part in (generated, lambda: [spaces()]):  # the second reads what the first wrote
+    for part in (generated, lambda: [spaces()]):  # the list is computed from the shapes
         for path, text in list(part()):
             if path.exists() and path.read_text("utf-8") == text:
                 continue

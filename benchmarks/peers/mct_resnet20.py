@@ -1,7 +1,7 @@
-"""Sony's model-compression-toolkit on the task of `benchmarks/cifar10_knapsack.py`: same weights, images and budget.
+"""Sony's Model Compression Toolkit on the task of `benchmarks/cifar10_knapsack.py`: same weights, images and budget.
 
-Mixed-precision post-training quantization by its integer program, weights at 8, 4 or 2 bits, activations at 8: seconds,
-accuracy on the test set, and the file that comes out. It wants an environment of its own:
+Runs its mixed-precision post-training quantization (an integer program) with weights at 8, 4 or 2 bits and activations
+at 8; measures seconds, test accuracy and the exported file. It needs its own environment:
 
     python -m venv mct && mct/bin/pip install model-compression-toolkit==2.6.1 onnxscript .
     mct/bin/python benchmarks/peers/mct_resnet20.py --data imagefolder:cifar10 --weights resnet20-cifar10.safetensors
@@ -38,14 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="imagefolder:ROOT or cifar10:ROOT")
     parser.add_argument("--weights", required=True, help="float weights of a CIFAR ResNet-20")
-    parser.add_argument("--images", type=int, default=512, help="that it calibrates on")
+    parser.add_argument("--images", type=int, default=512, help="calibration images [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     data = load_data(given.data, input=(3, 32, 32), classes=10, seed=given.seed)
     model, weights = float_network(given.weights)
-    budget = weights / 2  # bytes, at four bits a weight
+    budget = weights / 2  # bytes, at four bits per weight
     start = time.perf_counter()
     quantized = compress(model, images_of(data, given), budget)
     seconds = time.perf_counter() - start
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def float_network(weights: str) -> tuple[torch.nn.Module, int]:
-    """The plain float network, and how many weights its layers have."""
+    """The float network, and its number of weights."""
     raw = {"name": "float", "backbone": "resnet20", "weights": weights, "input": [3, 32, 32], "classes": 10}
     supernet = build(space_of(parse_spec(raw, "benchmark")))
     return supernet.subnet(()).eval(), sum(layer.shapes[0].weights for layer in supernet.space.layers)
@@ -105,9 +105,8 @@ def file_bytes(model: torch.nn.Module, images: Callable[..., Any]) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with patch(
-            "torch.onnx.export", partial(torch.onnx.export, dynamo=False)
-        ):  # it cannot do with torch's newer one
+        # MCT does not support torch's newer exporter.
+        with patch("torch.onnx.export", partial(torch.onnx.export, dynamo=False)):
             mct.exporter.pytorch_export_model(model, str(path), repr_dataset=images)
         return sum(file.stat().st_size for file in Path(folder).iterdir())
 

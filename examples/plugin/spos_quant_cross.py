@@ -1,4 +1,4 @@
-"""A plug-in: the operator `cross3`, a 1x3 convolution and then a 3x1, and the backbone `stairs`."""
+"""A plug-in with the operator `cross3`, a 1x3 convolution and then a 3x1, and the backbone `stairs`."""
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from spos_quant.supernet.operators import operators
 
 @operators.register("cross3")
 def cross3(block_spec: BlockSpec) -> Operator:
-    """A 1x3 convolution, then a 3x1; the stride is split between them, the channels in between follow the width."""
+    """A 1x3 convolution, then a 3x1; each applies one axis of the stride. The width sets the channels between them."""
     inner = block_spec.inner_widths()
     most, stride = max(inner), block_spec.stride
     row = nn.Conv2d(block_spec.inputs, most, (1, 3), (1, stride), (0, 1), bias=False)
@@ -25,13 +25,13 @@ def cross3(block_spec: BlockSpec) -> Operator:
         "conv2": SwitchLayer(column),
         "bn2": block_spec.norm(block_spec.outputs),
     }
-    # Input and output channels, one number per width candidate, of every layer that the width changes.
+    # Input and output channels of every layer that depends on the width, one number per width candidate.
     inputs, outputs = [block_spec.inputs] * len(inner), [block_spec.outputs] * len(inner)
     return Operator(layers, {"conv1": (inputs, inner), "bn1": (inner, inner), "conv2": (inner, outputs)})
 
 
 class Stairs(nn.Module):
-    """A stem, then two steps of a block that halves the picture and one that does not, then a classifier."""
+    """A stem, two stages of a block with stride 2 and a block with stride 1, and a classifier."""
 
     def __init__(self, spec: SpaceSpec, builder: BlockBuilder) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Stairs(nn.Module):
                 shortcut = None
                 if stride == 2:
                     shortcut = nn.Sequential(conv(channels, outputs, 1, 2), SwitchBatchNorm2d(outputs))
-                # The name is the module's name in the network: overrides and bit configurations use it.
+                # The module name in the network, which overrides and bit configurations use.
                 name, block_spec = f"blocks.{len(blocks)}", BlockSpec(channels, outputs, stride)
                 blocks.append(builder.block(name, block_spec, own_op="conv3x3", downsample=shortcut))
                 channels = outputs
@@ -56,5 +56,5 @@ class Stairs(nn.Module):
 
 @backbones.register("stairs")
 def stairs(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """The backbone of a search space that says `backbone: stairs`."""
+    """The backbone of search spaces with `backbone: stairs`."""
     return Stairs(spec, builder)

@@ -1,1 +1,1 @@
-"""The built-in networks, and search spaces by name. To add a backbone: one file, one registered function."""
+"""The built-in networks and search spaces. To add a backbone, write one file with one registered function."""

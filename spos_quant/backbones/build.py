@@ -1,4 +1,4 @@
-"""Search spaces by name or file, and the supernets of spaces. Torch is loaded only where a network must be built."""
+"""Loads search spaces by name or file and builds their supernets. Imports torch only to build a network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spos_quant.supernet.supernet import Supernet
 
 PUBLISHED = ("torchvision", "timm")
-"""Sources of published models: `torchvision:resnet18` is a backbone, and a search space of bits."""
+"""Sources of published models. For example, `torchvision:resnet18` names a backbone and a search space of bits."""
 
 
 def _spaces() -> Any:
@@ -44,14 +44,14 @@ def builtin_spaces() -> tuple[str, ...]:
 
 
 def load_spec(name: str | Path) -> SpaceSpec:
-    """What a built-in search space or a YAML file says.
+    """Loads the specification of a built-in search space or of a YAML file.
 
     Raises:
-        SpaceError: neither a built-in space nor a file, or a file that is no search space.
+        SpaceError: `name` is neither a built-in space nor a file, or the file is not a valid search space.
     """
     text = str(name)
     if text.partition(":")[0] in PUBLISHED and not Path(text).exists():
-        return _of_published(text)
+        return _published_spec(text)
     if text in builtin_spaces():
         raw = yaml.safe_load((_spaces() / f"{text}.yaml").read_text("utf-8"))
         return parse_spec(raw, f"{text}.yaml")
@@ -62,8 +62,8 @@ def load_spec(name: str | Path) -> SpaceSpec:
     raise SpaceError(f"{text!r} {what}{near(text, builtin_spaces())}")
 
 
-def _of_published(name: str) -> SpaceSpec:
-    """The search space of a published model without a YAML file: bits of every layer."""
+def _published_spec(name: str) -> SpaceSpec:
+    """The search space of a published model without a YAML file: the bits of every layer are searched."""
     return parse_spec(
         {
             "name": re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:64],
@@ -78,11 +78,11 @@ def _of_published(name: str) -> SpaceSpec:
 
 
 def load_space(name: str | Path) -> SearchSpace:
-    """The search space of a built-in name or a YAML file; needs no torch where its network_shapes is stored or cached.
+    """Loads the search space of a built-in name or a YAML file. Needs no torch if network shapes are stored or cached.
 
     Raises:
-        SpaceError: no such space, or one that cannot be built.
-        ConfigError: an unknown backbone or operator.
+        SpaceError: The space does not exist or cannot be built.
+        ConfigError: The backbone or an operator is unknown.
     """
     return space_of(load_spec(name))
 
@@ -93,7 +93,10 @@ def space_of(spec: SpaceSpec) -> SearchSpace:
 
 
 def structure_hash(spec: SpaceSpec) -> str:
-    """Identifies what an network_shapes depends on: the structure of the space, whose model it is, the format of network_shapes."""
+    """Hashes all that the network shapes depend on: format, structure of the space, and package version.
+
+    The package is torchvision or timm, if the backbone is one of its models.
+    """
     source = spec.backbone.partition(":")[0]
     published = ":" in spec.backbone and source in PUBLISHED and find_spec(source)
     text = json.dumps([FORMAT, spec.structure(), *([version(source)] if published else [])], sort_keys=True)
@@ -101,7 +104,7 @@ def structure_hash(spec: SpaceSpec) -> str:
 
 
 def network_shapes_of(spec: SpaceSpec) -> NetworkShapes:
-    """The network_shapes of a space: stored with the built-in ones, else cached, else measured on the meta device."""
+    """The network shapes of a space: stored for built-in spaces, else cached, else measured on the meta device."""
     stored = _spaces() / "tables" / f"{spec.name}.json"
     cached = cache_dir("network_shapes") / f"{structure_hash(spec)}.json"
     for source in (stored, cached):
@@ -110,27 +113,27 @@ def network_shapes_of(spec: SpaceSpec) -> NetworkShapes:
             if raw["structure"] == structure_hash(spec):
                 return NetworkShapes.from_json(raw)
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # absent, damaged or of another version: measured anew
+            continue  # absent, damaged or of another version
     network_shapes = measure(spec)
-    with suppress(RunError):  # a read-only home costs time, not correctness
+    with suppress(RunError):  # the cache is optional: if it cannot be written, shapes are measured again next time
         write_text(cached, network_shapes_json(spec, network_shapes))
     return network_shapes
 
 
 def network_shapes_json(spec: SpaceSpec, network_shapes: NetworkShapes) -> str:
-    """The text of a stored network_shapes."""
+    """Serializes network shapes as they are stored, with the structure hash."""
     return json.dumps({"structure": structure_hash(spec), **network_shapes.to_json()}, separators=(",", ":")) + "\n"
 
 
 def measure(spec: SpaceSpec) -> NetworkShapes:
-    """The network_shapes read from the network itself. Imports torch."""
+    """Measures the network shapes on the network itself. Imports torch."""
     from spos_quant.supernet.dry_run import measure_shapes
 
     return measure_shapes(spec, _backbone(spec))
 
 
 def _backbone(spec: SpaceSpec) -> Backbone:
-    """A registered backbone, or a published model. Raises `ConfigError` where there is none of that name."""
+    """A registered backbone or a published model. Raises `ConfigError` if the name is unknown."""
     from spos_quant.backbones.registry import backbones
     from spos_quant.convert.zoo import published
 
@@ -138,10 +141,10 @@ def _backbone(spec: SpaceSpec) -> Backbone:
 
 
 def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
-    """The supernet of a search space with fresh weights, or those of the space's `weights` file.
+    """Builds the supernet of a search space. Its weights are random, or loaded from the space's `weights` file.
 
     Raises:
-        ModelError: a weights file that cannot be read or does not fit.
+        ModelError: The weights file cannot be read or does not match the network.
     """
     import torch
 
@@ -149,8 +152,8 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
     from spos_quant.supernet.supernet import Supernet
     from spos_quant.supernet.weights import load_float_weights
 
-    # Construction draws random numbers on the default device; the user's generator must not notice, nor
-    # CUDA's, which `torch.manual_seed` would seed too.
+    # Construction draws random numbers. It must not change the state of the user's generators; `torch.manual_seed`
+    # would also seed the CUDA generators.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(torch_seed(Stream.CONSTRUCTION, seed))
         body, builder = build_body(space.spec, _backbone(space.spec), device="cpu")
@@ -163,7 +166,7 @@ def build(space: SearchSpace, *, seed: int = 0) -> Supernet:
 
 
 def build_plain(space: SearchSpace) -> Module:
-    """The plain model of a search space with one candidate per axis, whose weights are still to be loaded."""
+    """The plain model of a search space with one candidate per axis. The caller must load its weights."""
     from spos_quant.supernet.attach import plain_model
 
     return plain_model(space, _backbone(space.spec))

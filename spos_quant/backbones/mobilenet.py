@@ -19,7 +19,7 @@ from spos_quant.supernet.network import BlockBuilder
 
 @dataclass(frozen=True)
 class Row:
-    """One inverted residual."""
+    """One inverted residual block. `inner` is the number of expanded channels."""
 
     kernel: int
     inner: int
@@ -30,22 +30,22 @@ class Row:
 
     @property
     def own_op(self) -> str:
-        """Its operator as published."""
+        """The operator of the published network."""
         return f"mbconv{self.kernel}x{self.kernel}" + ("_se" if self.squeeze else "")
 
 
 class MobileNet(nn.Module):
-    """`features`: a stem, inverted residuals, a 1x1 convolution; then pooling and `classifier`.
+    """`features` (stem, inverted residuals, 1x1 convolution), global pooling, `classifier`.
 
     Args:
         rows: The inverted residuals.
-        stem: Channels of the stem.
-        last: Channels of the last convolution.
-        activation: Of stem and last convolution.
-        norm: Their BatchNorm and that of the blocks.
-        container: What torchvision calls the layers of a block.
-        classifier: What follows the pooled channels.
-        stem_stride: Of the stem.
+        stem: Output channels of the stem.
+        last: Output channels of the last convolution.
+        activation: Activation of the stem and the last convolution.
+        norm: BatchNorm of the stem, the last convolution and the blocks.
+        container: torchvision's attribute name for the layers of a block.
+        classifier: Module applied to the pooled channels.
+        stem_stride: Stride of the stem.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class MobileNet(nn.Module):
             )
             join = residual if block_spec.keeps_shape else chain
             features.append(builder.block(f"features.{i}", block_spec, own_op=row.own_op, join=join))
-            inputs, signed = row.outputs, True  # a block ends without an activation
+            inputs, signed = row.outputs, True  # a block has no activation after its last convolution
         features.append(nn.Sequential(conv(inputs, last, 1, signed=True), norm(last), activation()))
         self.features = nn.Sequential(*features)
         self.classifier = classifier
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        """Computes logits `[N, classes]` from images `[N, C, H, W]`."""
         logits: Tensor = self.classifier(self.features(x).mean((2, 3)))
         return logits
 
 
-# Expansion, output channels, blocks, stride of the first: Table 2 of the paper.
+# Expansion, output channels, number of blocks, stride of the first block: Table 2 of the paper.
 _V2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -147,7 +147,7 @@ def mobilenetv2(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
 
 @backbones.register("mobilenetv2-cifar")
 def mobilenetv2_cifar(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """MobileNetV2 at width 0.5 for pictures of 32 x 32: the stem and the first stage of stride 2 keep the size."""
+    """MobileNetV2 at width 0.5 for 32 x 32 images: the stem and the first stage of stride 2 have stride 1 instead."""
     return _v2(spec, builder, _V2_CIFAR, stem=16, last=640, stem_stride=1)
 
 

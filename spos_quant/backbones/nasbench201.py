@@ -1,6 +1,6 @@
 """The network of NAS-Bench-201 (arXiv 2001.00326): 15 equal cells of six edges, each edge one of five operations.
 
-Modules are named as in that benchmark's own networks, whose architecture strings `space.notation` reads.
+Module names match the benchmark's own networks. `space.notation` parses the benchmark's architecture strings.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from spos_quant.supernet.network import BlockBuilder
 from spos_quant.supernet.operators.cell import relu_conv_bn
 
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
-"""Node and the earlier node that it reads, in the order of the benchmark."""
+"""Pairs (node, earlier node that it reads), in the order of the benchmark."""
 _CELLS, _CHANNELS = 5, (16, 32, 64)
 
 
 class Cell(nn.Module):
-    """Every node is the sum of what its edges give; all cells read the same six axes.
+    """A cell of four nodes: each node sums the outputs of its incoming edges. All cells share the same six axes.
 
     Args:
-        name: Its module name.
-        channels: In and out.
+        name: The module name of the cell.
+        builder: Makes the edges.
+        channels: Input and output channels.
     """
 
     def __init__(self, name: str, builder: BlockBuilder, channels: int) -> None:
@@ -43,7 +44,7 @@ class Cell(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` to the same shape."""
+        """Maps `[N, C, H, W]` to the same shape."""
         nodes: list[Tensor] = [x]
         for node in (1, 2, 3):
             terms = [layer(nodes[source]) for layer, (to, source) in zip(self.layers, EDGES, strict=True) if to == node]
@@ -52,7 +53,7 @@ class Cell(nn.Module):
 
 
 class Reduction(nn.Module):
-    """A residual block between stages: half the size, twice the channels."""
+    """A residual block between stages. It halves height and width and doubles the channels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -61,13 +62,13 @@ class Reduction(nn.Module):
         self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), conv(inputs, outputs, 1, signed=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` to `[n, 2C, H / 2, W / 2]`."""
+        """Maps `[N, C, H, W]` to `[N, 2C, H / 2, W / 2]`."""
         total: Tensor = self.downsample(x) + self.conv_b(self.conv_a(x))
         return total
 
 
 class _Op(nn.Module):
-    """ReLU, 3x3, BatchNorm, one level deeper, as the benchmark names them."""
+    """ReLU, 3x3 convolution, BatchNorm in a submodule `op`, as in the benchmark's module names."""
 
     def __init__(self, block_spec: BlockSpec) -> None:
         super().__init__()
@@ -97,12 +98,12 @@ class NASBench201(nn.Module):
         self.classifier = SwitchLayer(nn.Linear(inputs, spec.classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        """Computes logits `[N, classes]` from images `[N, C, H, W]`."""
         logits: Tensor = self.classifier(self.lastact(self.cells(self.stem(x))).mean((2, 3)))
         return logits
 
 
 @backbones.register("nasbench201")
 def nasbench201(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """The benchmark's network: stem of 16 channels, stages of 16, 32 and 64."""
+    """The benchmark's network: a stem of 16 channels and stages of 16, 32 and 64 channels."""
     return NASBench201(spec, builder)

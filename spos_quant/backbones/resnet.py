@@ -1,4 +1,4 @@
-"""Residual networks (He et al., arXiv 1512.03385): ImageNet, CIFAR, and a small one for 8x8 digits."""
+"""Residual networks (He et al., arXiv 1512.03385) for ImageNet and CIFAR, and a small one for 8x8 digits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ResNet(nn.Module):
         depths: Blocks per stage.
         channels: Output channels per stage.
         stem: `(channels, kernel, stride, max pooling)`.
-        own_op: The operator of the network as published.
-        projection: Whether a shortcut between shapes is a convolution, or free of parameters.
-        head: Name of the classifier, as in published weights.
+        projection: Whether a shortcut that changes the shape is a 1x1 convolution; else it has no parameters.
+        head: Module name of the classifier, as in published weights.
+        own_op: The operator of the published network.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class ResNet(nn.Module):
         for stage, (name, depth, outputs) in enumerate(zip(self.stages, depths, channels, strict=True)):
             blocks = []
             for i in range(depth):
-                step = 2 if stage > 0 and i == 0 else 1
-                shortcut = _shortcut(inputs, outputs, step, projection)
-                block_spec = BlockSpec(inputs, outputs, step)
+                block_stride = 2 if stage > 0 and i == 0 else 1
+                shortcut = _shortcut(inputs, outputs, block_stride, projection)
+                block_spec = BlockSpec(inputs, outputs, block_stride)
                 blocks.append(builder.block(f"{name}.{i}", block_spec, own_op=own_op, downsample=shortcut))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*blocks))
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
         self.add_module(head, SwitchLayer(nn.Linear(inputs, spec.classes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        """Computes logits `[N, classes]` from images `[N, C, H, W]`."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu())
         for name in self.stages:
             x = self._modules[name](x)  # type: ignore[misc]
@@ -67,14 +67,17 @@ class ResNet(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A of the paper: every second pixel, new channels zero, half of them in front; no parameters."""
+    """Option A of the paper, without parameters: subsamples pixels by `stride`, pads `added` zero channels.
+
+    Half of the zero channels come before the input channels, half after.
+    """
 
     def __init__(self, added: int, stride: int) -> None:
         super().__init__()
         self.added, self.stride = added, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` to `[n, C + added, H / stride, W / stride]`."""
+        """Maps `[N, C, H, W]` to `[N, C + added, H / stride, W / stride]`."""
         front = self.added // 2
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.added - front))
 
@@ -89,12 +92,12 @@ def _shortcut(inputs: int, outputs: int, stride: int, projection: bool) -> nn.Mo
 
 def _imagenet(depths: Sequence[int], own_op: str) -> Backbone:
     def make(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-        wider = 4 if own_op == "bottleneck" else 1
+        expansion = 4 if own_op == "bottleneck" else 1
         return ResNet(
             spec,
             builder,
             depths=depths,
-            channels=[wider * channels for channels in (64, 128, 256, 512)],
+            channels=[expansion * channels for channels in (64, 128, 256, 512)],
             stem=(64, 7, 2, True),
             projection=True,
             head="fc",
@@ -133,5 +136,5 @@ for _depth in (20, 32, 56):
 
 @backbones.register("digits-resnet")
 def digits_resnet(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """Two stages of two blocks for 8x8 images: small enough to search in a minute, deep enough to have choices."""
+    """Two stages of two blocks for 8x8 images. A search on it takes about a minute."""
     return ResNet(spec, builder, depths=(2, 2), channels=(16, 32), stem=(16, 3, 1, False), projection=True, head="fc")

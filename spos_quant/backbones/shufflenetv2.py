@@ -1,4 +1,4 @@
-"""The network of Single Path One-Shot NAS (arXiv 1904.00420, Sec. 4): 20 choice blocks after ShuffleNetV2."""
+"""The network of Single Path One-Shot NAS (arXiv 1904.00420, Sec. 4): 20 choice blocks derived from ShuffleNetV2."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from spos_quant.supernet.layers import conv
 from spos_quant.supernet.network import BlockBuilder
 
 _STAGES = ((4, 64), (4, 160), (8, 320), (4, 640))
-"""Blocks and output channels."""
+"""Number of blocks and output channels per stage."""
 _STEM, _LAST = 16, 1024
 
 
 class ShuffleNetV2(nn.Module):
-    """Stem, stages `stage1` to `stage4` whose first blocks halve the size, a 1x1 convolution, pooling, classifier.
+    """Stem, stages `stage1` to `stage4`, a 1x1 convolution, pooling, classifier.
 
-    No convolution has a bias, nor has the classifier; half of a block's output channels are its inner ones at width
-    1.0. At stride 1 a block works on every second channel, at stride 2 on all of them, beside a projection.
+    The first block of each stage has stride 2. The convolutions and the classifier have no bias. At width 1.0, a block
+    has half as many inner channels as output channels. A block of stride 1 processes every second input channel. A
+    block of stride 2 processes all input channels, in parallel to a projection.
     """
 
     def __init__(self, spec: SpaceSpec, builder: BlockBuilder) -> None:
@@ -45,7 +46,7 @@ class ShuffleNetV2(nn.Module):
         self.fc = SwitchLayer(nn.Linear(_LAST, spec.classes, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, classes]` of images `[n, C, H, W]`."""
+        """Computes logits `[N, classes]` from images `[N, C, H, W]`."""
         x = self.conv1(x)
         for name in self.stages:
             x = self._modules[name](x)  # type: ignore[misc]
@@ -61,5 +62,5 @@ def _conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int, *, signed
 
 @backbones.register("shufflenetv2")
 def shufflenetv2(spec: SpaceSpec, builder: BlockBuilder) -> nn.Module:
-    """The network of the paper's building-block and channel searches."""
+    """The network of the paper's building block search and channel search."""
     return ShuffleNetV2(spec, builder)

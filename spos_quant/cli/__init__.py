@@ -1,4 +1,4 @@
-"""The command line. `main` turns what goes wrong into a message and an exit status; commands load what they need."""
+"""The command line. `main` turns errors into a message and an exit status; each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ USER_ERROR, OWN_FAULT, INTERRUPTED = 2, 1, interrupt.EXIT_STATUS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 our own fault, 2 the user's, 130 interrupted."""
+    """Runs a command and exits: 0 success, 1 internal error, 2 user error, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     interrupt.install(_interrupted(given))
     status = run(given)
     if status == INTERRUPTED:
-        # Threads and processes that still work are not waited for: whatever is on disk is whole.
+        # Does not wait for running threads and processes: files are written atomically, so all on disk are complete.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -36,15 +36,15 @@ def run(arguments: list[str]) -> int:
     from spos_quant.cli.app import load
 
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started us (`>&-`)
+        if getattr(sys, name) is None:  # closed by the parent process (`>&-`)
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
-    # Newer versions of typer carry click inside: its base class of usage errors is found either way.
+    # Newer versions of typer bundle click; the base class of usage errors is found in both cases.
     usage_error: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
     try:
         command = typer.main.get_command(load())
         if "_SPOS_QUANT_COMPLETE" in os.environ:
             command.main(arguments, prog_name="spos-quant")
-        # Not `main`, which has exit statuses of its own for interrupts and closed pipes.
+        # Not `command.main`, which sets its own exit statuses for interrupts and closed pipes.
         with command.make_context("spos-quant", arguments) as context:
             command.invoke(context)
             sys.stdout.flush()
@@ -58,17 +58,17 @@ def run(arguments: list[str]) -> int:
         _say(_interrupted(arguments))
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, which is no fault; nothing may be flushed into the pipe at exit.
+        # The reader closed the pipe, which is no error. Nothing may be flushed into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - whatever went wrong ends in a message, not in a traceback
+    except Exception as error:  # noqa: BLE001 - every error ends in a message, not in a traceback
         if "-v" in arguments or "--verbose" in arguments:
             traceback.print_exc()
         return _explain(error, arguments)
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:
-    """Says what went wrong and returns the exit status."""
+    """Prints the error and returns the exit status."""
     if interrupt.arrived():
         _say(_interrupted(arguments))
         return INTERRUPTED
@@ -83,7 +83,7 @@ def _explain(error: Exception, arguments: Sequence[str]) -> int:
         _say("error: not enough memory; choose a smaller batch size, fewer --workers or a smaller space")
         return USER_ERROR
     _say(f"internal error: {type(error).__name__}: {printable(str(error))}")
-    _say("This is a fault of spos-quant; -v shows where.")
+    _say("This is a bug of spos-quant; -v shows the traceback.")
     return OWN_FAULT
 
 
@@ -92,5 +92,5 @@ def _say(text: str) -> None:
 
 
 def _interrupted(arguments: Sequence[str]) -> str:
-    """What an interrupted command says: a repeated command goes on where it stopped."""
+    """The message of an interrupted command. The same command resumes where it stopped."""
     return f"interrupted; go on with: {shlex.join(['spos-quant', *arguments])}"

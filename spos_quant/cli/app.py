@@ -1,4 +1,4 @@
-"""The application that every file of `cli.commands` adds its command to, in the order of the help."""
+"""The typer application. Every module of `cli.commands` adds its command to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMMANDS = (
     *("run", "train", "search", "retrain", "evaluate", "export", "verify", "predict"),
     *("cost", "spaces", "report", "sensitivity", "rank", "bench", "latency", "plan"),
 )
-"""A module of `cli.commands` each."""
+"""The modules of `cli.commands`, in the order of the help."""
 
 app = typer.Typer(
     name="spos-quant",

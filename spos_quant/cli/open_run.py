@@ -1,4 +1,4 @@
-"""Opening or making a run from the command line: everything is checked before anything is written."""
+"""Opens or creates a run from the command line; checks everything before it writes anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spos_quant.cli import show
 from spos_quant.cli.options import check_device, check_ray, parse_requests
-from spos_quant.cost.units import LATENCY, human
+from spos_quant.cost.metrics import metrics
 
 if TYPE_CHECKING:
     from spos_quant.cost.budget import Budget
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def say_latency(table: CostTable, budgets: Sequence[Budget]) -> None:
-    """What a person should know who bounds latency; nothing where nobody does."""
-    if table.latency is not None and any(budget.metric == LATENCY for budget in budgets):
+    """Prints how accurate the latency table is, if a budget bounds latency."""
+    if table.latency is not None and any(metrics[budget.metric].formula is None for budget in budgets):
         show.remark(table.latency.said(table))
 
 
 class Opening:
-    """A run that is about to be opened or made: everything is checked before anything is written."""
+    """A run that is about to be opened or created. Everything is checked before anything is written."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Opening:
         device: str,
         ray: str | None,
     ) -> list[Request]:
-        """The searches that the options ask for, each checked to be feasible."""
+        """Returns the searches that the options request, each checked to be feasible."""
         from spos_quant.cost.budget import budget_warnings
         from spos_quant.cost.sampler import FeasibleSampler
         from spos_quant.searchers.base import searchers
@@ -73,7 +73,7 @@ class Opening:
         return requests
 
     def open(self) -> AbstractContextManager[Run]:
-        """The run, owned by this process until the end of the `with`, with its settings written."""
+        """The run with its settings written, locked by this process until the end of the `with`."""
         return self.plan.open()
 
     def estimate(
@@ -88,11 +88,9 @@ class Opening:
         """Prints an estimate."""
         if as_json:
             return show.emit(result)
-        show.say(
-            f"{result['space']}: {result['size']:,} architectures, {human(result['range'][0])} to "
-            f"{human(result['range'][1])} {result['metric']}"
-        )
+        metric, (low, high) = metrics[result["metric"]], result["range"]
+        show.say(f"{result['space']}: {result['size']:,} architectures, {metric.text(low)} to {metric.amount(high)}")
         for budget in result["budgets"]:
-            show.say(f"budget {budget['key']}: {budget['share']:.3%} of all architectures keep it")
+            show.say(f"budget {budget['key']}: {budget['share']:.3%} of all architectures are feasible")
         for stage in result["stages"]:
             show.say(f"{stage['stage']}: {stage['units']:,} {stage['unit']}, about {stage['seconds']:.0f} s")

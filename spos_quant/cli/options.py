@@ -1,12 +1,16 @@
-"""Options that mean the same everywhere, as types for the commands."""
+"""Options that several commands share, as annotated types."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spos_quant.cost.metrics import CostMetric, budget_metrics
 from spos_quant.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
@@ -33,55 +37,46 @@ Set = Annotated[
         help="A key of train, retrain, search, rank or ray, or log: --set train.epochs=5.",
     ),
 ]
-ResultKey = Annotated[
-    str | None, typer.Option("--result", metavar="KEY", help="Which result, where there are several.")
-]
+ResultKey = Annotated[str | None, typer.Option("--result", metavar="KEY", help="Which result, if there are several.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Adds the traceback to errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Prints the traceback of errors.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Budget range, cost and an estimate of the time; starts nothing.")
+    bool, typer.Option("--dry-run", help="Prints cost range, feasible share and estimated time; starts nothing.")
 ]
-_COUNT_HELP = "2.5M, 6.3Gi or 35%; may be repeated."
-_BUDGET_HELP = "2.5M, 6.3Gi, w3a4 or 35%; may be repeated."
-Bitops = Annotated[
-    list[str] | None, typer.Option("--bitops-budget", "--target-bops", metavar="B", help=f"BitOps: {_BUDGET_HELP}")
-]
-Macs = Annotated[list[str] | None, typer.Option("--macs-budget", metavar="B", help=f"Multiply-adds: {_COUNT_HELP}")]
-Params = Annotated[list[str] | None, typer.Option("--params-budget", metavar="B", help=f"Parameters: {_COUNT_HELP}")]
-WeightBytes = Annotated[
-    list[str] | None, typer.Option("--weight-bytes-budget", metavar="B", help=f"Bytes of weights: {_BUDGET_HELP}")
-]
-Latency = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--latency-budget", metavar="T", help="By the run's table (spos-quant latency): 2ms or 35%; may be repeated."
-    ),
-]
+Budgets = dict[str, list[str] | None]
+"""Texts by metric; `with_budgets` makes the options."""
 MaxDrop = Annotated[
     float | None,
     typer.Option(
         "--max-accuracy-drop",
         metavar="X",
-        help="Instead of a budget: the cheapest architecture at most this much below the most expensive one's accuracy.",
+        help="Instead of a budget: the cheapest architecture at most X less accurate than the most expensive one.",
     ),
 ]
 SearcherName = Annotated[str, typer.Option("--searcher", help="evolution, random or knapsack.")]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=0, max=1024, help="Evaluator processes; 0 evaluates in this one.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, max=1024, help="Worker processes for evaluations; 0 evaluates in this process."
+    ),
 ]
 Ray = Annotated[
     str | None,
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Evaluates on a Ray cluster: local, auto or HOST:PORT; --workers N actors [as many as it has room for].",
+        help="Evaluates on a Ray cluster: local, auto or HOST:PORT; --workers N actors [as many as fit].",
     ),
 ]
 Timeout = Annotated[
-    str | None, typer.Option("--timeout", metavar="TIME", help="Ends the search with what it has: 90s, 30m, 2h.")
+    str | None,
+    typer.Option("--timeout", metavar="TIME", help="Time limit of the search, which keeps its results: 90s, 30m, 2h."),
 ]
 Seeds = Annotated[
-    int, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each, with the run's seed and those after it.")
+    int,
+    typer.Option(
+        "--seeds", metavar="N", min=1, help="Trainings per model: the run's seed and the N - 1 seeds after it."
+    ),
 ]
 
 
@@ -93,11 +88,11 @@ def parse_requests(
     max_drop: float | None,
     timeout: str | None,
 ) -> list[Request]:
-    """The searches that the budget options ask for: one per value of the metric that is repeated.
+    """The searches that the budget options request: one per value of the repeated metric.
 
     Raises:
-        BudgetError: no budget, an unreadable one, or two metrics repeated.
-        ConfigError: a budget together with --max-accuracy-drop.
+        BudgetError: If there is no budget, a budget cannot be parsed, or two metrics are repeated.
+        ConfigError: If a budget and --max-accuracy-drop are both given.
     """
     from spos_quant.stages.search import Request, combined_budgets, parse_timeout
 
@@ -110,24 +105,47 @@ def parse_requests(
             raise ConfigError(f"--max-accuracy-drop {max_drop}: expected a share of 0 to 1, such as 0.01")
         return [Request((), searcher, max_drop, seconds)]
     if not budgets:
-        names = "--macs-budget" if table.space.spec.full_precision else "--bitops-budget"
-        raise BudgetError(f"give a budget, such as {names} 35%, or --max-accuracy-drop 0.01")
+        name = table.budget_metrics[0].replace("_", "-")
+        raise BudgetError(f"give a budget, such as --{name}-budget 35%, or --max-accuracy-drop 0.01")
     return [Request(each, searcher, None, seconds) for each in budgets]
 
 
-def budget_options(
-    bitops: list[str] | None,
-    macs: list[str] | None,
-    params: list[str] | None,
-    weight_bytes: list[str] | None,
-    latency: list[str] | None,
-) -> dict[str, Any]:
-    """Budget texts by metric."""
-    return {"bitops": bitops, "macs": macs, "params": params, "weight_bytes": weight_bytes, "latency": latency}
+def with_budgets(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `budgets` becomes an option per cost metric: `--weight-bytes-budget B`.
+
+    The command gets a mapping of metric to the texts that were given, or None.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    options = {f"{name}_budget": (name, metric) for name, metric in budget_metrics().items()}
+    parameters: list[inspect.Parameter] = []
+    for one in signature.parameters.values():
+        parameter = one.replace(kind=inspect.Parameter.KEYWORD_ONLY)  # typer passes all of them by name
+        if parameter.name != "budgets":
+            parameters.append(parameter)
+            continue
+        for option, (name, metric) in options.items():
+            parameters.append(parameter.replace(name=option, default=None, annotation=_budget_option(name, metric)))
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        budgets = {name: given.pop(option) for option, (name, _) in options.items()}
+        command(**given, budgets=budgets)
+
+    del called.__wrapped__  # type: ignore[attr-defined] # `inspect` would return the signature of `command`
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
+
+
+def _budget_option(name: str, metric: CostMetric) -> Any:
+    uniform = ", w3a4" if metric.uniform else ""
+    text = f"{metric.label[:1].upper()}{metric.label[1:]}: {metric.examples}{uniform} or 35%; may be repeated."
+    names = (f"--{name.replace('_', '-')}-budget", *metric.aliases)
+    return Annotated[list[str] | None, typer.Option(*names, metavar="B", help=text)]
 
 
 def check_device(device: str) -> None:
-    """Raises `ConfigError` where a device is unknown or not there; loads torch only where CUDA is asked for."""
+    """Raises `ConfigError` if a device is unknown or not available; imports torch only for `cuda`."""
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"unknown device {device!r}; expected auto, cpu or cuda")
     if device == "cuda":
@@ -137,7 +155,7 @@ def check_device(device: str) -> None:
 
 
 def check_ray(address: str | None) -> None:
-    """Raises `ConfigError` where a Ray cluster is asked for that cannot be there."""
+    """Raises `ConfigError` if Ray is not installed, or the address is malformed or not reachable."""
     if address is not None:
         from spos_quant.searchers.ray_backend import check_address
 

@@ -1,1 +1,1 @@
-"""Any `nn.Module` as a supernet: layers are swapped one by one, nothing is traced."""
+"""Converts any `nn.Module` to a supernet. Layers are replaced module by module, without tracing."""

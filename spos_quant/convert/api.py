@@ -1,4 +1,4 @@
-"""`sq.quantize` and `sq.apply_bits`: supernets and plain Brevitas models out of anybody's `nn.Module`."""
+"""`sq.quantize` and `sq.apply_bits`: supernets and plain Brevitas models from any `nn.Module`."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ def quantize(
     calibrate: Iterable[Any] | None = None,
     quantizer: str = "midrise+pact",
 ) -> Supernet:
-    """A supernet over the bit-widths of a network that is already there; the model passed in is not changed.
+    """Converts a copy of an existing network to a supernet over bit-widths.
 
-    Every Conv1d, Conv2d, ConvTranspose2d and Linear module that runs becomes switchable, in a copy; nothing is traced.
-    Modules in several places stay shared, tied weights stay tied and share their bits. `supernet.subnet(a)` gives the
-    copy back with plain Brevitas layers.
+    Every Conv1d, Conv2d, ConvTranspose2d and Linear module that runs becomes switchable, without tracing. Modules that
+    are used in several places stay shared. Tied weights stay tied and share their bits. `supernet.subnet(a)` returns
+    the network with plain Brevitas layers.
 
     Args:
-        model: Any module, trained or not.
-        example: What the model is called with: a tensor, or a sequence of arguments; the first dimension is the batch.
-        bits: Pairs of weight bits and bits of the layer's input, 1 to 8, or None or "float" for either.
+        model: Any module, trained or not; it is not changed.
+        example: Input of the model: a tensor, or a sequence of arguments. The first dimension is the batch.
+        bits: Pairs of weight bits and bits of the layer's input, 1 to 8; None or "float" for either.
         bits_per: `layer`, or `block`: layers of one block of the module tree share their bits.
         keep_float: Module names, globs, or `first` and `last` in order of execution.
         overrides: By module name, block or glob: `{"layer4.*": {"bits": [(4, 4)]}}`; the last match wins.
         groups: Lists of names or globs whose layers share their bits.
-        calibrate: Batches that clips and signs come from, each an input, or a sequence that starts with it, as a loader
-            yields (images, labels); the first 256 images are used. The example alone where None.
-        quantizer: Registered quantizers.
+        calibrate: Batches from which clips and signs are calibrated. Each is an input, or a sequence that starts with
+            it, as a loader's (images, labels). The first 256 images are used. None uses `example` only.
+        quantizer: Registered weight and activation quantizer, joined by `+`.
 
     Raises:
-        ModelError: no layer to quantize, or an example that the model cannot run on.
-        SpaceError: bits outside 1 to 8, or a pattern that matches nothing.
+        ModelError: The model has no layer to quantize, or fails on the example.
+        SpaceError: Bits are outside 1 to 8, or a pattern matches nothing.
     """
     converted = _Converted(model, example, calibrate)
-    if converted.left.layers:
-        warnings.warn(converted.said(), stacklevel=2)
+    if converted.skipped.layers:
+        warnings.warn(converted.skipped_message(), stacklevel=2)
     return converted.supernet(
         "quantize()",
         {
@@ -86,20 +86,20 @@ def apply_bits(
     *,
     calibrate: Iterable[Any] | None = None,
 ) -> nn.Module:
-    """A plain Brevitas model with the bits of a configuration, ready to be retrained; there is no search.
+    """Builds a plain Brevitas model with the bits of a configuration, for quantization-aware training without a search.
 
     Args:
-        model: A float model, or a Brevitas one, whose layers then get these bits; it is not changed.
+        model: A float model, or a Brevitas model, whose layers then get these bits; it is not changed.
         config: A bit configuration: a file, a mapping or JSON text, with every layer of the model and no other.
-        example: What the model is called with.
-        calibrate: As in `quantize`.
+        example: Input of the model, as in `quantize`.
+        calibrate: Calibration batches, as in `quantize`.
 
     Returns:
-        The model in the mode of the one passed in, activation clips calibrated.
+        The quantized model, with calibrated activation clips. Its train/eval mode is that of `model`.
 
     Raises:
-        SpaceError: no bit configuration, a layer that misses or that the model has not, or other channels.
-        ModelError: a model or an example that does not work.
+        SpaceError: `config` is not a bit configuration, lacks a layer, names an unknown one, or differs in channels.
+        ModelError: The model cannot be converted, or fails on the example.
     """
     wanted = _config(config)
     converted = _Converted(model, example, calibrate)
@@ -121,31 +121,29 @@ def apply_bits(
 
 
 class _Converted:
-    """A copy of a model with switchable layers, and what it is called with."""
+    """A copy of a model with switchable layers, and its inputs."""
 
     def __init__(self, model: nn.Module, example: Any, calibrate: Iterable[Any] | None) -> None:
         if not isinstance(model, nn.Module):
             raise ModelError(f"expected a torch.nn.Module, got {type(model).__name__}")
         if isinstance(model, torch.jit.ScriptModule):
-            raise ModelError(
-                "expected a module of Python, got one of TorchScript; give the model that it was made from"
-            )
+            raise ModelError("expected a Python module, got one of TorchScript; give the model that it was made from")
         self.model = model
         self.example: Inputs = tuple(example) if isinstance(example, (list, tuple)) else (example,)
         if not (
             self.example and isinstance(self.example[0], Tensor) and self.example[0].dim() and len(self.example[0])
         ):
             raise ModelError(
-                "expected an example batch: a tensor with at least one image, or a sequence that starts so"
+                "expected an example batch: a tensor with at least one image, or a sequence that starts with one"
             )
-        self.batches = [self.example] if calibrate is None else self._some(calibrate)
+        self.batches = [self.example] if calibrate is None else self._calibration_batches(calibrate)
         try:
             self.body = copy.deepcopy(model)
         except Exception as error:
             raise ModelError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
-        self.left = swap_layers(self.body, [self.example, *self.batches])
+        self.skipped = swap_layers(self.body, [self.example, *self.batches])
         builder = BlockBuilder(parse_spec(self._raw({}), "quantize()", images=False))
-        builder.units, builder.float_ends = tree_units(self.body), self.left.ends
+        builder.units, builder.float_ends = tree_units(self.body), self.skipped.ends
         modes = {module: module.training for module in self.body.modules()}
         self.network_shapes: NetworkShapes = body_shapes(self.body, builder, self._one_image())
         for module, mode in modes.items():
@@ -154,8 +152,8 @@ class _Converted:
     def _one_image(self) -> Inputs:
         return tuple(item[:1] if isinstance(item, Tensor) and item.dim() else item for item in self.example)
 
-    def _some(self, calibrate: Iterable[Any]) -> list[Inputs]:
-        """The first 256 images of a loader, as inputs on the model's device."""
+    def _calibration_batches(self, calibrate: Iterable[Any]) -> list[Inputs]:
+        """The first batches of a loader, up to at least 256 images, as inputs on the model's device."""
         parameter = next(self.model.parameters(), None)
         found: list[Inputs] = []
         images = 0
@@ -163,7 +161,7 @@ class _Converted:
             inputs = (item,) if isinstance(item, Tensor) else tuple(item)[: len(self.example)]
             if not (inputs and isinstance(inputs[0], Tensor)):
                 raise ModelError(
-                    f"calibrate yields {type(item).__name__} without a tensor in front; expected x or (x, y)"
+                    f"calibrate yields {type(item).__name__} without a tensor as first item; expected x or (x, y)"
                 )
             if parameter is not None:
                 inputs = tuple(x.to(parameter.device) if isinstance(x, Tensor) else x for x in inputs)
@@ -181,46 +179,46 @@ class _Converted:
         return {"name": name[:64], "backbone": type(self.model).__name__, "input": shape, "classes": 2, **settings}
 
     def tied(self) -> list[list[str]]:
-        """Names of layers that use one weight, which can only have one bit-width."""
+        """Lists of names of layers that share one weight tensor and therefore must share their bits."""
         found: dict[int, list[str]] = {}
         for name, module in self.body.named_modules():
             if isinstance(module, SwitchLayer):
                 found.setdefault(id(module.weight), []).append(escape(name))
         return [names for names in found.values() if len(names) > 1]
 
-    def said(self) -> str:
-        """What a person should know of the layers that were left alone."""
-        left = self.left.layers
-        named = "; ".join(left[:5]) + (f"; and {len(left) - 5} more" if len(left) > 5 else "")
+    def skipped_message(self) -> str:
+        """The warning about layers that were not replaced and about multiply-adds outside of layers."""
+        skipped = self.skipped.layers
+        named = "; ".join(skipped[:5]) + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")
         other = self.network_shapes.other_macs
         macs = (
-            f" {other:,} multiply-adds an image are outside of quantizable modules and counted as float."
+            f" {other:,} multiply-adds per image are outside of quantizable modules and counted as float."
             if other
             else ""
         )
-        return f"{len(left)} layers stay float: {named}.{macs}"
+        return f"{len(skipped)} layers stay float: {named}.{macs}"
 
     def check(self, wanted: BitConfig) -> None:
-        """Holds a configuration against the layers. Raises `SpaceError`."""
+        """Checks a configuration against the layers and applies its signs. Raises `SpaceError` if it does not fit."""
         channels = {layer.name: layer.shapes[0].out_channels for layer in self.network_shapes.layers}
         for name, bits in wanted.layers.items():
             if name not in channels:
                 if (bits.weight_bits, bits.act_bits) == (None, None):
                     continue  # float anyway
                 raise SpaceError(
-                    f"bit configuration names a layer {name!r} that the model has not{near(name, channels)}"
+                    f"bit configuration names a layer {name!r} that the model does not have{near(name, channels)}"
                 )
             if bits.out_channels not in (None, channels[name]):
                 raise SpaceError(
                     f"layer {name!r} has {channels[name]} output channels, the bit configuration says "
-                    f"{bits.out_channels}: it is of another width"
+                    f"{bits.out_channels}: it belongs to a network of another width"
                 )
         if wanted.residual_bits is not None:
             raise SpaceError(
-                f"the bit configuration quantizes residual additions to {wanted.residual_bits} bits, which are no "
+                f"the bit configuration quantizes residual additions to {wanted.residual_bits} bits, but they are not "
                 "modules of this model; set residual_bits to null to leave them float"
             )
-        self._take_signs(wanted)
+        self._apply_signs(wanted)
         for name in channels:
             if name not in wanted.layers:
                 raise SpaceError(
@@ -228,8 +226,8 @@ class _Converted:
                     "give it null for float"
                 )
 
-    def _take_signs(self, wanted: BitConfig) -> None:
-        """Makes inputs signed where the configuration says so; one that was negative cannot become unsigned."""
+    def _apply_signs(self, wanted: BitConfig) -> None:
+        """Sets `signed` from the configuration. Raises `SpaceError` if a signed input would become unsigned."""
         for name, bits in wanted.layers.items():
             if bits.act_bits is None or bits.signed is None:
                 continue
@@ -237,13 +235,13 @@ class _Converted:
             assert isinstance(layer, SwitchLayer)
             if layer.signed and not bits.signed:
                 raise SpaceError(
-                    f"layer {name!r} reads negative values, which an unsigned quantizer would cut off; "
+                    f"layer {name!r} reads negative values, which an unsigned quantizer would clip to 0; "
                     "set signed to true, or leave it out"
                 )
             layer.signed = bits.signed
 
     def supernet(self, where: str, settings: Mapping[str, Any]) -> Supernet:
-        """The supernet over these settings of a space, clips calibrated."""
+        """Builds the supernet with these search space settings and calibrates its clips."""
         space = resolve(parse_spec(self._raw(settings), where, images=False), self.network_shapes)
         training = {module: module.training for module in self.body.modules()}
         supernet = Supernet(space, self.body)

@@ -1,4 +1,4 @@
-"""Layers of any network swapped for switchable ones, module by module, in place."""
+"""Replaces the layers of any network by switchable ones, module by module, in place."""
 
 from __future__ import annotations
 
@@ -15,81 +15,82 @@ from spos_quant.quant.kinds import is_plain
 from spos_quant.quant.switch import SwitchLayer
 
 Inputs = tuple[Any, ...]
-"""What a network is called with."""
+"""The positional arguments of a network's forward."""
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass
-class Watched:
-    """What passes of a network saw."""
+class Observed:
+    """Observations made during forward passes."""
 
     negative: dict[nn.Module, bool] = field(default_factory=dict)
-    """Per layer that ran, in order of execution, whether it ever read a negative value."""
+    """Per layer that ran, in order of execution: whether any of its inputs had a negative value."""
     inside: str = ""
-    """The module that ran last, for messages."""
+    """The name of the module that was entered last, for error messages."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """What was left alone."""
+class Skipped:
+    """The layers that were not replaced."""
 
     layers: tuple[str, ...]
-    """Layers, each with the reason."""
+    """One text per layer: name, type and reason."""
     ends: tuple[str, ...]
-    """Whether the `first` and the `last` layer that ran are among them."""
+    """`first` and/or `last`, if the first or the last layer that ran is among them."""
 
 
-def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> Left:
-    """Swaps every Conv1d, Conv2d, ConvTranspose2d and Linear that runs for a switchable layer with the same parameters.
+def swap_layers(body: nn.Module, batches: Iterable[Inputs]) -> Skipped:
+    """Replaces every Conv1d, Conv2d, ConvTranspose2d and Linear that runs by a switchable layer of the same parameters.
 
-    Layers that are used in several places are swapped for one layer; whether an input may be negative is what was seen.
+    A module that is used in several places is replaced by one shared layer. An input is signed if a negative value was
+    observed.
 
     Args:
-        body: Changed in place.
-        batches: Inputs to look at; the network runs on each in evaluation mode, without gradients.
+        body: The network; it is changed in place.
+        batches: Inputs; the network runs on each in evaluation mode without gradients.
 
     Returns:
-        The layers that were left alone.
+        The layers that were not replaced.
 
     Raises:
-        ModelError: the network fails on its inputs, is a single layer, or has none that can be swapped.
+        ModelError: The network fails on its inputs, is a single layer, or has no layer that can be replaced.
     """
     names = {module: name for name, module in body.named_modules()}
     if "" in (names[m] for m in names if is_plain(m)):
         raise ModelError("the model is a single layer, which has no name; wrap it in nn.Sequential")
-    watched = watch(body, [m for m in names if isinstance(m, _LAYERS)], batches)
-    left, swapped = [], dict[nn.Module, SwitchLayer]()
+    observed = observe(body, [m for m in names if isinstance(m, _LAYERS)], batches)
+    skipped, swapped = [], dict[nn.Module, SwitchLayer]()
     for layer, name in names.items():
-        reason = _reason(layer, watched)
+        reason = _reason(layer, observed)
         if reason is None:
-            made = SwitchLayer(layer, signed=watched.negative[layer])
+            made = SwitchLayer(layer, signed=observed.negative[layer])
             swapped[layer] = made.train(layer.training)
         elif reason:
-            left.append(f"{name} ({type(layer).__name__}): {reason}")
+            skipped.append(f"{name} ({type(layer).__name__}): {reason}")
     if not swapped:
         raise ModelError(
             "the model has no layer that can be quantized: expected Conv1d, Conv2d, ConvTranspose2d or Linear modules "
-            "that run; " + ("; ".join(left) or "it has none of them")
+            "that run; " + ("; ".join(skipped) or "it has none of them")
         )
     for parent in names:
         if isinstance(parent, nn.TransformerEncoderLayer):
-            parent.activation_relu_or_gelu = 0  # its fused kernel would take the weights and pass by our layers
+            parent.activation_relu_or_gelu = 0  # disables the fused kernel, which would bypass the replaced layers
         for key, child in parent._modules.items():
             if child in swapped:
                 parent._modules[key] = swapped[child]
-    ran = list(watched.negative)
+    ran = list(observed.negative)
     ends = tuple(word for word, layer in (("first", ran[0]), ("last", ran[-1])) if layer not in swapped)
-    return Left(tuple(left), ends)
+    return Skipped(tuple(skipped), ends)
 
 
-def _reason(layer: nn.Module, watched: Watched) -> str | None:
-    """Why a layer is left alone; None where it is swapped, empty where nobody would expect it to be."""
+def _reason(layer: nn.Module, observed: Observed) -> str | None:
+    """The reason why a layer is not replaced; None if it is replaced, empty if its type is not quantizable at all."""
     if not is_plain(layer):
         return "a subclass, which may compute something else" if isinstance(layer, _LAYERS) else ""
     if isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1:
         return "a transposed convolution of several groups, for which Brevitas has no scale per channel"
-    if layer not in watched.negative:
+    if layer not in observed.negative:
         return "its forward never runs"
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
         return "its weight is computed from other parameters"
@@ -98,20 +99,20 @@ def _reason(layer: nn.Module, watched: Watched) -> str | None:
     return None
 
 
-def watch(model: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Inputs]) -> Watched:
-    """Runs a network in evaluation mode and looks at what the given layers read. Raises `ModelError` where it fails."""
-    watched = Watched()
+def observe(model: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Inputs]) -> Observed:
+    """Runs a network in evaluation mode and observes the inputs of `layers`. Raises `ModelError` if it fails."""
+    observed = Observed()
     names = {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _inputs: Inputs) -> None:
-        watched.inside = names[module]
+        observed.inside = names[module]
 
     def read(module: nn.Module, inputs: Inputs, output: Any) -> None:
         x = inputs[0] if inputs else None
         if not (isinstance(x, Tensor) and isinstance(output, Tensor)):
             return
         negative = x.device.type == "meta" or bool((x < 0).any())
-        watched.negative[module] = watched.negative.get(module, False) or negative
+        observed.negative[module] = observed.negative.get(module, False) or negative
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -120,12 +121,12 @@ def watch(model: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Input
         for layer in layers:
             stack.callback(layer.register_forward_hook(read).remove)
         for inputs in batches:
-            call(model, inputs, lambda: watched.inside)
-    return watched
+            call(model, inputs, lambda: observed.inside)
+    return observed
 
 
 def evaluating(model: nn.Module) -> ExitStack:
-    """While open, the model is in evaluation mode and no gradients are recorded; every module gets its mode back."""
+    """A context with the model in evaluation mode and without gradients. On exit every module gets its mode back."""
     stack = ExitStack()
     stack.enter_context(torch.no_grad())
 
@@ -139,7 +140,7 @@ def evaluating(model: nn.Module) -> ExitStack:
 
 
 def call(model: nn.Module, inputs: Inputs, inside: Callable[[], str] = lambda: "") -> Any:
-    """The network's answer. Raises `ModelError` with the place where it fails."""
+    """Runs the network and returns its output. If it fails, raises `ModelError` with the name of the failing module."""
     first = next((t for t in inputs if isinstance(t, Tensor)), None)
     shape = "nothing" if first is None else f"shape {tuple(first.shape)}, {first.dtype} on {first.device}"
     try:
@@ -147,18 +148,18 @@ def call(model: nn.Module, inputs: Inputs, inside: Callable[[], str] = lambda: "
     except Exception as error:
         where = f" in module {inside()!r}" if inside() else ""
         parameter = next(iter(model.parameters()), None)
-        home = "" if parameter is None else f"; its parameters are {parameter.dtype} on {parameter.device}"
+        parameters = "" if parameter is None else f"; its parameters are {parameter.dtype} on {parameter.device}"
         raise ModelError(
             f"the example ({shape}) does not fit the model: it fails{where} with {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}{home}"
+            f"{str(error).splitlines()[0] if str(error) else ''}{parameters}"
         ) from error
 
 
 def tree_units(body: nn.Module) -> dict[str, str]:
-    """Per switchable layer, the block of the module tree that it is in.
+    """Maps the name of each switchable layer to the name of the block that contains it.
 
-    That is the outermost item of a list of modules that is no list itself, nor the layer: `layer1.0` of a ResNet,
-    `features.3` of a MobileNet.
+    A block is the outermost item of a module list (Sequential, ModuleList, ModuleDict) that is neither a list itself
+    nor the layer. Examples: `layer1.0` of a ResNet, `features.3` of a MobileNet. Layers outside of blocks are left out.
     """
     modules = dict(body.named_modules(remove_duplicate=False))
     found = {}
@@ -167,8 +168,8 @@ def tree_units(body: nn.Module) -> dict[str, str]:
             continue
         parts = name.split(".")
         for depth in range(1, len(parts)):
-            above, own = ".".join(parts[: depth - 1]), ".".join(parts[:depth])
-            if isinstance(modules[above], _LISTS) and not isinstance(modules[own], _LISTS):
+            parent, own = ".".join(parts[: depth - 1]), ".".join(parts[:depth])
+            if isinstance(modules[parent], _LISTS) and not isinstance(modules[own], _LISTS):
                 found[name] = own
                 break
     return found

@@ -15,17 +15,17 @@ from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.network import Backbone, BlockBuilder
 
 _IMAGES = 2
-"""Random images that show which layers may read negative values."""
+"""Number of random images used to detect which layers may have negative inputs."""
 
 
 def published(name: str) -> Backbone:
-    """The backbone of a published model, its layers swapped for switchable ones.
+    """The backbone of a published model, with its layers replaced by switchable ones.
 
     Args:
         name: `torchvision:NAME` or `timm:NAME`.
 
     Raises:
-        ConfigError: another source, an unknown model, or timm is not installed.
+        ConfigError: The source is another one. If the backbone is called: unknown model, or timm is not installed.
     """
     source, _, model = name.partition(":")
     if source not in _SOURCES:
@@ -60,7 +60,7 @@ def _torchvision(name: str, spec: SpaceSpec) -> nn.Module:
     if spec.input[0] != 3:
         raise SpaceError(f"{spec.name}: models of torchvision take 3 channels, the space's input has {spec.input[0]}")
     options: dict[str, Any] = {"weights": None, "num_classes": spec.classes}
-    # Two old models train with classifiers on the way, whose answers no loss of ours knows.
+    # googlenet and inception_v3 have auxiliary classifiers. The training loss does not support their outputs.
     parameters = inspect.signature(getattr(torchvision.models, _class_of(name), nn.Module)).parameters
     options |= {key: value for key, value in (("aux_logits", False), ("init_weights", True)) if key in parameters}
     made: nn.Module = torchvision.models.get_model(name, **options)

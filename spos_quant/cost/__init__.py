@@ -1,1 +1,1 @@
-"""What an architecture costs, and the architectures that a budget allows. numpy and scipy; never torch."""
+"""Costs of architectures, and the architectures within budgets. Uses numpy and scipy; never torch."""

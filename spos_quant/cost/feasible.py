@@ -1,10 +1,10 @@
-"""Exact sampling of the architectures that keep a budget, without hoping (design decision 0002).
+"""Exact uniform sampling of the architectures within a budget, by dynamic programming (design decision 0002).
 
-The decision tree of a space (`spos_quant.space.tree`) turns sums into convolutions: every node knows how many counts down
-it cost exactly `u` units more than its cheapest. Drawing a total from the root's counts and then each part from the
-counts of its counts to reach that total is uniform over all feasible architectures. Units are the greatest common divisor
-of all cost differences, so the counts are exact; where that would take more than `MAX_UNITS` units, differences are
-floored to coarser ones and the few draws that end above the budget are rejected, which keeps the draws uniform.
+Every node of a space's decision tree (`spos_quant.space.tree`) counts the architectures below it that cost exactly `u`
+units more than its cheapest. Counts of a product node are convolutions. Drawing a total from the root's counts, then
+splitting it over the parts in proportion to their counts, is uniform over all feasible architectures. The unit is the
+greatest common divisor of all cost differences, so that counts are exact. If that takes more than `MAX_UNITS` units,
+differences are floored to a coarser unit, and the few draws above the budget are rejected, which keeps draws uniform.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAX_UNITS = 16_384
 _CHUNK = 2**20
 """Elements of the largest matrix of a draw."""
 Allowed = Mapping[int, Sequence[int]]
-"""Axis -> the candidates it may take; axes that are not named may take all."""
+"""Axis -> its allowed candidates; other axes may take all."""
 Counts = npt.NDArray[np.float64]
 
 
 @dataclass
 class CostNode:
-    """A node with its cheapest and most expensive way down, and what each candidate or child adds to the cheapest."""
+    """A tree node with the least (`low`) and the largest (`high`) cost of the architectures below it."""
 
     node: Node
     low: int
@@ -37,30 +37,30 @@ class CostNode:
     children: list[CostNode] = field(default_factory=list)
     candidates: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     extra: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Cost above `low` of each candidate (leaf) or of each child's cheapest way (choice)."""
+    """Cost above `low` of each candidate (leaf) or of the cheapest architecture of each child (choice)."""
 
 
 def price(table: CostTable, metric: str, allowed: Allowed | None = None) -> CostNode | None:
-    """The decision tree with its costs in one metric, restricted to `allowed`; None where nothing is left."""
-    return _NodeBuilder(table, metric, allowed or {}).price(table.tree)
+    """The decision tree with its costs in one metric, restricted to `allowed`; None if no architecture is left."""
+    return _NodeBuilder(table, metric, allowed or {}).build(table.tree)
 
 
 class _NodeBuilder:
-    """Prices every node of a tree once, however often the tree leads to it."""
+    """Builds the cost node of every tree node once; subtrees are shared."""
 
     def __init__(self, table: CostTable, metric: str, allowed: Allowed) -> None:
         self.table = table
         self.metric = metric
         self.allowed = {axis: np.unique(np.asarray(some, dtype=np.int64)) for axis, some in allowed.items()}
-        self._priced: dict[int, CostNode | None] = {}
+        self._built: dict[int, CostNode | None] = {}
 
-    def price(self, node: Node) -> CostNode | None:
-        """A node and all below it; None where nothing is allowed there."""
-        if id(node) not in self._priced:
-            self._priced[id(node)] = self._price(node)
-        return self._priced[id(node)]
+    def build(self, node: Node) -> CostNode | None:
+        """The cost node of `node` and all below it; None if no candidates are allowed there."""
+        if id(node) not in self._built:
+            self._built[id(node)] = self._build(node)
+        return self._built[id(node)]
 
-    def _price(self, node: Node) -> CostNode | None:
+    def _build(self, node: Node) -> CostNode | None:
         if isinstance(node, Product):
             return self._product(node)
         return self._leaf(node) if isinstance(node, Leaf) else self._choice(node)
@@ -78,8 +78,8 @@ class _NodeBuilder:
         return CostNode(node, low, int(costs.max()), [], candidates, costs - low)
 
     def _choice(self, node: Choice) -> CostNode | None:
-        priced = [(c, self.price(node.children[c])) for c in self._candidates(node).tolist()]
-        kept = [(c, child) for c, child in priced if child is not None]
+        built = [(c, self.build(node.children[c])) for c in self._candidates(node).tolist()]
+        kept = [(c, child) for c, child in built if child is not None]
         if not kept:
             return None
         low = min(child.low for _, child in kept)
@@ -91,58 +91,59 @@ class _NodeBuilder:
         fixed = sum(self.table.term_value(t, self.metric, dict(node.decided)) for t in node.terms)
         children = []
         for part in node.children:
-            child = self.price(part)
+            child = self.build(part)
             if child is None:
                 return None
             children.append(child)
         return CostNode(node, fixed + sum(c.low for c in children), fixed + sum(c.high for c in children), children)
 
 
-def divisor(priced: CostNode) -> int:
-    """Greatest common divisor of every cost difference below a node; 0 where nothing differs."""
-    return _divisor(priced, {})
+def divisor(root: CostNode) -> int:
+    """Greatest common divisor of all cost differences below a node; 0 if all costs are equal."""
+    return _divisor(root, {})
 
 
-def _divisor(priced: CostNode, known: dict[int, int]) -> int:
-    if id(priced) not in known:
-        inner = [_divisor(child, known) for child in priced.children]
-        known[id(priced)] = gcd(*priced.extra.tolist(), *inner)
-    return known[id(priced)]
+def _divisor(p: CostNode, known: dict[int, int]) -> int:
+    if id(p) not in known:
+        inner = [_divisor(child, known) for child in p.children]
+        known[id(p)] = gcd(*p.extra.tolist(), *inner)
+    return known[id(p)]
 
 
 class CountingProgram:
-    """How many counts down every node cost `u` units above its cheapest, for `u` up to a limit.
+    """Counts, per node, the architectures below it that cost `u` units more than its cheapest, for `u` up to a limit.
 
-    Every node's counts are scaled to at most 1 and the logarithm of the scale is kept beside them: counts outgrow any
-    float, while what is 10^300 times rarer than something as cheap is never drawn.
+    Counts exceed the range of floats, so every node's counts are scaled to at most 1, and the logarithm of the scale is
+    kept separately. Counts that underflow are 10^300 times rarer than others as cheap, and so are never drawn.
 
     Args:
-        priced: The root of a priced tree.
-        slack: What may be spent above the cheapest.
-        bounded: False where that excludes nothing and no unit needs to be told from another.
+        root: The root of a cost tree.
+        slack: Largest cost above the cheapest architecture.
+        bounded: False if `slack` excludes nothing; then all costs share one unit.
 
     Attributes:
-        unit: What one unit costs.
-        exact: Whether every cost difference is a whole number of units; otherwise each is floored to one.
-        limit: The most units above the cheapest.
+        unit: Cost of one unit.
+        exact: Whether every cost difference is a whole number of units; otherwise differences are floored.
+        limit: Largest number of units above the cheapest.
     """
 
-    def __init__(self, priced: CostNode, slack: int, *, bounded: bool = True) -> None:
-        step = divisor(priced) or 1
-        self.exact = slack // step <= MAX_UNITS
-        self.unit = step if self.exact else -(-slack // MAX_UNITS)
+    def __init__(self, root: CostNode, slack: int, *, bounded: bool = True) -> None:
+        exact_unit = divisor(root) or 1
+        self.exact = slack // exact_unit <= MAX_UNITS
+        self.unit = exact_unit if self.exact else -(-slack // MAX_UNITS)
         if not bounded:
             self.exact, self.unit = False, slack + 1
         self.limit = slack // self.unit
-        self.root = priced
+        self.root = root
         self._counts: dict[int, Counts] = {}
         self._log: dict[int, float] = {}
         self._rest: dict[int, list[Counts]] = {}
-        self._count(priced)
+        """Per product node, the joint counts of its children from the i-th on."""
+        self._count(root)
 
     @property
     def counts(self) -> Counts:
-        """`[limit + 1]` share of architectures per number of units above the cheapest, up to a common factor."""
+        """`[limit + 1]` architectures per number of units above the cheapest, up to a common factor."""
         counts = self._counts[id(self.root)]
         return np.pad(counts, (0, self.limit + 1 - len(counts)))
 
@@ -168,14 +169,14 @@ class CountingProgram:
         self._log[id(p)] = scale + log(most)
 
     def _count_choice(self, p: CostNode) -> tuple[Counts, float]:
-        steps = (p.extra // self.unit).tolist()
-        reached = [(step, child) for step, child in zip(steps, p.children, strict=True) if step <= self.limit]
-        length = max(step + len(self._counts[id(child)]) for step, child in reached)
+        units = (p.extra // self.unit).tolist()
+        reached = [(extra, child) for extra, child in zip(units, p.children, strict=True) if extra <= self.limit]
+        length = max(extra + len(self._counts[id(child)]) for extra, child in reached)
         counts = np.zeros(min(length, self.limit + 1))
         scale = max(self._log[id(child)] for _, child in reached)
-        for step, child in reached:
-            theirs = self._counts[id(child)][: len(counts) - step]
-            counts[step : step + len(theirs)] += theirs * exp(self._log[id(child)] - scale)
+        for extra, child in reached:
+            own = self._counts[id(child)][: len(counts) - extra]
+            counts[extra : extra + len(own)] += own * exp(self._log[id(child)] - scale)
         return counts, scale
 
     def _count_product(self, p: CostNode) -> tuple[Counts, float]:
@@ -190,7 +191,7 @@ class CountingProgram:
         return counts, scale
 
     def draw(self, units: IntArray, n_axes: int, rng: np.random.Generator) -> IntArray:
-        """`[N, n_axes]` architectures, each uniform over those whose cost is its `units` above the cheapest."""
+        """`[N, n_axes]` architectures; the i-th is uniform over those that cost `units[i]` above the cheapest."""
         out = np.zeros((len(units), n_axes), dtype=np.int64)
         self._draw(self.root, np.arange(len(units)), units, out, rng)
         return out
@@ -204,8 +205,7 @@ class CountingProgram:
                 self._draw(child, rows, spent, out, rng)
                 units = units - spent
             return
-        steps = p.extra // self.unit
-        left = units[:, None] - steps[None, :]  # [N, K]
+        left = units[:, None] - (p.extra // self.unit)[None, :]  # [N, K]
         if isinstance(p.node, Leaf):
             picked = _pick((left == 0).astype(np.float64), rng)
         else:
@@ -221,41 +221,41 @@ class CountingProgram:
             self._draw(child, rows[mine], left[mine, k], out, rng)
 
     def _split(self, counts: Counts, rest: Counts, units: IntArray, rng: np.random.Generator) -> IntArray:
-        """How many of `units` the next part spends, in proportion to its counts times the counts of the rest."""
+        """Draws how many of `units` the next part takes, in proportion to its counts times the counts of the rest."""
         support = np.flatnonzero(counts)
         spent = np.empty_like(units)
-        step = max(1, _CHUNK // len(support))
-        # Rows with the same units share one distribution; chunks bound the memory of the others.
-        for start in range(0, len(units), step):
-            distinct, inverse = np.unique(units[start : start + step], return_inverse=True)
+        chunk = max(1, _CHUNK // len(support))
+        # Rows with equal units share one distribution. Chunks bound the memory.
+        for start in range(0, len(units), chunk):
+            distinct, inverse = np.unique(units[start : start + chunk], return_inverse=True)
             weights = counts[support][None, :] * _at(rest, distinct[:, None] - support[None, :])
-            spent[start : start + step] = support[_pick(weights, rng, inverse)]
+            spent[start : start + chunk] = support[_pick(weights, rng, inverse)]
         return spent
 
 
 def _at(counts: Counts, units: IntArray) -> Counts:
-    """`counts[units]`, and 0 outside."""
+    """`counts[units]`, 0 if out of range."""
     inside = (units >= 0) & (units < len(counts))
     return np.where(inside, counts[np.where(inside, units, 0)], 0.0)
 
 
 def _convolve(a: Counts, b: Counts, limit: int) -> Counts:
-    """The first `limit + 1` terms of a convolution, by shifted sums: all terms are positive, so nothing cancels."""
+    """The first `limit + 1` terms of a convolution, as shifted sums: all terms are positive, so nothing cancels."""
     sa, sb = np.flatnonzero(a), np.flatnonzero(b)
     if len(sa) > len(sb):
         a, b, sa = b, a, sb
     out = np.zeros(min(limit + 1, len(a) + len(b) - 1))
     for shift in sa[sa < len(out)].tolist():
-        theirs = b[: len(out) - shift]
-        out[shift : shift + len(theirs)] += a[shift] * theirs
+        other = b[: len(out) - shift]
+        out[shift : shift + len(other)] += a[shift] * other
     return out
 
 
 def _pick(weights: Counts, rng: np.random.Generator, rows: IntArray | None = None) -> IntArray:
-    """`[N]` column per row of `[R, K]` weights, drawn in proportion; `rows` repeats distinct rows."""
+    """`[N]` columns, each drawn in proportion to a row of the `[R, K]` weights; `rows` (`[N]`) selects the rows."""
     cumulative = np.cumsum(weights, axis=1)
     rows = np.arange(len(weights)) if rows is None else rows
-    # The product may round up to the total itself, which would fall behind the last column.
+    # The product may round up to the total, which would select a column after the last.
     point = rng.random(len(rows)) * cumulative[rows, -1]
     picked = (cumulative[rows] <= point[:, None]).sum(axis=1)
     last = weights.shape[1] - 1 - np.argmax(weights[:, ::-1] > 0, axis=1)
@@ -264,18 +264,18 @@ def _pick(weights: Counts, rng: np.random.Generator, rows: IntArray | None = Non
 
 
 def argmax_cost(table: CostTable, metric: str, *, allowed: Allowed | None = None) -> tuple[int, ...]:
-    """The most expensive architecture of a space in a metric; of several the first in order of candidates.
+    """The most expensive architecture of a space in a metric; ties go to the first candidates.
 
     Args:
         table: The costs of the space.
         metric: A registered cost metric.
-        allowed: Axis -> the candidates that it may take, at least one each.
+        allowed: Axis -> its allowed candidates, at least one.
     """
     return _extreme(table, metric, allowed, largest=True)
 
 
 def argmin_cost(table: CostTable, metric: str, *, allowed: Allowed | None = None) -> tuple[int, ...]:
-    """The least expensive architecture of a space in a metric; arguments as of `argmax_cost`."""
+    """The cheapest architecture of a space in a metric; arguments as in `argmax_cost`."""
     return _extreme(table, metric, allowed, largest=False)
 
 

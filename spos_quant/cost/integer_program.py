@@ -1,7 +1,7 @@
 """The architectures within budgets as an integer program for scipy's HiGHS.
 
-The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice and a leaf divide
-theirs over candidates. Costs, and every score that is a sum over axes, are linear in the flows.
+The decision tree is a flow: the root carries 1, a product passes its flow to each part, a choice or leaf divides its
+flow over candidates. Costs, and every score that is a sum over axes, are linear in the flow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spos_quant.cost.table import CostTable
 from spos_quant.space.tree import IntArray, Leaf, Product
 
 _CUTS = 20
-"""Solutions that may turn out to break a budget by less than the solver's tolerance."""
+"""Default of `cuts` in `Program.minimise`."""
 Goal = npt.NDArray[np.float64]
 
 
@@ -29,15 +29,15 @@ class Program:
 
     Args:
         table: The costs of the space.
-        budgets: Bounds that hold together; none means the whole space.
-        allowed: Axis -> the candidates that it may take.
+        budgets: Bounds that all must hold; none means the whole space.
+        allowed: Axis -> its allowed candidates.
     """
 
     def __init__(self, table: CostTable, budgets: Sequence[Budget], allowed: Allowed | None = None) -> None:
         self.table, self.budgets = table, list(budgets)
-        priced = [price(table, metric, allowed) for metric in [b.metric for b in budgets] or ["macs"]]
-        roots = [root for root in priced if root is not None]
-        self._flow = _Flow(roots) if len(roots) == len(priced) else None
+        trees = [price(table, metric, allowed) for metric in [b.metric for b in budgets] or ["macs"]]
+        roots = [root for root in trees if root is not None]
+        self._flow = _Flow(roots) if len(roots) == len(trees) else None
         self._constraints = [] if self._flow is None or not self._flow.n_columns else self._bounds(self._flow)
 
     def _bounds(self, flow: _Flow) -> list[LinearConstraint]:
@@ -46,17 +46,17 @@ class Program:
         for k, budget in enumerate(self.budgets):
             line = np.array([costs[k] for costs in flow.costs], dtype=np.float64)
             scale = float(max(line.max(initial=0), 1))
-            spare = (budget.limit - self.table.constant(budget.metric) - flow.fixed[k]) / scale
-            least = ((budget.low or 0) - self.table.constant(budget.metric) - flow.fixed[k]) / scale
-            constraints.append(LinearConstraint(line[None] / scale, least, spare))
+            upper = (budget.limit - self.table.constant(budget.metric) - flow.fixed[k]) / scale
+            lower = ((budget.low or 0) - self.table.constant(budget.metric) - flow.fixed[k]) / scale
+            constraints.append(LinearConstraint(line[None] / scale, lower, upper))
         return constraints
 
     def exclude(self, architecture: Sequence[int]) -> None:
-        """Makes an architecture none of the program's."""
+        """Removes an architecture from the feasible set."""
         assert self._flow is not None
         if self._flow.n_columns:
             self._cut(self._flow.chosen(architecture))
-        else:  # the only one that a space without axes has
+        else:  # a space without axes has a single architecture
             self._flow = None
 
     def _cut(self, chosen: npt.NDArray[np.bool_]) -> None:
@@ -66,22 +66,23 @@ class Program:
     def minimise(
         self, goal: Callable[[Sequence[tuple[int, int]]], Goal], options: Mapping[str, Any], *, cuts: int = _CUTS
     ) -> IntArray | None:
-        """An architecture, `[A]` candidate indices, of the least sum that the solver finds; None where it finds none.
+        """The architecture, `[A]` candidate indices, with the least sum that the solver finds; None if it finds none.
 
         Args:
-            goal: Of `[K]` pairs of axis and candidate the `[K]` numbers that they add.
-            options: When the solver gives up: those of `scipy.optimize.milp`.
-            cuts: Solutions that may turn out to break a budget by less than the solver's tolerance before it gives up.
+            goal: Maps `[K]` pairs of axis and candidate to their `[K]` summands.
+            options: Limits of the solver, passed to `scipy.optimize.milp`.
+            cuts: Number of solver runs. A solution that exceeds a budget by less than the solver's tolerance is cut
+                off, and the solver runs again.
         """
         flow, n_axes = self._flow, len(self.table.space.axes)
         if flow is None:
             return None
         if not flow.n_columns:
             return np.zeros(0, dtype=np.int64) if self._within(()) else None
-        numbers = goal(flow.meaning)
+        objective = goal(flow.meaning)
         for _ in range(cuts):
             done = milp(
-                numbers,
+                objective,
                 constraints=self._constraints,
                 integrality=np.ones(flow.n_columns),
                 bounds=Bounds(0, 1),
@@ -93,7 +94,7 @@ class Program:
             row = flow.architecture(chosen, n_axes)
             if self._within(row.tolist()):
                 return row
-            self._cut(chosen)  # within the solver's tolerance but not within the budgets
+            self._cut(chosen)  # within the solver's tolerance, but not within the budgets
         return None
 
     def _within(self, architecture: Sequence[int]) -> bool:
@@ -101,7 +102,7 @@ class Program:
 
 
 class _Flow:
-    """The equality constraints of a decision tree, and the cost of every column in every metric."""
+    """The equality constraints of a decision tree, and the cost of every column (variable) in every metric."""
 
     def __init__(self, roots: list[CostNode]) -> None:
         self.rows: list[int] = []
@@ -112,7 +113,7 @@ class _Flow:
         self.meaning: list[tuple[int, int]] = []
         """Per column, its axis and candidate."""
         self.sources: list[int | None] = []
-        """Per column, the column whose flow it divides."""
+        """Per column, the column whose flow it divides; None for the root's."""
         self.fixed = [0] * len(roots)
         self._add(roots, None)
 
@@ -140,7 +141,7 @@ class _Flow:
         return chosen
 
     def _own(self, nodes: list[CostNode]) -> list[int]:
-        """What a product costs beyond its parts, per metric."""
+        """Cost of a product node without its parts, per metric."""
         return [node.low - sum(child.low for child in node.children) for node in nodes]
 
     def _add(self, nodes: list[CostNode], source: int | None) -> None:

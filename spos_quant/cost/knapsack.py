@@ -1,9 +1,9 @@
-"""The exact optimum of an additive score within budgets: the knapsack behind bits by sensitivity.
+"""The exact minimum of an additive loss within budgets: a knapsack, which chooses bits by sensitivity.
 
-What an architecture is worth is taken to be a sum over the axes that matter in it. Then the program that counts the
-architectures of every cost (`cost.feasible`) finds the best of every cost, with the least in place of the sum: exact in
-units of the costs' greatest common divisor. Where that would take too many units, and under several budgets, an integer
-program (scipy's HiGHS) is exact in its place; floored units would lose optima that touch the budget.
+The loss of an architecture is a sum over its relevant axes. The dynamic program is that of `cost.feasible` with minima
+in place of sums: it finds the least loss per cost, in units of the greatest common divisor of all cost differences. If
+there are too many units, or several budgets, an integer program (scipy's HiGHS) finds the exact minimum instead:
+flooring to coarser units could lose an optimum that touches the budget.
 
 References:
     [Dong2020] HAWQ-V2, arXiv 1911.03852, chooses bits by such sums; [Yao2021] HAWQ-V3, arXiv 2011.10680, by integer
@@ -27,15 +27,15 @@ from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import Leaf, Product
 
 Losses = Sequence[npt.NDArray[np.float64]]
-"""Per axis, `[K]` what each candidate adds to the loss; an axis that does not matter adds nothing."""
+"""Per axis, the loss increase of each of its `[K]` candidates; irrelevant axes add nothing."""
 _EXACT = {"mip_rel_gap": 0.0}
 _CUTS = 1_000
 _LARGEST = 1_000.0
-"""What the largest difference is scaled to, since the solver's gap of 1e-6 is absolute."""
+"""The largest loss difference is scaled to this, since the solver's gap of 1e-6 is absolute."""
 
 
 def loss_of(losses: Losses, architecture: Architecture, relevant: Sequence[bool]) -> float:
-    """The sum for one architecture; `relevant` says per axis whether it matters there."""
+    """The additive loss of one architecture; `relevant` says per axis whether it counts."""
     return float(sum(own[c] for own, c, keep in zip(losses, architecture, relevant, strict=True) if keep))
 
 
@@ -47,17 +47,17 @@ def optima(
     count: int = 1,
     allowed: Allowed | None = None,
 ) -> list[Architecture]:
-    """The architectures of the least losses within budgets, the best first.
+    """The architectures with the least losses within budgets, best first.
 
     Args:
         table: The costs of the space.
-        losses: What every candidate adds.
-        budgets: Bounds that hold together; none means the whole space.
-        count: How many; fewer come back where fewer keep the budgets.
-        allowed: Axis -> the candidates that it may take.
+        losses: Loss increase of every candidate.
+        budgets: Bounds that all must hold; none means the whole space.
+        count: Number of architectures; fewer are returned if fewer are within the budgets.
+        allowed: Axis -> its allowed candidates.
 
     Returns:
-        At most `count` architectures; with one budget in countable units the first is the cheapest of equals.
+        At most `count` architectures. If the dynamic program is used, the first is the cheapest of equal losses.
     """
     found: list[Architecture] = []
     best = _by_units(table, losses, budgets, allowed)
@@ -73,40 +73,41 @@ def optima(
 def _by_units(
     table: CostTable, losses: Losses, budgets: Sequence[Budget], allowed: Allowed | None
 ) -> npt.NDArray[np.int64] | None:
-    """`[1, A]` the optimum, or `[0, A]` where there is none; None where units cannot tell."""
+    """The optimum by dynamic programming, `[1, A]`; `[0, A]` if infeasible; None if it does not apply."""
     if len(budgets) > 1:
         return None
     budget = budgets[0] if budgets else Budget("macs", cost_range(table, "macs")[1], "100%")
-    priced = price(table, budget.metric, allowed)
+    root = price(table, budget.metric, allowed)
     out = np.zeros((1, len(table.space.axes)), dtype=np.int64)
-    if priced is None:
+    if root is None:
         return out[:0]
-    slack = min(budget.limit - table.constant(budget.metric), priced.high) - priced.low
+    slack = min(budget.limit - table.constant(budget.metric), root.high) - root.low
     if slack < 0:
         return out[:0]
-    unit = divisor(priced) or 1
+    unit = divisor(root) or 1
     if slack // unit > feasible.MAX_UNITS:
         return None
-    floor = 0 if budget.low is None else -(-(budget.low - table.constant(budget.metric) - priced.low) // unit)
-    least = _Least(priced, slack // unit, unit, losses)
-    return out if least.decide(max(0, floor), out[0]) else out[:0]
+    floor = 0 if budget.low is None else -(-(budget.low - table.constant(budget.metric) - root.low) // unit)
+    minima = _MinimaProgram(root, slack // unit, unit, losses)
+    return out if minima.decide(max(0, floor), out[0]) else out[:0]
 
 
-class _Least:
-    """The least loss of the counts down every node that cost exactly so many units above its cheapest.
+class _MinimaProgram:
+    """The least loss, per node and number of units above its cheapest.
 
     Args:
-        priced: The root of a priced tree.
-        limit: The most units above the cheapest.
-        unit: What one unit costs; every cost difference is a whole number of them.
-        losses: What every candidate adds.
+        root: The root of a cost tree.
+        limit: Largest number of units above the cheapest.
+        unit: Cost of one unit; every cost difference is a multiple of it.
+        losses: Loss increase of every candidate.
     """
 
-    def __init__(self, priced: CostNode, limit: int, unit: int, losses: Losses) -> None:
-        self.root, self.limit, self.unit, self.losses = priced, limit, unit, losses
+    def __init__(self, root: CostNode, limit: int, unit: int, losses: Losses) -> None:
+        self.root, self.limit, self.unit, self.losses = root, limit, unit, losses
         self._least: dict[int, Goal] = {}
         self._rest: dict[int, list[Goal]] = {}
-        self._fill(priced)
+        """Per product node, the joint minima of its children from the i-th on."""
+        self._fill(root)
 
     def _fill(self, p: CostNode) -> None:
         if id(p) in self._least:
@@ -116,16 +117,16 @@ class _Least:
         if isinstance(p.node, Product):
             self._least[id(p)] = self._product(p)
             return
-        parts = [(int(step), self._below(p, k)) for k, step in enumerate(p.extra // self.unit) if step <= self.limit]
-        length = max(step + len(below) for step, below in parts)
+        parts = [(int(extra), self._below(p, k)) for k, extra in enumerate(p.extra // self.unit) if extra <= self.limit]
+        length = max(extra + len(below) for extra, below in parts)
         least = np.full(min(length, self.limit + 1), inf)
-        for step, below in parts:
-            room = least[step : step + len(below)]
-            np.minimum(room, below[: len(room)], out=room)
+        for extra, below in parts:
+            window = least[extra : extra + len(below)]
+            np.minimum(window, below[: len(window)], out=window)
         self._least[id(p)] = least
 
     def _below(self, p: CostNode, k: int) -> Goal:
-        """The least loss with candidate `k` of a leaf or choice, by units beyond that candidate's own."""
+        """The least loss with candidate `k` of a leaf or choice, by units above the cheapest with that candidate."""
         assert not isinstance(p.node, Product)
         own = self.losses[p.node.axis][p.candidates[k]]
         least: Goal = np.array([own]) if isinstance(p.node, Leaf) else self._least[id(p.children[k])] + own
@@ -141,7 +142,7 @@ class _Least:
         return least
 
     def decide(self, floor: int, out: npt.NDArray[np.int64]) -> bool:
-        """Writes the optimum of at least `floor` units into `out`, `[A]`; False where there is none."""
+        """Writes the optimum that costs at least `floor` units into `out`, `[A]`; returns False if there is none."""
         window = self._least[id(self.root)][floor:]
         if not len(window) or not isfinite(window.min()):
             return False
@@ -151,16 +152,16 @@ class _Least:
     def _walk(self, p: CostNode, units: int, out: npt.NDArray[np.int64]) -> None:
         if isinstance(p.node, Product):
             for child, rest in zip(p.children, self._rest[id(p)][1:], strict=True):
-                theirs = self._least[id(child)]
-                spent = np.arange(max(0, units - len(rest) + 1), min(units + 1, len(theirs)))
-                mine = int(spent[(theirs[spent] + rest[units - spent]).argmin()])
-                self._walk(child, mine, out)
-                units -= mine
+                least = self._least[id(child)]
+                splits = np.arange(max(0, units - len(rest) + 1), min(units + 1, len(least)))
+                spent = int(splits[(least[splits] + rest[units - splits]).argmin()])
+                self._walk(child, spent, out)
+                units -= spent
             return
         ends = []
-        for k, step in enumerate((p.extra // self.unit).tolist()):
-            below = self._below(p, k) if step <= units else np.zeros(0)
-            ends.append(float(below[units - step]) if step <= units < step + len(below) else inf)
+        for k, extra in enumerate((p.extra // self.unit).tolist()):
+            below = self._below(p, k) if extra <= units else np.zeros(0)
+            ends.append(float(below[units - extra]) if extra <= units < extra + len(below) else inf)
         k = int(np.argmin(ends))
         out[p.node.axis] = p.candidates[k]
         if not isinstance(p.node, Leaf):
@@ -168,14 +169,14 @@ class _Least:
 
 
 def _combine(a: Goal, b: Goal, limit: int) -> Goal:
-    """The first `limit + 1` least sums of two independent parts, by units; by shifted rows of the sparser."""
+    """The first `limit + 1` terms of the (min, +) convolution of two independent parts, by units."""
     sa, sb = np.flatnonzero(np.isfinite(a)), np.flatnonzero(np.isfinite(b))
     if len(sa) > len(sb):
         a, b, sa = b, a, sb
     out = np.full(min(limit + 1, len(a) + len(b) - 1), inf)
     for shift in sa[sa < len(out)].tolist():
-        room = out[shift : shift + len(b)]
-        np.minimum(room, b[: len(room)] + a[shift], out=room)
+        window = out[shift : shift + len(b)]
+        np.minimum(window, b[: len(window)] + a[shift], out=window)
     return out
 
 
@@ -187,7 +188,7 @@ def _by_program(
     known: Sequence[Architecture],
     count: int,
 ) -> list[Architecture]:
-    """The next `count` best after those that are known."""
+    """The `count` best architectures other than `known`, by integer programming."""
     program = Program(table, budgets, allowed)
     for architecture in known:
         program.exclude(architecture)

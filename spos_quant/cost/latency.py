@@ -1,11 +1,11 @@
-"""Measured latencies as a cost metric: a table of layers, summed over the layers of an architecture.
+"""Measured latency as a cost metric: a table of layer latencies, summed over the layers of an architecture.
 
-The table is a CSV file, made by `spos-quant latency` or by its user on a board. Lines that begin with `#` are remarks,
-the first of which says what was measured. Its columns are `COLUMNS`; `what` is one of
+The table is a CSV file, written by `spos-quant latency` or by the user for a device. Lines that begin with `#` are
+comments; the first says what was measured. The columns are `COLUMNS`; `what` is one of
 
-    layer     a layer at these bits (empty: float) takes so long
-    rest      what every network of the space takes besides; at most one row, 0 without
-    network   the architecture as a whole takes so long: what the sum is held against
+    layer     latency of a layer at these bits (empty: float)
+    rest      latency of every network of the space beyond its layers; at most one row, default 0
+    network   latency of a whole architecture, which the sum is compared with
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from spos_quant.cost.units import LATENCY
+from spos_quant.cost.metrics import LATENCY
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.shapes import Geometry, LayerShape
 from spos_quant.space.spec import Bits
@@ -34,12 +34,12 @@ COLUMNS = (
     *("what", "kind", *_SHAPES, "groups", "weight_bits", "act_bits", "architecture", "microseconds"),
 )  # fmt: skip
 _MOST = 10**9
-"""Microseconds of one row."""
+"""Largest number of microseconds in a row."""
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A layer at certain bits: what a row of the table is about."""
+    """A layer call at given bits: the key of a table row."""
 
     geometry: Geometry
     weight_bits: Bits
@@ -53,13 +53,13 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """How long layers take, in nanoseconds.
+    """Latencies in nanoseconds.
 
     Attributes:
-        layers: By layer and bits.
-        rest: What every network takes besides its layers.
-        networks: Whole networks that were measured, by architecture as the space encodes it.
-        source: What was measured, in words.
+        layers: Latency by layer call.
+        rest: Latency of every network beyond its layers.
+        networks: Measured latency of whole networks, by encoded architecture (`SearchSpace.encode`).
+        source: Description of what was measured.
     """
 
     layers: Mapping[LayerCall, int] = field(default_factory=dict)
@@ -68,25 +68,25 @@ class LatencyTable:
     source: str = "a table of unknown origin"
 
     def cost(self, shape: LayerShape, weight_bits: Bits, act_bits: Bits, counted: bool) -> int:
-        """The metric: nanoseconds of a layer.
+        """The cost metric: latency of a layer in nanoseconds.
 
         Raises:
-            ConfigError: the table does not have it.
+            ConfigError: the table has no row for the layer.
         """
         call = _call(shape, weight_bits if counted else None, act_bits if counted else None)
         if call not in self.layers:
             raise ConfigError(
                 f"the latency table has no row for {call}: measure what is missing with "
-                "`spos-quant latency RUN`, or bring a table that has it with --table"
+                "`spos-quant latency RUN`, or provide a table that has it with --table"
             )
         return self.layers[call] * shape.runs
 
     def missing(self, space: SearchSpace) -> list[LayerCall]:
-        """What a space may need and the table does not have."""
+        """The layer calls of a space that are not in the table."""
         return [call for call in calls(space) if call not in self.layers]
 
     def check(self, space: SearchSpace, where: str) -> None:
-        """Raises `ConfigError` where something misses that the space may need."""
+        """Raises `ConfigError` if a layer call of the space is not in the table; `where` names the table."""
         missing = self.missing(space)
         if missing:
             raise ConfigError(
@@ -95,15 +95,15 @@ class LatencyTable:
             )
 
     def with_rest(self, table: CostTable) -> LatencyTable:
-        """The same table with the rest that suits its networks best: the median of what their layers leave over."""
-        left = [whole - layers for whole, layers in self._pairs(table)]
-        return replace(self, rest=max(0, round(median(left)))) if left else self
+        """The same table with `rest` fitted to its networks: the median of measured latency minus sum of layers."""
+        rests = [whole - layers for whole, layers in self._pairs(table)]
+        return replace(self, rest=max(0, round(median(rests)))) if rests else self
 
     def error(self, table: CostTable) -> dict[str, Any]:
-        """How far sums are from whole networks, each predicted with the rest that the others suggest.
+        """Leave-one-out error of the sum: each network is predicted with the `rest` fitted to the others.
 
         Returns:
-            `networks`, and, of at least two, `mean` and `largest`, shares of the measured latency.
+            `networks`, their number; `mean` and `largest`, relative errors, None for fewer than two networks.
         """
         pairs = self._pairs(table)
         if len(pairs) < 2:
@@ -115,19 +115,19 @@ class LatencyTable:
         return {"networks": len(pairs), "mean": fmean(off), "largest": max(off)}
 
     def said(self, table: CostTable) -> str:
-        """What a person should know who bounds latency by this table."""
+        """One sentence for users on how accurate latencies by this table are."""
         found = self.error(table)
         if found["mean"] is None:
-            held = "no whole networks were measured, so how far their sum is off is not known"
+            accuracy = "no whole networks were measured, so its error is not known"
         else:
-            held = (
+            accuracy = (
                 f"of {found['networks']} whole networks it is off by {found['mean']:.1%} on average, "
                 f"{found['largest']:.1%} at most"
             )
-        return f"latency is a sum over layers ({self.source}); {held}"
+        return f"latency is a sum over layers ({self.source}); {accuracy}"
 
     def _pairs(self, table: CostTable) -> list[tuple[int, int]]:
-        """Measured whole and sum of layers, per network."""
+        """Measured latency and sum of layer latencies, per network."""
         space = table.space
         bare = type(table)(space, replace(self, rest=0))
         try:
@@ -139,31 +139,31 @@ class LatencyTable:
 
 
 def calls(space: SearchSpace) -> list[LayerCall]:
-    """Every layer at every bits that some architecture of a space has, each once.
+    """The distinct layer calls of all architectures of a space.
 
     Raises:
-        SpaceError: a layer that runs several times in different counts.
+        SpaceError: a layer is called several times with inputs of different shapes.
     """
     found: dict[LayerCall, None] = {}
-    for place in space.layers:
-        for shape in place.shapes:
+    for layer in space.layers:
+        for shape in layer.shapes:
             if shape.geometry is None:
                 raise SpaceError(
-                    f"layer {place.name!r} runs several times on inputs of different shapes; a table of latencies "
-                    "cannot say how long that takes"
+                    f"layer {layer.name!r} runs several times on inputs of different shapes; a table of latencies "
+                    "cannot hold its latency"
                 )
-            for weight_bits, act_bits in _bits(place):
+            for weight_bits, act_bits in _bits(layer):
                 found[_call(shape, weight_bits, act_bits)] = None
     return list(found)
 
 
-def _bits(place: LayerSlot) -> Iterator[tuple[Bits, Bits]]:
-    if not place.quantized:
+def _bits(layer: LayerSlot) -> Iterator[tuple[Bits, Bits]]:
+    if not layer.quantized:
         yield None, None
-    elif place.weight.axis is not None and place.weight.axis == place.act.axis:
-        yield from zip(place.weight.values, place.act.values, strict=True)
+    elif layer.weight.axis is not None and layer.weight.axis == layer.act.axis:
+        yield from zip(layer.weight.values, layer.act.values, strict=True)
     else:
-        yield from ((w, a) for w in place.weight.values for a in place.act.values)
+        yield from ((w, a) for w in layer.weight.values for a in layer.act.values)
 
 
 def _call(shape: LayerShape, weight_bits: Bits, act_bits: Bits) -> LayerCall:
@@ -172,7 +172,7 @@ def _call(shape: LayerShape, weight_bits: Bits, act_bits: Bits) -> LayerCall:
 
 
 def latency_csv(table: LatencyTable, blank: Sequence[LayerCall] = ()) -> str:
-    """The table as CSV text; `blank` rows have no latency yet."""
+    """The table as CSV text, with `blank` rows to fill in."""
     text = io.StringIO()
     text.write(f"# {table.source}\n")
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -203,7 +203,7 @@ def _microseconds(value: int) -> str:
 
 
 def read_latency_csv(path: Path) -> LatencyTable:
-    """The table in a file. Raises `ConfigError` where it cannot be read or is none."""
+    """The table in a file. Raises `ConfigError` if it cannot be read or parsed."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -214,17 +214,17 @@ def read_latency_csv(path: Path) -> LatencyTable:
 
 
 def parse_latency_csv(text: str, where: str) -> LatencyTable:
-    """The table that CSV text says.
+    """Parses CSV text.
 
     Args:
-        text: As `latency_csv` writes it, in any order of columns; what is not a row of a layer needs no shapes.
-        where: The file, for errors.
+        text: As `latency_csv` writes it, with columns in any order; only layer rows need shapes.
+        where: Names the file in messages.
 
     Raises:
-        ConfigError: names the line, what was expected and what was found.
+        ConfigError: the message names the line, what was expected and what was found.
     """
     lines = text.splitlines()
-    remarks = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]
+    comments = [line.lstrip("# ").strip() for line in lines if line.startswith("#")]
     kept = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(line for _, line in kept)
     absent = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
@@ -247,7 +247,7 @@ def parse_latency_csv(text: str, where: str) -> LatencyTable:
     if len(rest) > 1:
         raise ConfigError(f"{where}: {len(rest)} rows of rest; expected one at most")
     found = LatencyTable(layers, rest[0] if rest else 0, networks)
-    return replace(found, source=remarks[0]) if remarks else found
+    return replace(found, source=comments[0]) if comments else found
 
 
 class _Cells:

@@ -1,4 +1,4 @@
-"""The cost of one network, layer by layer: what `spos-quant cost` and `sq.measure` print."""
+"""The cost of one network, layer by layer, for `spos-quant cost` and `sq.measure`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spos_quant.cost.metrics import FORMULA, metrics, outside_layers
+from spos_quant.cost.metrics import FORMULA, bitops, formula_metrics, metrics
 from spos_quant.errors import SpaceError
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.search_space import Architecture, SearchSpace
@@ -24,15 +24,15 @@ class LayerRow:
     weight_bits: Bits
     act_bits: Bits
     counted: bool
-    """False where the layer is kept float and is no part of `bitops`."""
+    """False if the layer is kept float and so not part of `bitops`."""
 
 
 def total(rows: Iterable[LayerRow], metric: str, other_macs: int = 0) -> int:
-    """The sum of a metric over layers. Raises `ConfigError` where no such metric is registered."""
-    function = metrics[metric]
+    """The sum of a metric over layers. Raises `ConfigError` if the metric is not registered."""
+    cost = metrics[metric]
     rows = tuple(rows)
-    inside = sum(function(row.shape, row.weight_bits, row.act_bits, row.counted) for row in rows)
-    return inside + outside_layers(metric, other_macs)
+    inside = sum(cost(row.shape, row.weight_bits, row.act_bits, row.counted) for row in rows)
+    return inside + cost.mac_outside * other_macs
 
 
 def summary(
@@ -43,13 +43,14 @@ def summary(
     full_precision: bool = False,
     other_macs: int = 0,
 ) -> dict[str, Any]:
-    """The keys of `cost --json`: every metric, the formula's name, and the layers with those that are not counted.
+    """The keys of `cost --json`: every metric, the formula's name, and all layers, counted or not.
 
-    `bitops` is null in a full-precision space.
+    Metrics that do not apply to full precision, such as `bitops`, are None if `full_precision`.
     """
-    totals: dict[str, int | None] = {name: total(rows, name, other_macs) for name in metrics}
-    if full_precision:
-        totals["bitops"] = None
+    totals = {
+        name: total(rows, name, other_macs) if metric.full_precision or not full_precision else None
+        for name, metric in formula_metrics().items()
+    }
     layers = [
         {
             "name": row.name,
@@ -57,7 +58,7 @@ def summary(
             "macs": row.shape.macs,
             "weight_bits": row.weight_bits,
             "act_bits": row.act_bits,
-            "bitops": metrics["bitops"](row.shape, row.weight_bits, row.act_bits, row.counted),
+            "bitops": bitops(row.shape, row.weight_bits, row.act_bits, row.counted),
             "counted": row.counted,
         }
         for row in rows
@@ -66,7 +67,7 @@ def summary(
 
 
 def space_summary(space: SearchSpace, rows: Sequence[LayerRow], architecture: str | None = None) -> dict[str, Any]:
-    """`summary` of layers of a space; `bitops` is null where nothing of a full-precision one is quantized."""
+    """`summary` of layers of a space; `bitops` is None if the space is full precision and no layer is quantized."""
     return summary(
         rows,
         space=space.name,
@@ -92,13 +93,13 @@ def architecture_rows(space: SearchSpace, architecture: Architecture) -> list[La
 
 
 def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
-    """The layers that a bit configuration describes, whether or not its bits are candidates of the space.
+    """The layers of a bit configuration, whose bits need not be candidates of the space.
 
-    Operators and widths must be the space's or the backbone's own.
+    Operators and widths must be candidates of the space or those of the published backbone.
 
     Raises:
-        SpaceError: an unknown block or layer, an operator or width whose shapes are not known, a layer that misses or
-            that the operators do not have.
+        SpaceError: a block or layer is unknown, the shapes of an operator or width are not known, or a layer is
+            missing or not in the network.
     """
     space.check_names(config)
     rows = []
@@ -109,7 +110,7 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
         if bits.out_channels not in (None, shape.out_channels):
             raise SpaceError(
                 f"layer {name!r}: the bit configuration says {bits.out_channels} output channels, its operator and "
-                f"width give {shape.out_channels}; mend out_channels or leave it out"
+                f"width give {shape.out_channels}; correct out_channels or leave it out"
             )
         quantized = (bits.weight_bits, bits.act_bits) != (None, None)
         rows.append(LayerRow(name, kind, shape, bits.weight_bits, bits.act_bits, counted or quantized))
@@ -120,11 +121,11 @@ def config_rows(space: SearchSpace, config: BitConfig) -> list[LayerRow]:
 
 
 def _shapes(space: SearchSpace, config: BitConfig) -> Iterator[tuple[str, str, LayerShape, bool]]:
-    """Name, kind, shape and whether it is searchable, of each layer in order of execution."""
+    """Name, kind, shape and searchability of each layer in order of execution."""
     index = {block.name: i for i, block in enumerate(space.blocks)}
     outside = {x.name: x.quantized for x in space.layers if x.block is None}
     done: set[str] = set()
-    # The backbone's own network meets every block, whatever operators the space offers there.
+    # The published backbone has layers in every block, whatever operators the space offers there.
     for layer in space.network_shapes.reference:
         if layer.block is None:
             yield layer.name, layer.kind, layer.shapes[0], outside[layer.name]
@@ -137,11 +138,11 @@ def _block_shapes(space: SearchSpace, config: BitConfig, index: int) -> Iterator
     block, own = space.blocks[index], space.network_shapes.reference_ops[index]
     choice = config.blocks.get(block.name)
     op, width = (choice.op, choice.width) if choice else (own, 1.0)
-    places = [x for x in space.layers if x.block == index and (x.op is None or block.op.values[x.op] == op)]
-    if op in block.op.values and (width in block.width.values or all(len(x.shapes) == 1 for x in places)):
-        for place in places:
-            shape = place.shapes[block.width.values.index(width) if len(place.shapes) > 1 else 0]
-            yield place.name, place.kind, shape, place.quantized
+    slots = [x for x in space.layers if x.block == index and (x.op is None or block.op.values[x.op] == op)]
+    if op in block.op.values and (width in block.width.values or all(len(x.shapes) == 1 for x in slots)):
+        for slot in slots:
+            shape = slot.shapes[block.width.values.index(width) if len(slot.shapes) > 1 else 0]
+            yield slot.name, slot.kind, shape, slot.quantized
     elif (op, width) == (own, 1.0):
         for layer in space.network_shapes.reference:
             if layer.block == block.name:

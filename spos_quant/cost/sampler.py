@@ -1,4 +1,4 @@
-"""`FeasibleSampler`: architectures within budgets, drawn uniformly, and partial architectures completed within them."""
+"""`FeasibleSampler` draws architectures uniformly within budgets, and completes partial architectures within them."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ import numpy.typing as npt
 from spos_quant.cost.budget import Budget, cost_range
 from spos_quant.cost.feasible import Allowed, CostNode, CountingProgram, price
 from spos_quant.cost.integer_program import Program
+from spos_quant.cost.metrics import metrics
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError
 from spos_quant.space.search_space import Architecture, as_architectures
 from spos_quant.space.tree import IntArray, sample_uniform
 
 ROUNDS = 50
-"""Draws per architecture asked for, before an integer program takes over where not one was kept."""
+"""Draws per requested architecture after which the integer program takes over, if all were rejected."""
 PATIENCE = 1_000
-"""The same where some were kept."""
+"""Draws per requested architecture after which the integer program takes over, if some were accepted."""
 _PROGRAM = {"node_limit": 2_000, "mip_rel_gap": 0.1, "time_limit": 10.0}
-"""When the integer program gives up, and how near its random objective must come to the best."""
-_LEAST = 16
-"""Draws at once, at least, where some may be rejected."""
+"""Solver options: limits, and a loose gap, since the objective is random."""
+_MIN_DRAWS = 16
+"""Least number of draws at once if draws may be rejected."""
 
 
 class FeasibleSampler:
-    """Samples the architectures of a space that keep one or several budgets.
+    """Samples architectures of a space within one or several budgets.
 
-    One budget (or band): exactly uniform over the feasible architectures. Several at once: the tightest drives, draws
-    that break another are rejected, which is still uniform; only where rejection keeps less than one in a thousand does
-    an integer program with a random objective (scipy's HiGHS) decide feasibility and give the architectures that miss,
-    whose distribution is then no longer uniform.
+    With one budget or band, draws are exactly uniform over the feasible architectures. With several, draws within the
+    tightest budget are rejected if they exceed another, which is still uniform. If less than one draw in a thousand is
+    accepted, an integer program with a random objective (scipy's HiGHS) decides feasibility and provides the missing
+    architectures; their distribution is not uniform.
 
     Args:
         table: The costs of the space.
-        budgets: Bounds that hold together; none means the whole space.
+        budgets: Bounds that all must hold; none means the whole space.
 
     Raises:
-        BudgetError: no architecture keeps the budgets; the message has the feasible range.
+        BudgetError: no architecture is within the budgets; the message has the feasible range.
     """
 
     def __init__(self, table: CostTable, budgets: Sequence[Budget] = ()) -> None:
@@ -53,57 +53,58 @@ class FeasibleSampler:
                     f"{budget.metric} budget {budget.text} allows no architecture of {table.space.name!r}; "
                     f"feasible: {low:,} to {high:,}"
                 )
-        self._drivers = [self._counted(budget, None) for budget in self.budgets]
+        self._drivers = [self._counting_program(budget, None) for budget in self.budgets]
+        """Per budget, its counting program over the whole space."""
         self._order = sorted(range(len(self.budgets)), key=self._log_share)
         if len(self.budgets) > 1 or any(budget.low is not None for budget in self.budgets):
             self._check_together()
 
     def _slack(self, budget: Budget, allowed: Allowed | None) -> tuple[CostNode, int] | None:
-        """The priced tree and what may be spent above its cheapest; None where even that is too dear."""
-        priced = price(self.table, budget.metric, allowed)
-        if priced is None:
+        """The cost tree and the slack above its cheapest architecture; None if no architecture is within the budget."""
+        root = price(self.table, budget.metric, allowed)
+        if root is None:
             return None
-        slack = min(budget.limit - self.table.constant(budget.metric), priced.high) - priced.low
-        return (priced, slack) if slack >= 0 else None
+        slack = min(budget.limit - self.table.constant(budget.metric), root.high) - root.low
+        return (root, slack) if slack >= 0 else None
 
-    def _counted(self, budget: Budget, allowed: Allowed | None) -> CountingProgram | None:
+    def _counting_program(self, budget: Budget, allowed: Allowed | None) -> CountingProgram | None:
         found = self._slack(budget, allowed)
         if found is None:
             return None
-        priced, slack = found
-        return CountingProgram(priced, slack, bounded=budget.low is not None or slack < priced.high - priced.low)
+        root, slack = found
+        return CountingProgram(root, slack, bounded=budget.low is not None or slack < root.high - root.low)
 
-    def _window(self, counted: CountingProgram, budget: Budget) -> slice:
-        """The units that may end inside the budget's band."""
+    def _window(self, program: CountingProgram, budget: Budget) -> slice:
+        """The units that may be within the budget's band."""
         if budget.low is None:
-            return slice(0, counted.limit + 1)
-        floor = -(-(budget.low - self.table.constant(budget.metric) - counted.root.low) // counted.unit)
-        # Every decision of an architecture may have lost up to a unit by flooring.
-        return slice(max(0, floor if counted.exact else floor - len(self.table.space.axes)), counted.limit + 1)
+            return slice(0, program.limit + 1)
+        floor = -(-(budget.low - self.table.constant(budget.metric) - program.root.low) // program.unit)
+        # Flooring may have removed up to one unit per axis.
+        return slice(max(0, floor if program.exact else floor - len(self.table.space.axes)), program.limit + 1)
 
     def _log_share(self, index: int) -> float:
-        counted = self._drivers[index]
-        assert counted is not None
-        return counted.log_share(self._window(counted, self.budgets[index]))
+        program = self._drivers[index]
+        assert program is not None
+        return program.log_share(self._window(program, self.budgets[index]))
 
     @property
     def share(self) -> float:
-        """The share of all architectures that the tightest budget allows (an upper bound where units are floored)."""
+        """The share of all architectures within the tightest budget (an upper bound if units are floored)."""
         return exp(min(0.0, self._log_share(self._order[0]))) if self.budgets else 1.0
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Architecture]:
-        """`n` feasible architectures, each uniform over all of them. Advances `rng`."""
+        """`n` independent feasible architectures, distributed as the class describes. Advances `rng`."""
         return as_architectures(self._draw(n, rng, None))
 
     def complete(self, allowed: Allowed, rng: np.random.Generator) -> Architecture | None:
-        """An architecture within the budgets whose axes take only `allowed` candidates, uniform over all such.
+        """An architecture within the budgets that takes only `allowed` candidates, distributed as `sample`.
 
         Args:
-            allowed: Axis -> candidates; axes that are not named are free, axes that do not matter are ignored.
+            allowed: Axis -> allowed candidates; other axes are free, irrelevant axes are ignored.
             rng: Advanced.
 
         Returns:
-            None where no such architecture keeps the budgets.
+            None if no such architecture is within the budgets.
         """
         rows = self._draw(1, rng, allowed)
         return as_architectures(rows)[0] if len(rows) else None
@@ -113,20 +114,20 @@ class FeasibleSampler:
         if not self.budgets and not allowed:
             return sample_uniform(self.table.tree, n_axes, n, rng)
         budget = self.budgets[self._order[0]] if self.budgets else self._no_budget()
-        counted = self._counted(budget, allowed) if allowed else self._drivers[self._order[0]]
+        program = self._counting_program(budget, allowed) if allowed else self._drivers[self._order[0]]
         kept = [np.zeros((0, n_axes), dtype=np.int64)]
-        if counted is None or (allowed and not self._each_reachable(allowed)):
+        if program is None or (allowed and not self._each_reachable(allowed)):
             return kept[0]
-        window = self._window(counted, budget)
-        counts = counted.counts[window]
+        window = self._window(program, budget)
+        counts = program.counts[window]
         if not counts.sum() > 0:
             return kept[0]
-        sure = counted.exact and len(self.budgets) == 1
+        never_rejected = program.exact and len(self.budgets) == 1
         have = tried = 0
-        while have < n and tried < (PATIENCE if have else ROUNDS) * max(n, _LEAST):
-            count = n - have if sure else max(n - have, _LEAST)
+        while have < n and tried < (PATIENCE if have else ROUNDS) * max(n, _MIN_DRAWS):
+            count = n - have if never_rejected else max(n - have, _MIN_DRAWS)
             units = window.start + rng.choice(len(counts), size=count, p=counts / counts.sum())
-            rows = counted.draw(units, n_axes, rng)
+            rows = program.draw(units, n_axes, rng)
             rows = rows[self.keeps(rows)]
             kept.append(rows)
             have += len(rows)
@@ -134,14 +135,14 @@ class FeasibleSampler:
         return np.concatenate(kept)[:n] if have >= n else self._by_program(n - have, kept, rng, allowed)
 
     def _each_reachable(self, allowed: Allowed) -> bool:
-        """Whether every budget alone leaves something, where several hold together."""
+        """Whether each of several budgets alone is feasible; True for fewer than two."""
         return len(self.budgets) < 2 or all(self._slack(b, allowed) is not None for b in self.budgets)
 
     def _no_budget(self) -> Budget:
         return Budget("macs", cost_range(self.table, "macs")[1], "100%")
 
     def keeps(self, rows: Sequence[Sequence[int]] | IntArray) -> npt.NDArray[np.bool_]:
-        """`[N]` whether each of `[N, A]` architectures is within every budget."""
+        """`[N]`: whether each of `[N, A]` architectures is within every budget."""
         ok = np.ones(len(rows), dtype=bool)
         for budget in self.budgets:
             costs = self.table.totals(rows, budget.metric)
@@ -149,7 +150,7 @@ class FeasibleSampler:
         return ok
 
     def _by_program(self, n: int, kept: list[IntArray], rng: np.random.Generator, allowed: Allowed | None) -> IntArray:
-        """Fills up with solutions of an integer program under a random objective; empty where it has none."""
+        """Appends up to `n` solutions of an integer program with a random objective to `kept`."""
         for _ in range(n):
             row = solve(self.table, self.budgets, rng, allowed)
             if row is None:
@@ -161,7 +162,7 @@ class FeasibleSampler:
         rng = np.random.default_rng(0)
         if not len(self._draw(1, rng, None)):
             ranges = "; ".join(
-                f"{b.metric} {b.text} (alone feasible: {amount(b.metric, low)} to {amount(b.metric, high)})"
+                f"{b.metric} {b.text} (alone feasible: {metrics[b.metric].text(low)} to {metrics[b.metric].text(high)})"
                 for b in self.budgets
                 for low, high in [cost_range(self.table, b.metric)]
             )
@@ -174,8 +175,8 @@ class FeasibleSampler:
 def solve(
     table: CostTable, budgets: Sequence[Budget], rng: np.random.Generator, allowed: Allowed | None = None
 ) -> IntArray | None:
-    """One architecture within the budgets by integer programming, with a random objective; None where none is found.
+    """One architecture within the budgets by integer programming with a random objective; None if none is found.
 
-    Upper bounds are decided for certain in fractions of a second; several narrow bands at once may make it give up.
+    Upper bounds are decided exactly in fractions of a second; with several narrow bands the solver may hit its limits.
     """
     return Program(table, budgets, allowed).minimise(lambda columns: rng.random(len(columns)), _PROGRAM)

@@ -1,7 +1,7 @@
-"""Sensitivity: what is given up when one axis alone leaves the reference architecture, the most expensive, for one candidate.
+"""Sensitivity: the loss increase if a single axis of the reference, the most expensive architecture, changes.
 
-Conditional axes are part of it. An operator takes the most expensive candidates of the axes that it brings along. An axis that
-the reference has no use for leaves from a start of its own: the most expensive architecture that needs it.
+Axes may be conditional. If a changed operator makes other axes relevant, these take their most expensive candidates. An
+axis that is irrelevant in the reference is perturbed in the most expensive architecture in which it is relevant.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from spos_quant.space.tree import Axis
 FORMAT = "spos-quant/sensitivity/1"
 ESTIMATES = ("measured", "gradient")
 BITS_AXES = ("bits", "weight_bits", "act_bits")
-"""Kinds of axes that gradients know."""
+"""Kinds of axes that have a gradient estimate."""
 _WORST = 10.0
-"""A loss that is not finite counts as so many times the largest that is."""
+"""A loss increase that is not finite counts as this multiple of the largest finite one."""
 
 
 def reference_metric(space: SearchSpace) -> str:
@@ -35,33 +35,34 @@ def reference_metric(space: SearchSpace) -> str:
 
 
 def check_gradient(space: SearchSpace) -> None:
-    """Raises `ConfigError` where an axis has no gradient estimate, so that no sum over the axes can be told."""
-    axis = _beyond_gradients(space)
+    """Raises `ConfigError` if an axis has no gradient estimate, since the sum over axes is then not defined."""
+    axis = _axis_without_gradient(space)
     if axis is not None:
         raise ConfigError(
-            f"axis {axis.name!r} of space {space.name!r} has no gradient estimate: gradients know bits only; take the "
+            f"axis {axis.name!r} of space {space.name!r} has no gradient estimate: gradients know bits only; use the "
             "measured one (search.estimate=measured)"
         )
 
 
 def has_gradient(space: SearchSpace) -> bool:
     """Whether every axis has a gradient estimate."""
-    return _beyond_gradients(space) is None
+    return _axis_without_gradient(space) is None
 
 
-def _beyond_gradients(space: SearchSpace) -> Axis | None:
+def _axis_without_gradient(space: SearchSpace) -> Axis | None:
     return next((axis for axis in space.axes if axis.kind not in BITS_AXES), None)
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One axis alone leaves an architecture for another candidate."""
+    """A change of a single axis of an architecture to another candidate."""
 
     axis: int
     candidate: int
     start: Architecture
-    """The reference, or the most expensive architecture that has a use for the axis."""
+    """The unperturbed architecture: the reference, or the most expensive one in which the axis is relevant."""
     architecture: Architecture
+    """The perturbed architecture."""
 
 
 class Perturbations:
@@ -72,7 +73,7 @@ class Perturbations:
 
     Attributes:
         reference: The most expensive architecture.
-        all: Every candidate of every axis but that of its start, in order of axes and candidates.
+        all: One per axis and candidate other than the candidate of `start`, in this order.
     """
 
     def __init__(self, table: CostTable) -> None:
@@ -80,7 +81,7 @@ class Perturbations:
         self.metric = reference_metric(table.space)
         self.reference = argmax_cost(table, self.metric)
         self.all = tuple(
-            Perturbation(axis, candidate, start, self._leave(start, axis, candidate))
+            Perturbation(axis, candidate, start, self._perturb(start, axis, candidate))
             for axis, owner in enumerate(table.space.axes)
             for start in [self._start(axis)]
             for candidate in range(len(owner.candidates))
@@ -89,7 +90,7 @@ class Perturbations:
 
     @property
     def architectures(self) -> list[Architecture]:
-        """Everything that must be evaluated, each once: the reference, further starts, the perturbations."""
+        """The distinct architectures to evaluate: the reference, other starts, perturbed architectures."""
         starts = dict.fromkeys([self.reference, *(d.start for d in self.all)])
         return list(dict.fromkeys([*starts, *(d.architecture for d in self.all)]))
 
@@ -112,24 +113,24 @@ class Perturbations:
         ]
         return max(needing, key=lambda a: self.table.total(a, self.metric))
 
-    def _leave(self, start: Architecture, axis: int, candidate: int) -> Architecture:
+    def _perturb(self, start: Architecture, axis: int, candidate: int) -> Architecture:
         allowed = {**self._fixed(start), axis: [candidate]}
         return argmax_cost(self.table, self.metric, allowed=allowed)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a perturbation gives up; negative where it gains."""
+    """The degradation by a perturbation; negative if it improves the network."""
 
     perturbation: Perturbation
     loss: float | None
-    """Mean cross-entropy in nats; None where only a score is known."""
+    """Increase of the mean cross-entropy in nats; None if only scores are known."""
     score: float | None
-    """Top-1 in [0, 1], or what the user's function gave; None where only a loss is estimated."""
+    """Decrease of top-1 in [0, 1], or of the user's score; None if only the loss is estimated."""
 
     @property
     def degradation(self) -> float:
-        """The loss where it is known, else the score."""
+        """The loss increase if it is known, else the decrease of the score."""
         value = self.score if self.loss is None else self.loss
         assert value is not None
         return value
@@ -142,7 +143,7 @@ class Sensitivity:
     Attributes:
         estimate: `measured`, one evaluation per candidate, or `gradient`, from gradients alone.
         reference: The most expensive architecture.
-        rows: What each perturbation gives up, in order of axes and candidates.
+        rows: The degradation by each perturbation, in order of axes and candidates.
     """
 
     estimate: str
@@ -150,7 +151,7 @@ class Sensitivity:
     rows: tuple[Loss, ...]
 
     def losses(self, space: SearchSpace) -> Losses:
-        """Per axis what each candidate adds to the loss, 0 for the candidate that the reference or start has."""
+        """Per axis, the degradation by each candidate; 0 for the unperturbed candidate."""
         finite = [abs(row.degradation) for row in self.rows if isfinite(row.degradation)]
         worst = _WORST * max(finite, default=1.0)
         losses = [np.zeros(len(axis.candidates)) for axis in space.axes]
@@ -160,17 +161,17 @@ class Sensitivity:
         return losses
 
     def optima(self, table: CostTable, *, count: int = 1, **budgets: str | float) -> list[Architecture]:
-        """The architectures that give up least by the sum of these rows, the best first: the exact optimum.
+        """The architectures with the least sum of degradations within budgets, best first; exact.
 
         Args:
             table: The costs of the space: `supernet.table`.
-            count: How many.
-            **budgets: `bitops_budget`, `weight_bytes_budget` and so on, such as "w4a8".
+            count: Number of architectures.
+            **budgets: `bitops_budget`, `weight_bytes_budget` and so on, for example "w4a8".
 
         Raises:
-            BudgetError: a budget that cannot be read or kept.
-            ConfigError: an axis without an estimate.
-            TypeError: a keyword that does not end in `_budget`.
+            BudgetError: a budget is invalid or infeasible.
+            ConfigError: an axis has no estimate.
+            TypeError: a keyword does not end in `_budget`.
         """
         for name in budgets:
             if not name.endswith("_budget"):
@@ -181,7 +182,7 @@ class Sensitivity:
         return optima(table, self.losses(table.space), limits, count=count)
 
     def to_json(self, table: CostTable) -> dict[str, Any]:
-        """Plain values: what is stored in a run and what a report draws."""
+        """Plain values, as stored in a run and drawn in its report."""
         space = table.space
         metric = reference_metric(space)
         return {
@@ -195,14 +196,14 @@ class Sensitivity:
 
 
 def from_json(raw: Mapping[str, Any], table: CostTable) -> Sensitivity:
-    """The sensitivities that `to_json` wrote of this space."""
+    """The sensitivities that `to_json` wrote for this space."""
     perturbations = Perturbations(table)
     names = {(row["axis"], row["architecture"]): row for row in raw["rows"]}
     rows = []
     for perturbation in perturbations.all:
         key = table.space.axes[perturbation.axis].name, table.space.encode(perturbation.architecture)
         if key in names:
-            # Neither is known where the estimate was not finite, which JSON cannot say.
+            # Both are null if the estimate was not finite, which JSON cannot represent.
             loss, score = names[key]["loss"], names[key]["score"]
             rows.append(Loss(perturbation, inf if loss is None and score is None else loss, score))
     return Sensitivity(raw["estimate"], perturbations.reference, tuple(rows))
@@ -222,14 +223,14 @@ def _row(table: CostTable, metric: str, row: Loss) -> dict[str, Any]:
         "candidate": value(perturbation.candidate),
         "from": value(perturbation.start[perturbation.axis]),
         "architecture": space.encode(perturbation.architecture),
-        "loss": _plain(row.loss),
-        "score": _plain(row.score),
+        "loss": _finite(row.loss),
+        "score": _finite(row.score),
         "saved": table.total(perturbation.start, metric) - table.total(perturbation.architecture, metric),
     }
 
 
-def _plain(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity."""
+def _finite(value: float | None) -> float | None:
+    """None for NaN and infinity, which JSON does not have."""
     return value if value is not None and isfinite(value) else None
 
 
@@ -239,8 +240,8 @@ def measured(
     """Sensitivities from evaluations.
 
     Args:
-        perturbations: Those of the space.
-        evaluations: Score and, where it is known, loss of every one of `perturbations.architectures`.
+        perturbations: The perturbations of the space.
+        evaluations: Score and loss (None if not known) of every architecture in `perturbations.architectures`.
     """
     rows = []
     for perturbation in perturbations.all:

@@ -1,8 +1,9 @@
-"""Costs of many architectures at once: sums of terms, each of few axes (design decision 0001)."""
+"""Costs of many architectures at once, as sums of terms that each depend on few axes (design decision 0001)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from spos_quant.cost.latency import LatencyTable
-from spos_quant.cost.metrics import Metric, metrics, outside_layers
+from spos_quant.cost.metrics import Formula, budget_metrics, metrics
 from spos_quant.cost.rows import config_rows
-from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.space.bit_config import BitConfig
 from spos_quant.space.search_space import LayerSlot, SearchSpace
@@ -22,10 +22,10 @@ from spos_quant.space.tree import IntArray, Product, decompose
 
 @dataclass(frozen=True)
 class Term:
-    """What one layer adds to the cost, as a function of the few axes that it depends on."""
+    """The cost of the layers that depend on the same few axes, as a function of these axes."""
 
     axes: tuple[int, ...]
-    places: tuple[LayerSlot, ...]
+    slots: tuple[LayerSlot, ...]
 
 
 class CostTable:
@@ -35,26 +35,27 @@ class CostTable:
 
     Args:
         space: The space.
-        latency: What its layers take on some device; without it there is no metric `latency`.
+        latency: Latencies of its layers on a device; without it there is no metric `latency`.
     """
 
     def __init__(self, space: SearchSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
         self.latency = latency
         groups: dict[tuple[int, ...], list[LayerSlot]] = {}
-        for place in space.layers:
-            groups.setdefault(_axes_of(space, place), []).append(place)
-        self.terms = tuple(Term(axes, tuple(places)) for axes, places in groups.items())
+        for slot in space.layers:
+            groups.setdefault(_axes_of(space, slot), []).append(slot)
+        self.terms = tuple(Term(axes, tuple(slots)) for axes, slots in groups.items())
         self._tables: dict[str, list[IntArray]] = {}
 
-    def metric(self, name: str) -> Metric:
-        """What a layer contributes to a metric, registered or measured.
+    def formula(self, name: str) -> Formula:
+        """The cost of a layer in a metric.
 
         Raises:
-            ConfigError: no such metric, or no table of latencies.
+            ConfigError: the metric is unknown, or its values come from a table that the run does not have.
         """
-        if name != LATENCY:
-            return metrics[name]
+        metric = metrics[name]
+        if metric.formula is not None:
+            return metric.formula
         if self.latency is None:
             raise ConfigError(
                 f"no latencies of {self.space.name!r} are known; measure them with: spos-quant latency RUN, or give it "
@@ -62,9 +63,21 @@ class CostTable:
             )
         return self.latency.cost
 
+    def applies(self, name: str) -> bool:
+        """Whether this space has values of a metric."""
+        metric = metrics[name]
+        if metric.formula is None:
+            return self.latency is not None and not self.latency.missing(self.space)
+        return metric.full_precision or not self.space.spec.full_precision
+
+    @property
+    def budget_metrics(self) -> tuple[str, ...]:
+        """The metrics that may be bounded in this space."""
+        return tuple(name for name in budget_metrics() if self.applies(name))
+
     @cached_property
     def tree(self) -> Product:
-        """The axes as a tree whose leaves fix every term."""
+        """The decision tree of the axes, with the terms that each node determines."""
         return decompose(self.space.axes, (frozenset(term.axes) for term in self.terms))
 
     def tables(self, metric: str) -> list[IntArray]:
@@ -74,13 +87,13 @@ class CostTable:
         return self._tables[metric]
 
     def _table(self, term: Term, metric: str) -> IntArray:
-        function = self.metric(metric)
+        function = self.formula(metric)
         sizes = [len(self.space.axes[a].candidates) for a in term.axes]
         table = np.zeros(sizes, dtype=np.int64)
         for combination in product(*map(range, sizes)):
             picked = dict(zip(term.axes, combination, strict=True))
-            for place in term.places:
-                table[combination] += _cost(self.space, place, picked, function)
+            for slot in term.slots:
+                table[combination] += _cost(self.space, slot, picked, function)
         return table
 
     def totals(self, architectures: Sequence[Sequence[int]] | IntArray, metric: str = "bitops") -> IntArray:
@@ -96,22 +109,30 @@ class CostTable:
         return result
 
     def config_total(self, config: BitConfig, metric: str) -> int:
-        """The cost of a bit configuration, candidate of the space or not. Raises `SpaceError` as `config_rows`."""
-        function = self.metric(metric)
+        """The cost of a bit configuration, which need not be in the space. Raises `SpaceError` as `config_rows`."""
+        function = self.formula(metric)
         rows = config_rows(self.space, config)
         return self.constant(metric) + sum(function(r.shape, r.weight_bits, r.act_bits, r.counted) for r in rows)
+
+    def config_costs(self, config: BitConfig) -> dict[str, int]:
+        """The cost of a bit configuration in every metric of which the table knows all of its layers."""
+        found = {}
+        for name, _ in metrics.items():
+            with suppress(ConfigError):  # a table of latencies that lacks one of the layers
+                found[name] = self.config_total(config, name)
+        return found
 
     def total(self, architecture: Sequence[int], metric: str = "bitops") -> int:
         """The cost of one architecture."""
         return int(self.totals([architecture], metric)[0])
 
     def term_value(self, term: int, metric: str, decided: dict[int, int]) -> int:
-        """A term once `decided` (axis -> candidate) fixes it; axes that do not matter count as candidate 0."""
+        """The cost of a term given `decided` (axis -> candidate); its other axes are irrelevant, so candidate 0."""
         axes = self.terms[term].axes
         return int(self.tables(metric)[term][tuple(decided.get(a, 0) for a in axes)])
 
     def leaf_costs(self, terms: Sequence[int], metric: str, decided: dict[int, int], axis: int) -> IntArray:
-        """`[K]` summed cost of `terms` for each candidate of `axis`, the rest being decided."""
+        """`[K]` summed cost of `terms` for each candidate of `axis`, given `decided` (axis -> candidate)."""
         n = len(self.space.axes[axis].candidates)
         result = np.zeros(n, dtype=np.int64)
         for t in terms:
@@ -121,27 +142,27 @@ class CostTable:
         return result
 
     def constant(self, metric: str) -> int:
-        """What no axis changes and no term holds: multiply-adds outside of layers, and the time that these take."""
-        if metric == LATENCY:
+        """The cost that no axis changes: that of MACs outside of layers, and the latency beyond the layers."""
+        if metrics[metric].formula is None:
             return 0 if self.latency is None else self.latency.rest
-        return outside_layers(metric, self.space.network_shapes.other_macs)
+        return metrics[metric].mac_outside * self.space.network_shapes.other_macs
 
 
-def _axes_of(space: SearchSpace, place: LayerSlot) -> tuple[int, ...]:
-    axes = [place.weight.axis, place.act.axis]
-    if place.block is not None:
-        block = space.blocks[place.block]
-        axes += [block.op.axis if place.op is not None else None, block.width.axis if len(place.shapes) > 1 else None]
+def _axes_of(space: SearchSpace, slot: LayerSlot) -> tuple[int, ...]:
+    axes = [slot.weight.axis, slot.act.axis]
+    if slot.block is not None:
+        block = space.blocks[slot.block]
+        axes += [block.op.axis if slot.op is not None else None, block.width.axis if len(slot.shapes) > 1 else None]
     return tuple(sorted({a for a in axes if a is not None}))
 
 
-def _cost(space: SearchSpace, place: LayerSlot, picked: dict[int, int], function: Any) -> int:
+def _cost(space: SearchSpace, slot: LayerSlot, picked: dict[int, int], function: Any) -> int:
     def index(axis: int | None) -> int:
         return 0 if axis is None else picked[axis]
 
-    block = None if place.block is None else space.blocks[place.block]
-    if block is not None and place.op is not None and index(block.op.axis) != place.op:
+    block = None if slot.block is None else space.blocks[slot.block]
+    if block is not None and slot.op is not None and index(block.op.axis) != slot.op:
         return 0
-    shape = place.shapes[index(block.width.axis) if block is not None and len(place.shapes) > 1 else 0]
-    weight, act = place.weight.values[index(place.weight.axis)], place.act.values[index(place.act.axis)]
-    return int(function(shape, weight, act, place.quantized))
+    shape = slot.shapes[index(block.width.axis) if block is not None and len(slot.shapes) > 1 else 0]
+    weight, act = slot.weight.values[index(slot.weight.axis)], slot.act.values[index(slot.act.axis)]
+    return int(function(shape, weight, act, slot.quantized))

@@ -1,10 +1,10 @@
-"""Pictures and labels, in numpy alone: named data sets and their three splits, one augmentation, one preprocessing.
+"""Data sets, augmentation and preprocessing in NumPy, without torch.
 
-`load_data` turns what a person typed (`digits`, `cifar10:ROOT`, `imagefolder:ROOT`, `fake`, `package.module:function`)
-into a `DataSet`: the splits `train`, `search-val` and `test`, which share no picture, the `Augmentation` that training
-and the recalibration of batch-norm statistics both use, and the `Preprocessing` that goes with a network wherever it is
-exported to. `batch` makes the arrays of a step from them; its randomness is a function of the seed, the epoch and the
-picture's index alone, so a run that was cut off goes on with the very same pictures.
+`load_data` turns the text of an option (`digits`, `cifar10:ROOT`, `imagefolder:ROOT`, `fake`,
+`package.module:function`) into a `DataSet`. It has three disjoint splits `train`, `search-val` and `test`, the
+`Augmentation` that training and BatchNorm recalibration use, and the `Preprocessing` that is exported with a network.
+`batch` makes the arrays of a training or evaluation step. Its randomness depends only on the seed, the epoch and the
+image's index, so an interrupted run resumes with the same images.
 """
 
 from spos_quant.data.augmentation import Augmentation

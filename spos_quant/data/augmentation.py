@@ -1,4 +1,4 @@
-"""Random crops, flips and colours: the same object for training and for recalibrating batch-norm statistics."""
+"""Random crops, flips and color jitter. Training and BatchNorm recalibration use the same object."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done at random to a picture's uint8 pixels, before they are normalised.
+    """Random augmentation of an image's uint8 pixels, before normalization.
 
-    Without `scale`, the picture at the network's size gets a black border of `pad` pixels, and a window of that same
-    size is cut out of the whole. With `scale`, a window of a random area and shape is cut out of the full picture and
-    stretched to the network's size. Either may then be mirrored and its colours changed.
+    Without `scale`, the image at the network's input size is zero-padded by `pad` pixels on each side and randomly
+    cropped to the input size. With `scale`, a crop of random area and aspect ratio of the full-size image is resized to
+    the input size. In both cases, a random horizontal flip and color jitter follow.
 
     Attributes:
-        size: The network's height and width in pixels.
-        pad: Width of the black border in pixels; it must be less than either side.
-        flip: Whether half of the pictures are mirrored left to right.
-        scale: Least and greatest share of the full picture's area to cut out, within (0, 1]; None for no such cut.
-        ratio: Least and greatest width-to-height ratio of that window.
+        size: Input height and width of the network in pixels.
+        pad: Width of the zero padding in pixels; it must be less than height and width.
+        flip: Whether images are flipped horizontally with probability 0.5.
+        scale: Minimum and maximum share of the full-size image's area to crop, within (0, 1]; None uses `pad`.
+        ratio: Minimum and maximum aspect ratio (width / height) of that crop.
         jitter: Brightness, contrast and saturation are each multiplied by a factor from [1 - jitter, 1 + jitter];
-            within [0, 1], and 0 leaves colours alone.
+            within [0, 1], and 0 disables it.
 
     Raises:
         ConfigError: A value is out of its range, or both `pad` and `scale` are given.
@@ -61,55 +61,55 @@ class Augmentation:
 
     @property
     def full_picture(self) -> bool:
-        """Whether `apply` wants a split's `raw` picture; else it wants the `image` at the network's size."""
+        """Whether `apply` takes a split's full-size image (`raw`) instead of the one at input size (`image`)."""
         return self.scale is not None
 
     def apply(self, raw_image: Pixels, rng: np.random.Generator) -> Pixels:
-        """Draws one variant of a picture; the same generator state gives the same variant.
+        """Augments one image. The same generator state gives the same result.
 
         Args:
-            raw_image: uint8 [any, any, C]; without `scale`, one of another size is first stretched to `size`.
-            rng: The only source of chance.
+            raw_image: uint8 [any, any, C]; without `scale`, an image of another size is first resized to `size`.
+            rng: The only source of randomness.
 
         Returns:
-            uint8 [H, W, C] of the network's size.
+            uint8 [H, W, C] with H, W = `size`.
         """
-        # Three numbers in one draw: a call into the generator costs more than the numbers do.
+        # One call draws three numbers, because a call to the generator is slower than drawing the numbers.
         down, right, mirror = rng.random(3)
         if self.scale is None:
             pixels = _resize(raw_image, self.size)
             if self.pad:
-                places = 2 * self.pad + 1
-                pixels = _shift(pixels, int(down * places) - self.pad, int(right * places) - self.pad)
+                offsets = 2 * self.pad + 1
+                pixels = _shift(pixels, int(down * offsets) - self.pad, int(right * offsets) - self.pad)
         else:
             top, left, height, width = self._window(raw_image.shape[0], raw_image.shape[1], self.scale, rng)
             pixels = _resize(raw_image[top : top + height, left : left + width], self.size)
         if self.flip and mirror < 0.5:
             pixels = pixels[:, ::-1]
         if self.jitter:
-            pixels = _recolour(pixels, rng.uniform(1 - self.jitter, 1 + self.jitter, 3).astype(np.float32))
+            pixels = _color_jitter(pixels, rng.uniform(1 - self.jitter, 1 + self.jitter, 3).astype(np.float32))
         return np.ascontiguousarray(pixels)
 
     def _window(
         self, height: int, width: int, scale: tuple[float, float], rng: np.random.Generator
     ) -> tuple[int, int, int, int]:
-        """Draws top, left, height and width of a window that lies within a picture of `height` x `width` pixels."""
+        """Draws top, left, height and width of a crop within an image of `height` x `width` pixels."""
         for _ in range(_CROP_ATTEMPTS):
             area = height * width * rng.uniform(*scale)
-            # Uniform in the logarithm, so that wide and high windows are equally likely.
+            # Log-uniform, so that wide and tall crops are equally likely.
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
             rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
             if 0 < rows <= height and 0 < columns <= width:
                 top, left = rng.integers(0, (height - rows + 1, width - columns + 1))
                 return int(top), int(left), rows, columns
-        # A picture far longer than wide rarely holds such a window: take the largest central one of an allowed ratio.
+        # Images of extreme aspect ratio rarely fit a random crop. Use the largest center crop of an allowed ratio.
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         rows, columns = max(1, min(height, round(width / ratio))), max(1, min(width, round(height * ratio)))
         return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Stretches uint8 [any, any, C] to uint8 [*size, C]."""
+    """Resizes uint8 [any, any, C] to uint8 [*size, C], without preserving the aspect ratio."""
     if pixels.shape[:2] == size:
         return pixels
     channels = pixels.shape[2]
@@ -119,7 +119,7 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _shift(pixels: Pixels, down: int, right: int) -> Pixels:
-    """The window that starts `down` rows and `right` columns into the picture, black where it leaves the picture."""
+    """Shifts the image up by `down` rows and left by `right` columns, and fills with zeros."""
     height, width = pixels.shape[:2]
     out = np.zeros_like(pixels)
     out[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)] = pixels[
@@ -128,8 +128,8 @@ def _shift(pixels: Pixels, down: int, right: int) -> Pixels:
     return out
 
 
-def _recolour(pixels: Pixels, factors: Floats) -> Pixels:
-    """Multiplies brightness, then contrast, then saturation by the three `factors`; grey pictures have no third."""
+def _color_jitter(pixels: Pixels, factors: Floats) -> Pixels:
+    """Multiplies brightness, then contrast, then saturation by the `factors`; grey images have no saturation."""
     brightness, contrast, saturation = factors
     values = pixels.astype(np.float32) * brightness
     mean = _luma(values).mean()
@@ -142,7 +142,7 @@ def _recolour(pixels: Pixels, factors: Floats) -> Pixels:
 
 
 def _luma(values: Floats) -> Floats:
-    """The brightness of [H, W, C] as an eye sees it: [H, W, 1]."""
+    """The luma of [H, W, C] (ITU-R BT.601): [H, W, 1]."""
     if values.shape[2] == 1:
         return values
     brightness: Floats = values @ _LUMA

@@ -1,4 +1,4 @@
-"""The arrays of a training or evaluation step, as functions of (seed, epoch, index): nothing to save or restore."""
+"""Batches as pure functions of (seed, epoch, index), so that checkpoints need no loader state."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from spos_quant.streams import Stream, generator
 
 
 def order(n: int, seed: int, epoch: int) -> Labels:
-    """The order in which an epoch visits n pictures.
+    """The random order of n images in an epoch.
 
     Args:
-        n: Number of pictures.
+        n: Number of images.
         seed: The run's seed, from 0.
         epoch: The epoch's number, from 0.
 
@@ -37,21 +37,22 @@ def example(
     seed: int,
     epoch: int | None = None,
 ) -> Floats:
-    """One picture as a network takes it.
+    """One image as input of a network.
 
     Args:
-        split: Where the picture is from.
-        index: Its number in the split.
-        preprocessing: Scales its pixels.
-        augmentation: Varies it by (seed, epoch, index); None for evaluation.
+        split: The split of the image.
+        index: Index of the image in the split.
+        preprocessing: Normalizes the pixels.
+        augmentation: Augments the image, randomized by (seed, epoch, index); None for evaluation.
         seed: The run's seed, from 0.
-        epoch: The epoch's number, from 0; None varies the picture once, for calibration and recalibration.
+        epoch: The epoch's number, from 0. None uses the same augmentation at every call, for calibration and
+            recalibration.
 
     Returns:
         float32 [C, H, W].
 
     Raises:
-        DataError: The picture's file cannot be read.
+        DataError: The image's file cannot be read.
     """
     return preprocessing.normalise(_pixels(split, index, augmentation, seed, epoch))
 
@@ -64,21 +65,21 @@ def batch(
     seed: int,
     epoch: int | None = None,
 ) -> tuple[Floats, Labels]:
-    """Several pictures and their labels; each picture equals what `example` makes of it, in whatever batch it is.
+    """A batch of images and labels. Each image equals the result of `example`, independently of the batch.
 
     Args:
-        split: Where the pictures are from.
-        indices: n numbers of pictures in the split.
-        preprocessing: Scales their pixels.
-        augmentation: Varies each by (seed, epoch, index); None for evaluation.
+        split: The split of the images.
+        indices: n indices of images in the split.
+        preprocessing: Normalizes the pixels.
+        augmentation: Augments each image, randomized by (seed, epoch, index); None for evaluation.
         seed: The run's seed, from 0.
-        epoch: The epoch's number, from 0; None as of `example`.
+        epoch: The epoch's number, from 0, or None, as in `example`.
 
     Returns:
-        Pictures, float32 [n, C, H, W], and labels, int64 [n].
+        Images, float32 [n, C, H, W], and labels, int64 [n].
 
     Raises:
-        DataError: A picture's file cannot be read.
+        DataError: An image's file cannot be read.
     """
     chosen = np.asarray(indices, dtype=np.int64)
     if not len(chosen):
@@ -89,12 +90,12 @@ def batch(
 
 def _pixels(split: Split, index: int, augmentation: Augmentation | None, seed: int, epoch: int | None) -> Pixels:
     full = augmentation is not None and augmentation.full_picture
-    # What a split of another's making raises is no fault of ours; of our own splits it is.
-    ours = isinstance(split, ArraySplit | FileSplit)
-    with nullcontext() if ours else blamed(f"data: {type(split).__name__}, picture {index}, raised"):
-        picture = split.raw(index) if full else split.image(index)
+    # Errors of a user's split class become a DataError that names the class.
+    builtin = isinstance(split, ArraySplit | FileSplit)
+    with nullcontext() if builtin else blamed(f"data: {type(split).__name__}, image {index}, raised"):
+        image = split.raw(index) if full else split.image(index)
     if augmentation is None:
-        return picture
+        return image
     if epoch is None:
-        return augmentation.apply(picture, generator(Stream.FIXED_AUGMENTATION, seed, index))
-    return augmentation.apply(picture, generator(Stream.AUGMENTATION, seed, epoch, index))
+        return augmentation.apply(image, generator(Stream.FIXED_AUGMENTATION, seed, index))
+    return augmentation.apply(image, generator(Stream.AUGMENTATION, seed, epoch, index))

@@ -1,4 +1,4 @@
-"""`cifar10[:ROOT]`: the binary version of CIFAR-10, from a folder, an archive or its home page."""
+"""`cifar10[:ROOT]`: the binary version of CIFAR-10, from a folder, an archive or its website."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
     """Loads CIFAR-10 into memory.
 
     Args:
-        root: A folder that holds `cifar-10-batches-bin` or `cifar-10-binary.tar.gz`, or is the former; None for the
+        root: The folder `cifar-10-batches-bin`, or a folder that contains it or `cifar-10-binary.tar.gz`. None uses the
             cache (`~/.cache/spos_quant/cifar10`, or under XDG_CACHE_HOME), to which the archive is downloaded once.
         input: 3 x 32 x 32, which the caller checks.
         classes: 10, which the caller checks.
-        seed: Which training pictures are held out as search-val.
+        seed: Selects the training images that are held out as search-val.
 
     Returns:
-        40,000, 10,000 and 10,000 pictures; crops out of 4 pixels of padding and flips.
+        40,000, 10,000 and 10,000 images. Augmentation: crops with padding 4 and horizontal flips.
 
     Raises:
         DataError: The files are missing, damaged or cannot be downloaded.
@@ -77,7 +77,7 @@ def _cached_folder() -> Path:
 
 
 def _folder(root: Path) -> Path:
-    """The folder of .bin files in or at `root`, unpacked from the archive where need be."""
+    """The folder of .bin files, which is `root` or in it. Unpacks the archive if necessary."""
     if not root.is_dir():
         raise DataError(f"data set 'cifar10': no folder {root}; {_by_hand(root)}")
     for folder in (root / FOLDER, root):
@@ -102,15 +102,15 @@ def _by_hand(folder: Path) -> str:
 
 
 def _download(target: Path) -> None:
-    """Fetches the archive to `target`, which appears only once it is whole."""
+    """Downloads the archive to `target`, which is created only when the download is complete."""
     _log.info("downloading %s (about 170 MB) to %s", URL, target)
     part: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file:
             part = file.name
-            with urllib.request.urlopen(URL, timeout=_TIMEOUT_S) as answer:
-                shutil.copyfileobj(answer, file, _CHUNK_BYTES)
+            with urllib.request.urlopen(URL, timeout=_TIMEOUT_S) as response:
+                shutil.copyfileobj(response, file, _CHUNK_BYTES)
         _check_md5(Path(part), "the download was cut off or altered; try again, or " + _by_hand(target.parent))
         Path(part).replace(target)
     except (OSError, http.client.HTTPException) as error:
@@ -131,7 +131,7 @@ def _check_md5(archive: Path, advice: str) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Copies the six files we know by name out of the archive; nothing else in it can reach the disk."""
+    """Extracts the six known files from the archive. Other members are never written to disk."""
     _check_md5(archive, f"remove it and fetch {URL} again")
     try:
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as scratch:
@@ -142,7 +142,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                         raise DataError(f"data set 'cifar10': {FOLDER}/{name} in {archive} is not a file")
                     with source, Path(scratch, name).open("wb") as file:
                         shutil.copyfileobj(source, file, _CHUNK_BYTES)
-            # Each file appears whole or not at all, so that processes unpacking at once do not disturb each other.
+            # Each file is replaced atomically, so that several processes can unpack at the same time.
             folder.mkdir(exist_ok=True)
             for name in (*_TRAIN, *_TEST):
                 Path(scratch, name).replace(folder / name)
@@ -151,7 +151,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> ArraySplit:
-    """Reads records of one label byte and three planes of 32 x 32 bytes: red, green, blue."""
+    """Reads records of one label byte and three planes (red, green, blue) of 32 x 32 bytes."""
     images, labels = [], []
     for name in names:
         path = folder / name

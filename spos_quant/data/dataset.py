@@ -1,4 +1,4 @@
-"""A data set: three splits that share no picture, and what is done to their pictures."""
+"""A data set: three disjoint splits with their preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from spos_quant.errors import ConfigError, DataError, near
 from spos_quant.streams import Stream, generator
 
 SPLITS = ("train", "search-val", "test")
-"""The names that `DataSet.split` takes."""
+"""The split names that `DataSet.split` accepts."""
 
 HELD_OUT = 0.2
-"""The share of the training pictures that search-val gets where nobody says otherwise."""
+"""The default share of the training images that search-val gets."""
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Pictures for training, for choosing between architectures and for the one final measurement.
+    """Images for training, for comparing architectures and for the final evaluation.
 
-    Its splits are in content order (`in_content_order`), whatever order their maker gave them: a run does not depend
-    on how files are named or rows sorted.
+    The constructor brings the splits into content order (`in_content_order`). A run therefore does not depend on file
+    names or on the order of rows.
 
     Attributes:
-        name: What the data set is called in reports.
+        name: Name of the data set in reports.
         classes: The name of each class, by class number.
-        preprocessing: How a picture becomes the network's input.
-        augmentation: How training and recalibration vary pictures.
-        train: What weights are trained on.
-        search_val: What architectures are compared on; held out of the training pictures.
-        test: What the final network is measured on.
+        preprocessing: Converts an image to the network's input.
+        augmentation: Augmentation for training and for BatchNorm recalibration.
+        train: Images for training weights.
+        search_val: Images for comparing architectures; held out of the training images.
+        test: Images for evaluating the final network.
     """
 
     name: str
@@ -50,10 +50,10 @@ class DataSet:
             object.__setattr__(self, name, in_content_order(getattr(self, name)))
 
     def split(self, name: str) -> Split:
-        """A split by its name: `train`, `search-val` or `test`.
+        """Returns a split by its name: `train`, `search-val` or `test`.
 
         Raises:
-            ConfigError: There is no such split.
+            ConfigError: The name is unknown.
         """
         if name not in SPLITS:
             raise ConfigError(f"unknown split {name!r}{near(name, SPLITS)}")
@@ -72,24 +72,24 @@ class DataSet:
         seed: int,
         fraction: float = HELD_OUT,
     ) -> DataSet:
-        """Makes a data set whose search-val is held out of `train`, class by class.
+        """Makes a data set whose search-val is a stratified sample held out of `train`.
 
         Args:
-            name: What the data set is called in reports.
+            name: Name of the data set in reports.
             classes: The name of each class.
-            preprocessing: How a picture becomes the network's input.
-            augmentation: How training and recalibration vary pictures.
-            train: All pictures that may be trained on.
-            test: The pictures of the final measurement.
-            seed: Which pictures are held out, from 0.
+            preprocessing: Converts an image to the network's input.
+            augmentation: Augmentation for training and for BatchNorm recalibration.
+            train: All training images, including those to hold out.
+            test: Images for evaluating the final network.
+            seed: Selects the images to hold out, from 0.
             fraction: The share of `train` to hold out, above 0 and below 1.
 
         Returns:
-            The data set; its `train` is what was not held out.
+            The data set; its `train` contains the images that were not held out.
 
         Raises:
             ConfigError: `fraction` is out of range.
-            DataError: No class has a picture to spare.
+            DataError: No class has two images.
         """
         train = in_content_order(train)
         kept, held = hold_out(train.labels, seed=seed, fraction=fraction)
@@ -105,28 +105,28 @@ class DataSet:
 
 
 def hold_out(labels: Labels, *, seed: int, fraction: float = HELD_OUT) -> tuple[Labels, Labels]:
-    """Divides pictures in two, every class in the same proportion.
+    """Splits images in two parts, with the same class proportions in both (stratified).
 
-    One permutation, which depends on the seed and the number of pictures only, decides; of each class, those that come
-    first in it are held out. A class of two pictures or more is in both parts; a class of one is only kept.
+    The images of each class are held out in the order of one random permutation. The permutation depends only on the
+    seed and the number of images. A class of at least two images is in both parts; a class of one image is kept.
 
     Args:
-        labels: int64 [N], the classes of the pictures.
-        seed: Which pictures, from 0.
+        labels: int64 [N], the classes of the images.
+        seed: Seed of the permutation, from 0.
         fraction: The share to hold out, above 0 and below 1.
 
     Returns:
-        Indices of the pictures that are kept and of those held out, int64 and ascending; together 0 to N - 1.
+        Ascending int64 indices of the kept images, and of the held-out images. Together they are 0 to N - 1.
 
     Raises:
         ConfigError: `fraction` is out of range.
-        DataError: No class has two pictures.
+        DataError: No class has two images.
     """
     if not 0 < fraction < 1:
-        raise ConfigError(f"the share of pictures to hold out must be above 0 and below 1, got {fraction}")
-    turn = generator(Stream.HOLD_OUT, seed, len(labels)).permutation(len(labels))
-    # Sorting the permuted labels stably groups the classes and keeps the permutation within each.
-    grouped = turn[np.argsort(labels[turn], kind="stable")]
+        raise ConfigError(f"the share of images to hold out must be above 0 and below 1, got {fraction}")
+    permutation = generator(Stream.HOLD_OUT, seed, len(labels)).permutation(len(labels))
+    # The stable sort keeps the order of the permutation within each class.
+    grouped = permutation[np.argsort(labels[permutation], kind="stable")]
     held: list[Labels] = []
     start = 0
     for size in np.unique(labels, return_counts=True)[1].tolist():
@@ -135,6 +135,6 @@ def hold_out(labels: Labels, *, seed: int, fraction: float = HELD_OUT) -> tuple[
         start += size
     held_out = np.sort(np.concatenate(held)).astype(np.int64) if held else np.zeros(0, dtype=np.int64)
     if not len(held_out):
-        raise DataError(f"cannot hold pictures out of {len(labels)}: every class needs at least 2 training images")
+        raise DataError(f"cannot hold images out of {len(labels)}: every class needs at least 2 training images")
     kept = np.setdiff1d(np.arange(len(labels), dtype=np.int64), held_out, assume_unique=True)
     return kept, held_out

@@ -1,4 +1,4 @@
-"""`digits`: 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings along; nothing to download."""
+"""`digits`: 1,797 handwritten digits of 8 x 8 pixels that scikit-learn includes. No download is needed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from spos_quant.data.preprocessing import Preprocessing
 from spos_quant.data.split import ArraySplit, in_content_order
 from spos_quant.errors import DataError
 
-# Of the 1,438 pictures that are not in the test split.
+# Computed over the 1,438 images that are not in the test split.
 MEAN = (0.30524,)
 STD = (0.376025,)
 
-# The test split is the same for every run, so that runs of different seeds can be compared.
+# The test split is the same for every seed, so that runs of different seeds can be compared.
 _TEST_SEED = 0
 _TEST_SHARE = 0.2
 
@@ -26,25 +26,25 @@ def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
     """Loads the digits.
 
     Args:
-        root: None; they are in no folder.
+        root: Must be None; the data set is not in a folder.
         input: 1 x 8 x 8, which the caller checks.
         classes: 10, which the caller checks.
-        seed: Which training pictures are held out as search-val.
+        seed: Selects the training images that are held out as search-val.
 
     Returns:
-        About 1,150, 290 and 360 pictures, with crops shifted by up to a pixel and no flips: digits have a left side.
+        About 1,150, 290 and 360 images. Augmentation: crops with padding 1, no flips, because digits are not symmetric.
 
     Raises:
-        DataError: A root was given.
+        DataError: `root` was given.
     """
     del input, classes
     if root is not None:
         raise DataError(f"data set 'digits' is in no folder; write digits, not digits:{root}")
-    # Imported here: it takes a second and brings scipy.
+    # Imported here because it takes a second and imports scipy.
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # The values are 0 to 16.
+    # load_digits has values from 0 to 16.
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, :, :, None]
     everything = in_content_order(ArraySplit(images, bunch.target.astype(np.int64)))
     rest, test = hold_out(everything.labels, seed=_TEST_SEED, fraction=_TEST_SHARE)

@@ -1,4 +1,4 @@
-"""Data sets from a function of the user's own, named on the command line as `package.module:function`."""
+"""Data sets from a user's function, given on the command line as `package.module:function`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spos_quant.data.split import ArraySplit
 from spos_quant.errors import ConfigError, DataError, SposQuantError, near
 
 _KEYS = ("train", "test", "search-val", "classes", "mean", "std", "flip", "pad")
-_COUNTED_AT_ONCE = 1024
+_IMAGES_PER_CHUNK = 1024
 _EXPECTED = (
     "a DataSet, or a mapping with 'train' and 'test', each a pair of images (uint8 [N, height, width, channels] "
     "or [N, height, width]) and labels (whole numbers [N])"
@@ -29,7 +29,7 @@ _EXPECTED = (
 
 @contextmanager
 def working_folder_importable() -> Iterator[None]:
-    """Lets modules in the working folder be imported, as with `python -m`, after all installed ones."""
+    """Appends the working folder to the import path, so that installed modules take precedence."""
     here = str(Path.cwd())
     invalidate_caches()
     if here in sys.path or "" in sys.path:
@@ -50,14 +50,14 @@ def load_function(module: str, function: str, *, input: Shape, classes: int, see
         module: A module's dotted name; the working folder is searched last.
         function: The function's name in it; it is called without arguments.
         input: Channels, height and width that the network takes.
-        classes: The number of classes that the network tells apart.
-        seed: Which training pictures are held out where the function gives no `search-val`.
+        classes: The number of classes of the network.
+        seed: Selects the training images that are held out if the function returns no `search-val`.
 
     Returns:
-        The data set that the function returned, or one made of its mapping.
+        The data set that the function returned, or one made from its mapping.
 
     Raises:
-        DataError: The module or function is missing, it raised, or it returned something else than expected.
+        DataError: The module or function is missing, it raised, or it returned something unexpected.
     """
     where = f"data function {module}:{function}"
     with working_folder_importable():
@@ -77,7 +77,7 @@ def load_function(module: str, function: str, *, input: Shape, classes: int, see
 
 @contextmanager
 def blamed(what: str) -> Iterator[None]:
-    """Makes whatever the user's code raises, `SystemExit` too, a `DataError` that begins with `what`."""
+    """Converts exceptions of the user's code, including `SystemExit`, to a `DataError` that begins with `what`."""
     try:
         yield
     except (SposQuantError, KeyboardInterrupt):
@@ -85,7 +85,7 @@ def blamed(what: str) -> Iterator[None]:
     except BaseException as error:
         try:
             text = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - an error whose own text fails
+        except Exception:  # noqa: BLE001 - the exception's __str__ raises
             text = type(error).__name__
         raise DataError(f"{what} {text.removesuffix(': ')}; mend the function") from error
 
@@ -161,15 +161,15 @@ def _class_names(value: object, classes: int) -> tuple[str, ...]:
 
 def _preprocessing(values: Mapping[object, object], train: ArraySplit, input: Shape) -> Preprocessing:
     channels = input[0]
-    # By way of a count of the 256 values: copies of all pictures as floats would take many times their memory.
+    # Uses a histogram of the 256 values, because a float copy of all images would need many times their memory.
     counts = np.zeros((channels, 256), dtype=np.int64)
-    for start in range(0, len(train), _COUNTED_AT_ONCE):
-        part = train.images[start : start + _COUNTED_AT_ONCE]
+    for start in range(0, len(train), _IMAGES_PER_CHUNK):
+        part = train.images[start : start + _IMAGES_PER_CHUNK]
         counts += [np.bincount(part[..., channel].ravel(), minlength=256) for channel in range(channels)]
     levels = np.arange(256) / 255
     mean = counts @ levels / counts.sum(axis=1)
     std = np.sqrt(np.maximum(counts @ levels**2 / counts.sum(axis=1) - mean**2, 0))
-    # A channel of one value only would be divided by 0.
+    # A constant channel would be divided by 0.
     std[std < 1e-6] = 1
     return Preprocessing(
         size=input[1:],
@@ -199,7 +199,7 @@ def _pad(value: object) -> int:
 
 
 def _describe(value: object) -> str:
-    """What a message says of a value: an array's type and shape, a sequence's length, else the type."""
+    """Describes a value in messages: an array's type and shape, a sequence's length, else the type."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{type(value).__name__} {dtype} {list(shape)}"

@@ -1,4 +1,4 @@
-"""`imagefolder:ROOT`: picture files in one folder per class, below `train/` and, for testing, `test/` or `val/`."""
+"""`imagefolder:ROOT`: image files in one folder per class, in `train/` and, for the test split, `test/` or `val/`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from spos_quant.data.split import FileSplit, Split, in_content_order
 from spos_quant.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
-"""Files with other endings are left out; upper case counts as lower case."""
+"""Files with other suffixes are ignored; the comparison ignores case."""
 
-# Up to this height, pictures are taken to be thumbnails that show their object whole, as CIFAR's.
+# Up to this height, training uses padded crops as for CIFAR, because small images usually show the whole object.
 _SMALL = 64
-# From this height on, the centre is cut out as with ImageNet: 224 pixels out of 256.
-_CENTRE_CROPPED = 96
+# From this height on, evaluation uses a center crop as for ImageNet: 224 of 256 pixels.
+_MIN_CENTER_CROP = 96
 
 _STATISTICS = {
     1: ((0.5,), (0.5,)),
@@ -31,22 +31,22 @@ _STATISTICS = {
 
 @datasets.register("imagefolder")
 def load(root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
-    """Lists the files of a folder of pictures; they are decoded when asked for.
+    """Lists the image files of a folder. Images are decoded on demand.
 
-    Search-val is always held out of `train/`. The test split is `test/`, else `val/`, else a fifth of `train/`, held
-    out by the seed as well.
+    Search-val is always held out of `train/`. The test split is `test/`, else `val/`, else a fifth of `train/` that is
+    also held out by the seed.
 
     Args:
-        root: The folder that holds `train/`.
-        input: Channels (1 or 3), height and width that pictures are brought to.
+        root: The folder that contains `train/`.
+        input: Channels (1 or 3), height and width of the network's input.
         classes: The number of class folders.
-        seed: Which training pictures are held out.
+        seed: Selects the training images that are held out.
 
     Returns:
-        The data set; a class's number is its folder's place in sorted order.
+        The data set; class numbers follow the sorted folder names.
 
     Raises:
-        DataError: A folder is missing or empty, or the class folders are not those expected.
+        DataError: A folder is missing or empty, or the class folders are not as expected.
     """
     if root is None:
         raise DataError("data set 'imagefolder' needs its folder: imagefolder:ROOT, where ROOT/train has class folders")
@@ -87,7 +87,7 @@ def _settings(input: Shape) -> tuple[Preprocessing, Augmentation]:
     if channels not in _STATISTICS:
         raise DataError(f"data set 'imagefolder' gives 1 or 3 channels, but the search space takes {channels}")
     mean, std = _STATISTICS[channels]
-    resize = round(max(height, width) * 256 / 224) if height >= _CENTRE_CROPPED else None
+    resize = round(max(height, width) * 256 / 224) if height >= _MIN_CENTER_CROP else None
     preprocessing = Preprocessing(size=(height, width), channels=channels, mean=mean, std=std, resize=resize)
     if height <= _SMALL:
         pad = min(height // 8, width - 1)
@@ -114,18 +114,18 @@ def _split(folder: Path, names: tuple[str, ...], preprocessing: Preprocessing) -
     paths: list[str] = []
     labels: list[Labels] = []
     for number, name in enumerate(names):
-        files = _picture_files(folder / name)
+        files = _image_files(folder / name)
         if not files:
             raise DataError(
-                f"data set 'imagefolder': class folder {folder / name} has no pictures (files {' '.join(SUFFIXES)})"
+                f"data set 'imagefolder': class folder {folder / name} has no images (files {' '.join(SUFFIXES)})"
             )
         paths += files
         labels.append(np.full(len(files), number, dtype=np.int64))
     return FileSplit(tuple(paths), np.concatenate(labels), preprocessing)
 
 
-def _picture_files(folder: Path) -> list[str]:
-    """The picture files below a class folder, at any depth, sorted; names that start with a dot are left out."""
+def _image_files(folder: Path) -> list[str]:
+    """The sorted image files in a class folder, at any depth. Names that start with a dot are ignored."""
     found = []
     for where, inner, files in os.walk(folder):
         inner[:] = [name for name in inner if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Reading picture files: whatever PIL decodes, as 8 bits per value in one or three channels."""
+"""Reads image files of all formats that PIL decodes, as 8-bit images of one or three channels."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from PIL import Image
 from spos_quant.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
-"""PIL's name of the 8-bit mode with so many channels."""
+"""PIL's 8-bit mode by number of channels."""
 
-# What PIL's decoders are known to raise on damaged files, beside OSError.
+# Exceptions that PIL's decoders are known to raise on damaged files.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Converts a picture to 8-bit grey or RGB; an alpha channel is dropped.
+    """Converts an image to 8-bit grey or RGB; an alpha channel is dropped.
 
     Args:
-        image: A picture of any mode but floating point.
-        channels: 1 for grey (mode L), 3 for colour (mode RGB).
+        image: An image of any mode but floating point.
+        channels: 1 for grey (mode L), 3 for RGB.
 
     Returns:
-        The picture, of the same width and height.
+        The image, of the same width and height.
 
     Raises:
-        DataError: The values are floating-point numbers or integers past 16 bits, whose black and white nobody knows.
+        DataError: The values are floating-point numbers or exceed 16 bits; their black and white levels are unknown.
     """
     if image.mode == "F":
         raise DataError("its pixels are floating-point numbers; save it with 8 bits per channel")
     if image.mode.startswith("I"):
-        # PIL's own conversion clips 16-bit values at 255 in some versions, which turns the picture white.
+        # Some versions of PIL clip 16-bit values at 255 when converting, which turns the image white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DataError("its pixels have more than 16 bits; save it with 8 bits per channel")
@@ -45,14 +45,14 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 def read_image(path: str | os.PathLike[str], channels: int) -> Image.Image:
-    """Decodes a picture file (of an animation, the first frame) as it is stored, without turning it by EXIF.
+    """Decodes an image file as stored, without EXIF rotation. Of an animation, it decodes the first frame.
 
     Args:
         path: The file.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
-        The picture in mode L or RGB, loaded, its file closed.
+        The image in mode L or RGB, loaded into memory.
 
     Raises:
         DataError: The file is missing or PIL cannot decode it; the message names the file.

@@ -1,4 +1,4 @@
-"""From what a person typed to a checked `DataSet`."""
+"""Loads a data set by its name and checks it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from spos_quant.registry import Registry
 
 
 class DatasetLoader(Protocol):
-    """Makes a registered data set."""
+    """Loads a registered data set."""
 
     def __call__(self, root: str | None, *, input: Shape, classes: int, seed: int) -> DataSet:
         """Loads the data set.
 
         Args:
-            root: What follows the `:` after the name; None where nothing does.
+            root: The text after `NAME:`; None if there is none.
             input: Channels, height and width that the network takes.
-            classes: The number of classes that the network tells apart.
-            seed: Which training pictures are held out as search-val.
+            classes: The number of classes of the network.
+            seed: Selects the training images that are held out as search-val.
 
         Returns:
-            The data set, of that input and so many classes.
+            The data set, with this input shape and number of classes.
 
         Raises:
-            DataError: It is missing, damaged or of another input or number of classes.
+            DataError: It is missing or damaged, or has another input shape or number of classes.
         """
         ...
 
@@ -41,21 +41,21 @@ _BUILT_IN = ("digits", "cifar10", "imagefolder", "fake")
 datasets: Registry[DatasetLoader] = Registry(
     "data set", builtin_modules=tuple(f"spos_quant.data.{name}" for name in _BUILT_IN)
 )
-"""Data sets by name; a package adds its own with `@datasets.register("name")`."""
+"""Data sets by name; a plug-in adds its own with `@datasets.register("name")`."""
 
 
 def load_data(text: str, *, input: Shape, classes: int, seed: int) -> DataSet:
-    """Loads and checks the data set that a person named.
+    """Loads and checks a data set.
 
     Args:
-        text: A registered name, with `:ROOT` after it where the data set is in a folder (`digits`, `cifar10[:ROOT]`,
-            `imagefolder:ROOT`, `fake`), or `package.module:function` to call; a registered name before `:` wins.
+        text: A registered name, followed by `:ROOT` if the data set is in a folder (`digits`, `cifar10[:ROOT]`,
+            `imagefolder:ROOT`, `fake`), or `package.module:function`. A registered name before `:` takes precedence.
         input: Channels, height and width that the network takes.
-        classes: The number of classes that the network tells apart.
-        seed: Which training pictures are held out as search-val, from 0.
+        classes: The number of classes of the network.
+        seed: Selects the training images that are held out as search-val, from 0.
 
     Returns:
-        The data set: pictures of shape `input`, labels from 0 to `classes` - 1, no empty split.
+        The data set: images of shape `input`, labels from 0 to `classes` - 1, no empty split.
 
     Raises:
         ConfigError: The name is unknown or the seed negative.
@@ -72,10 +72,10 @@ def load_data(text: str, *, input: Shape, classes: int, seed: int) -> DataSet:
             _check(loaded, text, input, classes)
         return loaded
     elif ":" in text:
-        # Not left to the registry: what looks like code gets told how code is named.
+        # The registry's message would not explain how to give a function.
         raise ConfigError(
             f"unknown data set {text!r}{near(name, datasets)}; "
-            "a function of yours is named as package.module:function, importable from here"
+            "give your own function as package.module:function, importable from here"
         )
     else:
         loaded = datasets[name](None, input=input, classes=classes, seed=seed)
@@ -84,13 +84,13 @@ def load_data(text: str, *, input: Shape, classes: int, seed: int) -> DataSet:
 
 
 def check_no_code(text: str) -> None:
-    """Refuses a data set that is a function, where the text comes from a file: files may not name code to run.
+    """Refuses functions as data sets in files, because a file must not name code to run.
 
     Args:
-        text: What a search space's YAML gives as its data set.
+        text: The data set of a search space's YAML file.
 
     Raises:
-        ConfigError: The text has a `:` and no registered name before it.
+        ConfigError: The text has a `:` without a registered name before it.
     """
     name, colon, _ = text.partition(":")
     if colon and name not in datasets:
@@ -106,7 +106,7 @@ def _names_function(module: str, function: str) -> bool:
         return False
     if len(parts) > 1:
         return True
-    # One plain word is more often a mistyped data set than a module, so the module has to be there.
+    # A name without dots is more often a mistyped data set than a module, so the module must exist.
     with working_folder_importable():
         try:
             return find_spec(module) is not None
@@ -115,7 +115,7 @@ def _names_function(module: str, function: str) -> bool:
 
 
 def _check(data: DataSet, text: str, input: Shape, classes: int) -> None:
-    """Holds every loader, ours or not, to what was asked of it."""
+    """Checks the result of every loader, built-in or not, against input shape and classes."""
     if not isinstance(data, DataSet):
         raise DataError(f"data set {text!r}: its loader must return a DataSet, got {type(data).__name__}")
     if len(data.classes) != classes:

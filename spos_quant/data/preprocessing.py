@@ -1,4 +1,4 @@
-"""How a picture becomes the input of a network: the part of a model that is not in its weights."""
+"""Preprocessing: resizes, crops and normalizes an image to a network's input."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from spos_quant.data.arrays import Floats, Pixels, Shape
 from spos_quant.data.images import MODES, read_image, to_mode
 from spos_quant.errors import DataError, near
 
-# Per side; a file that asks for more would take all memory.
-_MOST_PIXELS = 4096
+# Limit in pixels; a larger size in an untrusted file would exhaust the memory.
+_MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Size and scale of the pictures that a network takes; it travels inside ONNX files as JSON.
+    """Size and normalization of a network's input images. ONNX files store it as JSON.
 
     Attributes:
         size: Height and width in pixels.
         channels: 1 (grey) or 3 (RGB).
-        mean: Mean of each channel over the training pictures, of pixel values scaled to [0, 1].
+        mean: Mean of each channel over the training images, of pixel values scaled to [0, 1].
         std: Standard deviation of each channel, on the same scale.
-        resize: Length in pixels that a picture's shorter side gets before the centre of `size` is cut out. Where it is
-            None, a picture of another size is stretched to `size`.
+        resize: Length in pixels to which an image's shorter side is resized before a center crop of `size`. If None,
+            an image of another size is resized to `size`, without preserving its aspect ratio.
 
     Raises:
-        DataError: A size is not positive, `channels` is neither 1 nor 3, `mean` and `std` are not of one finite number
-            (`std` above 0) per channel, or `resize` is smaller than `size`.
+        DataError: A size is not positive or too large, `channels` is neither 1 nor 3, `mean` or `std` is not one finite
+            number (`std` above 0) per channel, or `resize` is smaller than `size` or too large.
     """
 
     size: tuple[int, int]
@@ -42,8 +42,8 @@ class Preprocessing:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1 or max(self.size) > _MOST_PIXELS:
-            expected = f"a height and a width of 1 to {_MOST_PIXELS}"
+        if min(self.size) < 1 or max(self.size) > _MAX_SIDE:
+            expected = f"a height and a width of 1 to {_MAX_SIDE}"
             raise DataError(f"preprocessing: size must be {expected}, got {list(self.size)}")
         if self.channels not in MODES:
             raise DataError(f"preprocessing: channels must be 1 (grey) or 3 (RGB), got {self.channels}")
@@ -53,38 +53,38 @@ class Preprocessing:
                 raise DataError(f"preprocessing: {name} must be {expected}, got {list(values)}")
         if min(self.std) <= 0:
             raise DataError(f"preprocessing: std must be above 0, got {list(self.std)}")
-        if self.resize is not None and self.resize > 2 * _MOST_PIXELS:
-            raise DataError(f"preprocessing: resize must be at most {2 * _MOST_PIXELS}, got {self.resize}")
+        if self.resize is not None and self.resize > 2 * _MAX_SIDE:
+            raise DataError(f"preprocessing: resize must be at most {2 * _MAX_SIDE}, got {self.resize}")
         if self.resize is not None and self.resize < max(self.size):
             raise DataError(f"preprocessing: resize {self.resize} is smaller than the crop {list(self.size)}")
 
     @property
     def input(self) -> Shape:
-        """Channels, height and width of one picture as the network takes it."""
+        """Channels, height and width of one input image."""
         return (self.channels, *self.size)
 
     def from_pil(self, image: Image.Image) -> Pixels:
-        """Brings a picture to the network's size, the way validation, test and deployment do.
+        """Brings an image to the network's input size, as in validation, test and deployment.
 
         Args:
-            image: A picture of any size and of any mode but floating point.
+            image: An image of any size and of any mode but floating point.
 
         Returns:
             uint8 [H, W, C], values 0 to 255.
 
         Raises:
-            DataError: The picture's mode does not fit in 8 bits.
+            DataError: The image's mode does not fit in 8 bits.
         """
-        picture = to_mode(image, self.channels)
+        image = to_mode(image, self.channels)
         height, width = self.size
         if self.resize is not None:
-            picture = _centre(_shorter_side(picture, self.resize), height, width)
-        elif picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return np.array(picture, dtype=np.uint8).reshape(height, width, self.channels)
+            image = _centre(_shorter_side(image, self.resize), height, width)
+        elif image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.array(image, dtype=np.uint8).reshape(height, width, self.channels)
 
     def normalise(self, pixels: Pixels) -> Floats:
-        """Scales pixels to mean 0 and deviation 1 over the training pictures: `(pixels / 255 - mean) / std`.
+        """Normalizes pixels to mean 0 and standard deviation 1 over the training images: `(pixels / 255 - mean) / std`.
 
         Args:
             pixels: uint8 [..., H, W, C], values 0 to 255.
@@ -93,7 +93,7 @@ class Preprocessing:
             float32 [..., C, H, W], contiguous.
 
         Raises:
-            DataError: The array is not uint8 or its last axis is not `channels` long.
+            DataError: The array is not uint8, or the length of its last axis is not `channels`.
         """
         if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != self.channels:
             raise DataError(
@@ -110,7 +110,7 @@ class Preprocessing:
         return out
 
     def to_dict(self) -> dict[str, object]:
-        """The settings as JSON holds them: `from_dict` reads them back."""
+        """The settings as a JSON-compatible mapping, the inverse of `from_dict`."""
         return {
             "size": list(self.size),
             "channels": self.channels,
@@ -121,7 +121,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: object) -> Preprocessing:
-        """Reads what `to_dict` wrote.
+        """Parses the mapping that `to_dict` returns.
 
         Args:
             values: A mapping with exactly the keys `size`, `channels`, `mean`, `std` and `resize`.
@@ -130,7 +130,7 @@ class Preprocessing:
             The settings.
 
         Raises:
-            DataError: A key is unknown or missing, or a value is of another type or out of range.
+            DataError: A key is unknown or missing, or a value has another type or is out of range.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(values, Mapping):
@@ -153,14 +153,14 @@ class Preprocessing:
 
 
 def preprocess_files(paths: Iterable[str | os.PathLike[str]], preprocessing: Preprocessing) -> Floats:
-    """Reads picture files as a network takes them.
+    """Reads image files as input of a network.
 
     Args:
-        paths: n picture files.
-        preprocessing: The network's own.
+        paths: n image files.
+        preprocessing: The preprocessing of the network.
 
     Returns:
-        float32 [n, C, H, W], normalised.
+        float32 [n, C, H, W], normalized.
 
     Raises:
         DataError: A file is missing or cannot be decoded; the message names it.
@@ -172,17 +172,17 @@ def preprocess_files(paths: Iterable[str | os.PathLike[str]], preprocessing: Pre
     return preprocessing.normalise(np.stack(pixels))
 
 
-def _shorter_side(picture: Image.Image, length: int) -> Image.Image:
-    width, height = picture.size
+def _shorter_side(image: Image.Image, length: int) -> Image.Image:
+    width, height = image.size
     shorter = min(width, height)
     size = (length * width // shorter, length * height // shorter)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BILINEAR)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def _centre(picture: Image.Image, height: int, width: int) -> Image.Image:
-    left = round((picture.width - width) / 2)
-    top = round((picture.height - height) / 2)
-    return picture.crop((left, top, left + width, top + height))
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _sequence(value: object, name: str) -> list[object]:
@@ -192,7 +192,7 @@ def _sequence(value: object, name: str) -> list[object]:
 
 
 def _whole(value: object, name: str) -> int:
-    # bool is an int to Python, but `"channels": true` is a mistake.
+    # bool is a subclass of int, but `"channels": true` is a mistake.
     if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(f"preprocessing: {name} must be a whole number, got {value!r}")
     return value

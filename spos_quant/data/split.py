@@ -1,4 +1,4 @@
-"""One part of a data set: labels and pictures by index, held in memory or read from files when asked for."""
+"""Splits of a data set: labels and images by index, in memory or read from files on demand."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ Keys = npt.NDArray[np.uint64]
 S = TypeVar("S", "ArraySplit", "FileSplit")
 
 KEPT_BYTES = 1 << 29
-"""A split of files whose pictures take no more than this, at the network's size, is read once."""
+"""A `FileSplit` caches its images if all of them, at input size, take at most this many bytes."""
 
 
 @runtime_checkable
 class Split(Protocol):
-    """Labelled pictures, numbered from 0."""
+    """Labelled images, indexed from 0."""
 
     @property
     def labels(self) -> Labels:
-        """int64 [N]: the class number of each picture."""
+        """int64 [N]: the class number of each image."""
         ...
 
     def __len__(self) -> int:
-        """The number of pictures N."""
+        """The number of images N."""
         ...
 
     def image(self, index: int) -> Pixels:
-        """The picture at the network's size as validation and test take it: uint8 [H, W, C]."""
+        """The image at the network's input size, without augmentation: uint8 [H, W, C]."""
         ...
 
     def raw(self, index: int) -> Pixels:
-        """The full picture, from which an augmentation cuts: uint8 [any, any, C]."""
+        """The full-size image, which an augmentation crops: uint8 [any, any, C]."""
         ...
 
     def subset(self, indices: Sequence[int] | Labels) -> Split:
-        """The pictures at `indices`, in that order."""
+        """The images at `indices`, in that order."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySplit:
-    """Pictures in memory, of the network's size already.
+    """Images in memory, at the network's input size.
 
     Attributes:
         images: uint8 [N, H, W, C], values 0 to 255.
         labels: int64 [N].
 
     Raises:
-        DataError: An array is of another type or rank, or the two are not of one length.
+        DataError: An array has another dtype or rank, or the lengths differ.
     """
 
     images: Pixels
@@ -77,45 +77,45 @@ class ArraySplit:
 
     @cached_property
     def content_keys(self) -> Keys:
-        """uint64 [N]: a checksum of each picture's label and pixels."""
+        """uint64 [N]: a checksum of each image's label and pixels."""
         return _keys(_checksum(label, image.tobytes()) for label, image in zip(self.labels, self.images, strict=True))
 
     def image(self, index: int) -> Pixels:
-        """The picture: a view of uint8 [H, W, C]."""
-        picture: Pixels = self.images[index]
-        return picture
+        """The image, as a view: uint8 [H, W, C]."""
+        image: Pixels = self.images[index]
+        return image
 
     def raw(self, index: int) -> Pixels:
-        """The same as `image`: there is no larger picture behind it."""
+        """The same as `image`; there is no larger original."""
         return self.image(index)
 
     def subset(self, indices: Sequence[int] | Labels) -> ArraySplit:
-        """A copy of the pictures at `indices`, in that order."""
+        """A copy of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return _with_keys_of(self, chosen, ArraySplit(self.images[chosen], self.labels[chosen]))
 
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """Pictures in files, decoded when asked for; at the network's size they stay in memory where all of them may.
+    """Images in files, decoded on demand. Images at input size are cached if all of them fit in `KEPT_BYTES`.
 
     Attributes:
         paths: N files.
         labels: int64 [N].
-        preprocessing: Brings a picture to the network's size; its `channels` decide between grey and RGB.
+        preprocessing: Brings an image to the network's input size; its `channels` decide between grey and RGB.
 
     Raises:
-        DataError: `labels` is of another type, rank or length; from `image` and `raw`, a file that cannot be read.
+        DataError: `labels` has another dtype, rank or length. `image` and `raw` raise it if a file cannot be read.
     """
 
     paths: tuple[str, ...]
     labels: Labels
     preprocessing: Preprocessing
-    _kept: dict[int, Pixels] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[int, Pixels] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pictures: where it travels to, the files are."""
-        return {**self.__dict__, "_kept": {}}
+        """Excludes the cached images from copies and pickles; they are read from the files again."""
+        return {**self.__dict__, "_cache": {}}
 
     def __post_init__(self) -> None:
         _check_labels(self.labels, len(self.paths))
@@ -125,9 +125,9 @@ class FileSplit:
 
     @cached_property
     def content_keys(self) -> Keys:
-        """uint64 [N]: a checksum of each file's label and size, and of its bytes where these two are not unique.
+        """uint64 [N]: a checksum of each file's label and size, and of its bytes if label and size are not unique.
 
-        So of a million photographs, whose sizes differ, few are read.
+        Most files therefore need not be read.
 
         Raises:
             DataError: A file cannot be read; the message names it.
@@ -141,25 +141,25 @@ class FileSplit:
                 content = Path(path).read_bytes() if counts[key] > 1 else b""
                 found.append(_checksum(key[0], str(key[1]).encode(), content))
         except OSError as error:
-            raise DataError(f"cannot read the picture {error.filename}: {error.strerror}") from None
+            raise DataError(f"cannot read the image {error.filename}: {error.strerror}") from None
         return _keys(found)
 
     def image(self, index: int) -> Pixels:
-        """Reads the picture at the network's size: uint8 [H, W, C].
+        """Reads the image at the network's input size: uint8 [H, W, C].
 
         Raises:
             DataError: The file cannot be read; the message names it.
         """
-        picture = self._kept.get(index)
-        if picture is None:
-            picture = self.preprocessing.from_pil(read_image(self.paths[index], self.preprocessing.channels))
-            if len(self) * picture.size <= KEPT_BYTES:
-                picture.flags.writeable = False
-                self._kept[index] = picture
-        return picture
+        image = self._cache.get(index)
+        if image is None:
+            image = self.preprocessing.from_pil(read_image(self.paths[index], self.preprocessing.channels))
+            if len(self) * image.size <= KEPT_BYTES:
+                image.flags.writeable = False
+                self._cache[index] = image
+        return image
 
     def raw(self, index: int) -> Pixels:
-        """Reads the full picture: uint8 [any, any, C].
+        """Reads the full-size image: uint8 [any, any, C].
 
         Raises:
             DataError: The file cannot be read; the message names it.
@@ -169,27 +169,27 @@ class FileSplit:
         return pixels.reshape(*pixels.shape[:2], channels)
 
     def subset(self, indices: Sequence[int] | Labels) -> FileSplit:
-        """The files at `indices`, in that order; none is read."""
+        """The files at `indices`, in that order, without reading them."""
         chosen = np.asarray(indices, dtype=np.int64)
         paths = tuple(self.paths[index] for index in chosen)
         return _with_keys_of(self, chosen, FileSplit(paths, self.labels[chosen], self.preprocessing))
 
 
 def in_content_order(split: Split) -> Split:
-    """The same pictures in an order that follows from their labels and contents alone, whatever order they came in.
+    """Sorts images by a checksum of label and content, so that their order does not depend on the original order.
 
-    The order is that of checksums, so it tells nothing of classes: the first n pictures are of all of them. Of equal
-    pictures with equal labels either may come first. A split of another kind than `ArraySplit` and `FileSplit` stays as
-    it is: only its maker knows how to tell its pictures apart without drawing all of them.
+    Checksum order is unrelated to class order, so the first n images mix all classes. Equal images with equal labels
+    may be in any order. Splits other than `ArraySplit` and `FileSplit` are returned unchanged, because checksums of
+    their contents would require loading all their images.
 
     Args:
-        split: Pictures in any order.
+        split: Images in any order.
 
     Returns:
-        The pictures in content order; the split itself where they are in it already.
+        The images in content order; `split` itself if it is already sorted.
 
     Raises:
-        DataError: A picture's file cannot be read.
+        DataError: An image's file cannot be read.
     """
     if not isinstance(split, ArraySplit | FileSplit):
         return split
@@ -210,7 +210,7 @@ def _keys(checksums: Iterable[bytes]) -> Keys:
 
 
 def _with_keys_of(whole: ArraySplit | FileSplit, chosen: Labels, part: S) -> S:
-    """Hands down what is known of the contents, so that no picture is read for it twice."""
+    """Copies known checksums from a split to its subset, so that files are not read again."""
     if "content_keys" in whole.__dict__:
         part.__dict__["content_keys"] = whole.content_keys[chosen]
     return part

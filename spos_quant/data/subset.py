@@ -1,4 +1,4 @@
-"""Some of a split's images: every class in its share, drawn by the seed."""
+"""Stratified random subsets of a split."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from spos_quant.data.arrays import Labels
 from spos_quant.streams import Stream, generator
 
 RULE = "stratified/1"
-"""Names how `stratified` draws; whatever was computed from a subset keeps it, and another rule is another result."""
+"""Version of the sampling method of `stratified`. Results computed on a subset store it to detect a changed method."""
 
 
 def stratified(labels: Labels, n: int, seed: int) -> Labels:
-    """`n` images in which every class has its share, to within one image.
+    """Draws `n` images with the class proportions of the split, to within one image per class.
 
-    The shares are whole numbers by largest remainders; which images of a class, and in which order all of them come,
-    follows from one permutation. It depends on the seed and the number of images only, so the classes' numbers and
-    their order in the file do not matter where the images have an order of their own (`data.split.in_content_order`).
+    The number of images per class follows the largest remainder method. One random permutation decides which images of
+    a class are drawn and in which order. It depends only on the seed and the number of images. The subset is therefore
+    independent of class numbers and file order, if the split is in content order (`data.split.in_content_order`).
 
     Args:
         labels: int64 [N], the classes of all images.
-        n: How many to take; all N where there are no more.
-        seed: Which ones, from 0.
+        n: Number of images to draw; all N are drawn if `n` is larger.
+        seed: Seed of the permutation, from 0.
 
     Returns:
-        int64 [min(n, N)], different indices in random order.
+        int64 [min(n, N)], distinct indices in random order.
     """
     total = len(labels)
-    turn = generator(Stream.SUBSET, seed, total).permutation(total)
+    permutation = generator(Stream.SUBSET, seed, total).permutation(total)
     if n >= total:
-        return turn.astype(np.int64, copy=False)
-    grouped = np.argsort(labels[turn], kind="stable")  # places in the permutation, class by class
-    _, starts, sizes = np.unique(labels[turn][grouped], return_index=True, return_counts=True)
+        return permutation.astype(np.int64, copy=False)
+    grouped = np.argsort(labels[permutation], kind="stable")  # positions in the permutation, grouped by class
+    _, starts, sizes = np.unique(labels[permutation][grouped], return_index=True, return_counts=True)
     quotas, remainders = np.divmod(sizes.astype(np.int64) * n, total)
-    # Of equal remainders, the class that comes first in the permutation gets the image.
+    # Ties are broken by the order of first appearance in the permutation.
     ranked = np.lexsort((grouped[starts], -remainders))
     quotas[ranked[: n - int(quotas.sum())]] += 1
     within = np.arange(total) - np.repeat(starts, sizes)
     taken = grouped[within < np.repeat(quotas, sizes)]
-    return turn[np.sort(taken)].astype(np.int64, copy=False)
+    return permutation[np.sort(taken)].astype(np.int64, copy=False)

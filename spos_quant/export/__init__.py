@@ -1,1 +1,1 @@
-"""Writers of deployable files, each with a check that the file answers as the model does. One format, one entry."""
+"""Exporters of deployable files. Every export checks that the file gives the outputs of the model."""

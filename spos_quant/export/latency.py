@@ -1,4 +1,4 @@
-"""How long exported files, and single layers, take in onnxruntime, side by side."""
+"""Measures the latency of exported files and of single layers in onnxruntime."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WARM_UP = 3
 def latencies(paths: Sequence[Path], shape: Sequence[int], *, threads: int = 1, rounds: int = ROUNDS) -> list[float]:
     """Median milliseconds of one call per file.
 
-    Every round calls each file once, so that whatever else the machine does falls on all of them alike.
+    Every round calls each file once, so that other load on the machine affects all files equally.
 
     Args:
         paths: The files.
-        shape: Of what a call takes: `[n, C, H, W]`.
-        threads: CPU threads of a call.
-        rounds: Calls of each file that are timed.
+        shape: Shape of the input, `[n, C, H, W]`.
+        threads: CPU threads per call.
+        rounds: Timed calls per file.
 
     Raises:
         ExportError: onnxruntime cannot load or run a file.
@@ -41,21 +41,21 @@ def latencies(paths: Sequence[Path], shape: Sequence[int], *, threads: int = 1, 
 
 
 def layer_latencies(layers: Sequence[LayerCall], *, threads: int = 1, rounds: int = ROUNDS) -> list[int]:
-    """Median nanoseconds of one image per layer, less what onnxruntime takes to run nothing.
+    """Median nanoseconds per layer for one image, minus the call overhead of onnxruntime.
 
     Args:
-        layers: What to time.
-        threads: CPU threads of a call.
-        rounds: Calls of each layer that are timed; each round calls every layer once.
+        layers: The layers to time.
+        threads: CPU threads per call.
+        rounds: Timed calls per layer; each round calls every layer once.
 
     Raises:
-        ExportError: a layer that has no integer form.
+        ExportError: a layer has no integer form.
     """
-    calls = [_call(_NOTHING, np.zeros((1, 1), np.float32), threads)]
+    calls = [_call(_IDENTITY, np.zeros((1, 1), np.float32), threads)]
     for layer in layers:
         calls.append(_call(*layer_file(layer.geometry, layer.weight_bits, layer.act_bits), threads))
-    nothing, *seconds = median_seconds(calls, rounds)
-    return [max(1, round(1e9 * (one - nothing))) for one in seconds]
+    overhead, *seconds = median_seconds(calls, rounds)
+    return [max(1, round(1e9 * (one - overhead))) for one in seconds]
 
 
 def _call(file: bytes, x: Array, threads: int) -> Callable[[], Any]:
@@ -63,7 +63,7 @@ def _call(file: bytes, x: Array, threads: int) -> Callable[[], Any]:
     return partial(session.run, None, {session.get_inputs()[0].name: x})
 
 
-_NOTHING = helper.make_model(
+_IDENTITY = helper.make_model(
     helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
         "nothing",
@@ -76,7 +76,7 @@ _NOTHING = helper.make_model(
 
 
 def median_seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of each call; every round calls each once, after a few calls to warm up."""
+    """Median seconds of each call, after warm-up calls; every round calls each once."""
     for call in calls:
         for _ in range(_WARM_UP):
             call()

@@ -1,7 +1,7 @@
-"""One layer as an ONNX file: what `spos-quant latency` times.
+"""ONNX files of single layers, which `spos-quant latency` times.
 
-A quantized layer is the QLinearConv or QGemm, with the Clips, that `onnx-int8` writes for it, between two tensors of
-codes; a float one a Conv or Gemm between real numbers. Weights are random, since no kernel's time depends on them.
+The file of a quantized layer holds the QLinearConv or QGemm with Clips that `onnx-int8` writes, from input codes to
+output codes. The file of a float layer holds a Conv or Gemm. Weights are random: no kernel's time depends on them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from spos_quant.export.integer.onnx_writer import write_onnx_int8
 from spos_quant.space.shapes import Geometry
 from spos_quant.space.spec import Bits
 
-_STEP = 0.05
-"""Of activations; no time depends on it."""
+_SCALE = 0.05
+"""Scale of activations; it does not affect the latency."""
 
 
 def layer_file(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[bytes, Array]:
-    """An ONNX file that runs one layer, and an input for it of one image.
+    """An ONNX file that runs one layer, and an input for one image.
 
     Args:
-        geometry: The layer.
+        geometry: Kind and shapes of the layer.
         weight_bits: 1 to 8, or None for float.
-        act_bits: Of its input; None for float.
+        act_bits: Bits of the layer's input; None for float.
 
     Raises:
-        ExportError: a kind of layer that has no integer form, or only one float operand.
+        ExportError: this kind of layer has no integer form, or only one of its operands is float.
     """
     if geometry.kind not in ("Conv2d", "Linear"):
         raise ExportError(f"a {geometry.kind} has no integer form: give a latency table of your own")
@@ -51,16 +51,16 @@ def layer_file(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[b
         model = onnx.load(path)
     if weight_bits is not None:
         rng = np.random.default_rng(0)
-        return _alone(model), rng.integers(0, 2 ** (act_bits or 8), images.shape).astype(np.uint8)
-    made: bytes = model.SerializeToString()
-    return made, images
+        return _integer_part(model), rng.integers(0, 2 ** (act_bits or 8), images.shape).astype(np.uint8)
+    serialized: bytes = model.SerializeToString()
+    return serialized, images
 
 
 def _graph(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[IntegerGraph, Array]:
     rng = np.random.default_rng(0)
     window, shape = _window(geometry), geometry.input
     images = rng.standard_normal((1, *shape)).astype(np.float32)
-    if window is None:  # every position of a linear layer is a row
+    if window is None:  # flatten all positions of a linear layer's input into rows
         shape = shape[-1:]
         images = images.reshape(-1, *shape)
     weight = rng.standard_normal(geometry.weight)
@@ -76,20 +76,20 @@ def _graph(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[Integ
             groups=geometry.groups,
         )
         return IntegerGraph("x", shape, "y", (layer,)), images
-    most = max(1, 2 ** (weight_bits - 1) - 1)
+    qmax = max(1, 2 ** (weight_bits - 1) - 1)
     attributes: dict[str, Any] = {
         "bits": weight_bits,
         "odd": weight_bits == 1,
-        "weight": np.where(weight < 0, -1, 1) if weight_bits == 1 else np.clip(np.rint(weight * most / 2), -most, most),
-        "scale": np.full(len(weight), 1 / most),
+        "weight": np.where(weight < 0, -1, 1) if weight_bits == 1 else np.clip(np.rint(weight * qmax / 2), -qmax, qmax),
+        "scale": np.full(len(weight), 1 / qmax),
         "bias": bias,
         "window": window,
         "groups": geometry.groups,
     }
-    codes = QuantParams(_STEP, 0, 0, 2**act_bits - 1)
-    # What it gives is taken to have the bits of what it reads, as where neighbours have equal bits.
+    codes = QuantParams(_SCALE, 0, 0, 2**act_bits - 1)
+    # The output gets the bits of the input, as if the next layer had the same bits.
     fan_in = prod(geometry.weight[1:])
-    output = QuantParams(float(np.float32(_STEP * 2**act_bits * max(1.0, fan_in**0.5) / codes.qmax)), 0, 0, codes.qmax)
+    output = QuantParams(float(np.float32(_SCALE * 2**act_bits * max(1.0, fan_in**0.5) / codes.qmax)), 0, 0, codes.qmax)
     layer = integer_layer(
         Step("layer", "layer", ["codes"], "y", attributes),
         codes,
@@ -100,7 +100,7 @@ def _graph(geometry: Geometry, weight_bits: Bits, act_bits: Bits) -> tuple[Integ
 
 
 def _window(geometry: Geometry) -> Window | None:
-    """How the kernel moves; None for a linear layer."""
+    """Kernel, stride, padding and dilation; None for a linear layer."""
     if geometry.kind == "Linear":
         return None
 
@@ -116,12 +116,12 @@ def _window(geometry: Geometry) -> Window | None:
     )
 
 
-def _alone(model: Any) -> bytes:
-    """The part of a file from the codes that its layer reads to those that it gives."""
+def _integer_part(model: Any) -> bytes:
+    """The subgraph from the input codes of the layer to its output codes."""
     nodes = {node.op_type: node for node in model.graph.node}
     ends = (nodes.get("QLinearConv") or nodes["QGemm"]).input[0], nodes["DequantizeLinear"].input[0]
     for name in ends:
         model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
     part = onnx.utils.Extractor(model).extract_model([ends[0]], [ends[1]])
-    kept: bytes = part.SerializeToString()
-    return kept
+    serialized: bytes = part.SerializeToString()
+    return serialized

@@ -1,4 +1,4 @@
-"""ONNX files: what they say of themselves, and what they cost when measured from the graph alone. No torch."""
+"""Finishes ONNX files, reads their metadata, and measures their cost from the graph alone. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from spos_quant.space.shapes import LayerShape
 
 METADATA_KEY = "spos_quant"
 LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
-"""Operators with a weight, and the kind of layer that they are."""
+"""Operators with a weight -> kind of layer."""
 _INTEGER_LAYERS = {"QLinearConv": "Conv2d", "QGemm": "Linear"}
 _INTEGER_MOVES = ("MaxPool", "Concat", "Slice", "Pad", "Reshape", "Transpose", "Flatten", "Identity")
-"""Operators that `onnx-int8` moves codes by."""
+"""Operators of `onnx-int8` that move codes and leave their values unchanged."""
 OWN_NORM = "BatchNormalization"
-"""The scope of a convolution of `onnx-int8` that is a BatchNorm behind no layer."""
+"""Scope of a convolution in `onnx-int8` that implements a BatchNorm that no layer could absorb."""
 DOMAIN, UNPACK = "spos_quant", "UnpackBits"
-"""The function of `onnx-packed` that makes integers of bit planes."""
+"""The function in `onnx-packed` files that unpacks bit planes into integers."""
 QONNX_DOMAIN = "qonnx.custom_op.general"
 _ODD = {-3, -1, 1, 3}
-"""Stored weights without a clip and a zero: -1 and 1 are 1 bit, all four are 2."""
+"""Codes of mid-rise weights, which have no Clip: -1 and 1 are 1 bit, all four are 2 bits."""
 _NARROW = {onnx.TensorProto.INT4: 4, getattr(onnx.TensorProto, "INT2", -1): 2}
 _NO_CHANGE = ("Identity", "Flatten", "Reshape")
-"""Operators that leave every value as it is."""
+"""Operators that change no value."""
 
 
 def finish(
@@ -43,15 +43,22 @@ def finish(
     odd_weights: Set[str] = frozenset(),
     binary_inputs: Set[str] = frozenset(),
 ) -> None:
-    """Completes an exported file of quantize - dequantize chains, which then say the bits that are there."""
+    """Completes an exported QCDQ file, so that its Clips and types give the true bit-widths.
+
+    Args:
+        path: The file to rewrite.
+        metadata: JSON-serializable values to store in it.
+        odd_weights: Names of layers with mid-rise weights.
+        binary_inputs: Names of layers with 1-bit inputs.
+    """
     model = onnx.load(path)
-    _narrow(model.graph, odd_weights, binary_inputs)
-    _shield(model.graph)
+    _fix_clips(model.graph, odd_weights, binary_inputs)
+    _prevent_rounding(model.graph)
     complete(model, metadata, path)
 
 
 def complete(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
-    """Writes an exported graph whose initializers are constants and all used, with the metadata inside."""
+    """Drops unused initializers and initializers among the inputs, adds the metadata, and writes the file."""
     graph = model.graph
     constants = {item.name for item in graph.initializer}
     inputs = [item for item in graph.input if item.name not in constants]
@@ -70,10 +77,10 @@ def complete(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a file of ours says of itself: preprocessing, class names, bit configuration.
+    """The metadata in a file of spos_quant: preprocessing, class names, bit configuration.
 
     Raises:
-        ExportError: no such file, no ONNX file, or none of ours.
+        ExportError: the file does not exist, is not ONNX, or was not written by spos_quant.
     """
     found = _metadata(read_onnx(path))
     if not found:
@@ -85,10 +92,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def bytes_by_type(path: Path) -> dict[str, int]:
-    """Bytes of a file by the type of what is stored: `INT4`, `FLOAT`, ..., and `graph` for all the rest.
+    """Bytes of a file by tensor data type: `INT4`, `FLOAT`, ..., and `graph` for all other bytes.
 
     Raises:
-        ExportError: no ONNX file.
+        ExportError: the file is not ONNX.
     """
     found: Counter[str] = Counter()
     graph = read_onnx(path).graph
@@ -100,7 +107,7 @@ def bytes_by_type(path: Path) -> dict[str, int]:
 
 
 def _metadata(model: Any) -> dict[str, Any]:
-    """What we wrote into a file; empty where it is none of ours, or no longer."""
+    """The metadata that spos_quant wrote; empty if it is missing or damaged."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             with suppress(ValueError, RecursionError):
@@ -110,7 +117,7 @@ def _metadata(model: Any) -> dict[str, Any]:
 
 
 def read_onnx(path: Path) -> Any:
-    """The model in a file. Raises `ExportError` where there is none, `RunError` where a run's was damaged."""
+    """Loads a model. Raises `ExportError` if the file is not ONNX, `RunError` if a run's file was damaged."""
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
         raise ExportError(f"{path} {what}; expected an ONNX file that `spos-quant export` wrote")
@@ -122,10 +129,10 @@ def read_onnx(path: Path) -> Any:
 
 
 def layer_name(node_name: str) -> str:
-    """The module name in a node's scope: `/layer1/layer1.0/conv1/Conv` is `layer1.0.conv1`."""
+    """The module name in the scope of a node: `layer1.0.conv1` for `/layer1/layer1.0/conv1/Conv`."""
     parts: list[str] = []
     for part in node_name.strip("/").split("/")[:-1]:
-        # An item of a container repeats the container's name.
+        # The scope of an item of a container repeats the name of the container.
         if parts and part.startswith(parts[-1] + "."):
             parts[-1] = part
         else:
@@ -133,10 +140,10 @@ def layer_name(node_name: str) -> str:
     return ".".join(parts)
 
 
-def _narrow(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
-    """Takes the clips off weights without a zero, which are odd already, and lowers those of 1-bit inputs to 1."""
+def _fix_clips(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
+    """Removes the Clips of mid-rise weights, whose codes are already odd, and sets those of 1-bit inputs to [0, 1]."""
     for clip in [node for node in graph.node if node.op_type == "Clip"]:
-        # A clip's scope names its layer even where the layer runs several times and its nodes are numbered.
+        # The scope of a Clip names its layer even if the layer runs several times and its nodes are numbered.
         layer, _, _ = clip.name.partition("_quant/")
         name = layer_name(layer)
         if layer.endswith("/weight") and name in weights:
@@ -151,25 +158,25 @@ def _narrow(graph: Any, weights: Set[str], inputs: Set[str]) -> None:
             clip.input[2] = one.name
 
 
-def _shield(graph: Any) -> None:
-    """Keeps onnxruntime from rounding what is float in a layer with quantized inputs.
+def _prevent_rounding(graph: Any) -> None:
+    """Prevents onnxruntime from quantizing float weights and biases of layers with quantized inputs.
 
-    Where a dequantizer feeds a layer, its optimizer rounds float weights to 8 bits (onnxruntime pull request 22969) and
-    biases to whole steps of input times weight (22889), which are coarse where both have few bits. The maximum of one
-    tensor is that tensor, and nothing it looks for.
+    If a DequantizeLinear feeds a layer, the graph optimizer quantizes float weights to 8 bits (onnxruntime pull request
+    22969) and biases to multiples of input scale times weight scale (22889), which is coarse at few bits. A Max node
+    with a single input changes no value and breaks the pattern that the optimizer looks for.
     """
     chains = Chains(graph)
     for node in [node for node in graph.node if node.op_type in (*LAYERS, "ConvTranspose")]:
         rounded = chains.bits(node.input[1], weight=True) is None or len(node.input) > 2
         if rounded and chains.bits(node.input[0], weight=False) is not None:
             shielded = f"{node.name}/shielded"
-            place = list(graph.node).index(node)
-            graph.node.insert(place, onnx.helper.make_node("Max", [node.input[0]], [shielded], name=f"{shielded}/Max"))
+            index = list(graph.node).index(node)
+            graph.node.insert(index, onnx.helper.make_node("Max", [node.input[0]], [shielded], name=f"{shielded}/Max"))
             node.input[0] = shielded
 
 
 class Chains:
-    """Who makes which tensor of a graph."""
+    """Looks up the producer and the bit-width of tensors in a graph."""
 
     def __init__(self, graph: Any) -> None:
         self._made = {output: node for node in graph.node for output in node.output}
@@ -180,26 +187,26 @@ class Chains:
                 self._constants[node.output[0]] = node.attribute[0].t
 
     def producer(self, tensor: str) -> Any:
-        """The node that makes the values of a tensor; None where they are an input or stored."""
+        """The node that computes a tensor, past nodes that change no value; None for inputs and initializers."""
         node = self._made.get(tensor)
         while node is not None and (node.op_type in _NO_CHANGE or (node.op_type == "Max" and len(node.input) == 1)):
             node = self._made.get(node.input[0])
         return node
 
     def constant(self, tensor: str) -> Any:
-        """The stored values of a tensor; None where it is made."""
+        """The values of an initializer or Constant; None for any other tensor."""
         found = self._constants.get(tensor)
         return None if found is None else numpy_helper.to_array(found)
 
     def weight_quantizer(self, tensor: str) -> Any:
-        """The node that a layer's weight comes out of, by way of a transposition or none."""
+        """The node that produces the weight of a layer, past any Transpose."""
         node = self.producer(tensor)
         while node is not None and node.op_type == "Transpose":
             node = self.producer(node.input[0])
         return node
 
     def bits(self, tensor: str, *, weight: bool) -> int | None:
-        """Bits of a tensor that comes out of a quantizer, read from its nodes and types; None where it is float."""
+        """Bits of a quantized tensor, read from the nodes and types of its quantizer; None for float tensors."""
         node = self.weight_quantizer(tensor) if weight else self.producer(tensor)
         if node is not None and node.domain == QONNX_DOMAIN:
             return self._qonnx_bits(node, weight=weight)
@@ -219,31 +226,31 @@ class Chains:
         return 8
 
     def integer_bits(self, layer: Any) -> tuple[int, int]:
-        """Bits of weight and input of a layer on codes, read from their types and the clips on them."""
+        """Weight bits and input bits of an integer layer, read from the types and Clips of both tensors."""
         x = self._made.get(layer.input[0])
         while x is not None and x.op_type in _INTEGER_MOVES:
             x = self._made.get(x.input[0])
         return self._weight_bits(layer.input[3]), 8 if x is None or x.op_type != "Clip" else self._clipped(x)
 
     def _weight_bits(self, tensor: str) -> int:
-        made = self._made.get(tensor)
-        while made is not None and made.op_type in ("Cast", "Mul"):  # by the factor that makes steps of biases finer
-            tensor = made.input[0]
-            made = self._made.get(tensor)
-        if made is not None and made.op_type == "Clip":
-            return self._clipped(made)
+        node = self._made.get(tensor)
+        while node is not None and node.op_type in ("Cast", "Mul"):  # multiplication by `Layer.factor`
+            tensor = node.input[0]
+            node = self._made.get(tensor)
+        if node is not None and node.op_type == "Clip":
+            return self._clipped(node)
         stored = self.constant(tensor)
-        alive = stored[(stored != 0).reshape(len(stored), -1).any(1)]  # BatchNorm may have made a channel a constant
-        odd = stored.dtype == np.int8 and alive.size and set(np.unique(alive).tolist()) <= _ODD
+        nonzero = stored[(stored != 0).reshape(len(stored), -1).any(1)]  # BatchNorm folding may zero whole channels
+        odd = stored.dtype == np.int8 and nonzero.size and set(np.unique(nonzero).tolist()) <= _ODD
         return int(np.abs(stored).max()).bit_length() if odd else 8
 
     def _clipped(self, clip: Any) -> int:
-        """Bits of what comes out of a clip of integers."""
+        """Bits of the output of a Clip of integers."""
         levels = int(self.constant(clip.input[2])) - int(self.constant(clip.input[1])) + 1
         return max(1, int(np.ceil(np.log2(levels))))
 
     def _qonnx_bits(self, node: Any, *, weight: bool) -> int:
-        """Bits of a QONNX quantizer: weights at odd levels only and not `narrow` have one bit less."""
+        """Bits of a QONNX quantizer; mid-rise weights (odd codes, `narrow=0`) have one less than declared."""
         if node.op_type == "BipolarQuant":
             return 1
         bits = int(self.constant(node.input[3]))
@@ -255,35 +262,35 @@ class Chains:
 
 
 def measure_onnx(path: Path) -> dict[str, Any]:
-    """What an ONNX file costs for one image, read from its graph, with the keys of `spos-quant cost --json`.
+    """The cost of an ONNX file for one image, read from its graph, with the keys of `spos-quant cost --json`.
 
-    Bits come from quantizers and the types and clips between them, MACs from inferred shapes. Which of the
-    layers without any quantizer were searchable, the graph cannot tell; the file's metadata says it.
+    Bits come from quantizer nodes, Clips and types; MACs come from inferred shapes. Only the metadata of the file knows
+    which layers without a quantizer were searchable.
 
     Raises:
-        ExportError: no ONNX file, or shapes that cannot be inferred.
+        ExportError: the file is not ONNX, or its shapes cannot be inferred.
     """
     model = read_onnx(path)
     try:
         rows = _rows(model, path)
     except ExportError:
         raise
-    except Exception as error:  # noqa: BLE001 - onnx raises several private classes, a mangled graph any
+    except Exception as error:  # noqa: BLE001 - onnx raises private classes; a damaged graph raises anything
         what = f"{type(error).__name__}: {str(error)[:200]}"
         raise ExportError(f"{path}: its graph cannot be measured ({what}); export it anew") from None
-    nothing_counts = not any(row.counted for row in rows)
-    return summary(rows, space=None, architecture=None, full_precision=nothing_counts)
+    full_precision = not any(row.counted for row in rows)
+    return summary(rows, space=None, architecture=None, full_precision=full_precision)
 
 
 def _rows(model: Any, path: Path) -> list[LayerRow]:
     """The layers of a graph."""
-    graph = onnx.shape_inference.infer_shapes(_standard(model)).graph
+    graph = onnx.shape_inference.infer_shapes(_without_qonnx_quantizers(model)).graph
     shapes = {
         item.name: [d.dim_value for d in item.type.tensor_type.shape.dim]
         for item in (*graph.value_info, *graph.output, *graph.input)
     }
-    said = _metadata(model).get("searchable", [])
-    searchable = {name for name in said if isinstance(name, str)} if isinstance(said, list) else set()
+    names = _metadata(model).get("searchable", [])
+    searchable = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
     chains = Chains(model.graph)
     weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
     return [
@@ -293,13 +300,13 @@ def _rows(model: Any, path: Path) -> list[LayerRow]:
     ]
 
 
-def _standard(model: Any) -> Any:
-    """The model without quantizers of QONNX, whose shapes ONNX cannot infer: they change none."""
-    made = copy.deepcopy(model)
-    for node in made.graph.node:
+def _without_qonnx_quantizers(model: Any) -> Any:
+    """A copy with Identity nodes in place of QONNX quantizers, since ONNX cannot infer shapes through these."""
+    copied = copy.deepcopy(model)
+    for node in copied.graph.node:
         if node.domain == QONNX_DOMAIN:
             node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
-    return made
+    return copied
 
 
 def _row(
@@ -325,7 +332,7 @@ def _row(
     bits: tuple[int | None, int | None] = (None, None)
     if integer:
         bits = chains.integer_bits(node)
-    elif not chains.of_integers:  # where others work on codes, a float layer stands at an edge
+    elif not chains.of_integers:  # in integer graphs, a Conv or Gemm is a layer that was kept float
         bits = chains.bits(node.input[1], weight=True), chains.bits(node.input[0], weight=False)
     shape = LayerShape(weights * positions, weights, biases, channels)
     return LayerRow(name, kind, shape, *bits, bits != (None, None) or name in searchable)

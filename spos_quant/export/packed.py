@@ -1,8 +1,8 @@
-"""`onnx-packed`: the QCDQ graph with weights stored in the bits that they have.
+"""`onnx-packed`: the QCDQ graph with weights stored at their own bit-width.
 
-4 bits are an INT4 initializer, 2 bits an INT2 one, 8 bits INT8. Every other width, and levels without a zero, lie in
-bit planes: bit k of weight n is bit n % 8 of byte n // 8 of plane k. `UnpackBits`, a function inside the file, makes
-integers of them with standard operators; onnxruntime does that once, while it loads the file (decision record 0028).
+Weights of 8, 4 and 2 bits are INT8, INT4 and INT2 initializers. Other bit-widths, and mid-rise weights (odd integers,
+no zero), are bit planes: bit k of weight n is bit n % 8 of byte n // 8 of plane k. `UnpackBits`, a function inside the
+file, unpacks them with standard operators; onnxruntime runs it once, when it loads the file (decision record 0028).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spos_quant.export.onnx_file import DOMAIN, LAYERS, UNPACK, Chains, finish
 from spos_quant.quant.onnx import export_qcdq
 
 OPSET, INT2_OPSET = 21, 25
-"""The first opsets with 4-bit and with 2-bit integers."""
+"""The first opsets with 4-bit and with 2-bit integer types."""
 Codes = npt.NDArray[np.int8]
 
 
@@ -43,10 +43,10 @@ exporters.register("onnx-packed")(Format(write_packed, "model-packed.onnx"))
 
 @dataclass(frozen=True)
 class _Weight:
-    """A quantized weight of a graph."""
+    """A quantized weight in a graph."""
 
     stored: str
-    """The initializer of its integers."""
+    """Name of the initializer with the integers."""
     dequantizer: Any
     codes: Codes
     bits: int
@@ -54,27 +54,27 @@ class _Weight:
 
 def _packed(model: Any) -> Any:
     graph = model.graph
-    made: dict[str, str] = {}
-    two_bit = False
+    packed: dict[str, str] = {}
+    has_int2 = False
     for weight in list(_weights(graph)):
-        if weight.stored not in made:
+        if weight.stored not in packed:
             name, is_int2 = _store(graph, weight)
-            made[weight.stored], two_bit = name, two_bit or is_int2
-        weight.dequantizer.input[0] = made[weight.stored]
-        del weight.dequantizer.input[2:]  # a zero point of 0, which is the default
+            packed[weight.stored], has_int2 = name, has_int2 or is_int2
+        weight.dequantizer.input[0] = packed[weight.stored]
+        del weight.dequantizer.input[2:]  # the zero point, which is 0, the default
     standard = next(item for item in model.opset_import if item.domain == "")
-    standard.version = INT2_OPSET if two_bit else OPSET
+    standard.version = INT2_OPSET if has_int2 else OPSET
     if any(node.op_type == UNPACK for node in graph.node):
         model.functions.append(_unpack_function(standard))
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     model.ir_version = max(model.ir_version, helper.find_min_ir_version_for([standard]))
     _drop_unused(graph)
-    _shorten(graph)
+    _shorten_names(graph)
     return model
 
 
 def _weights(graph: Any) -> Iterator[_Weight]:
-    """Every layer's integers, with the clip of their chain applied."""
+    """The integer weights of every layer, after the Clip of their quantizer chain."""
     chains = Chains(graph)
     for node in graph.node:
         bits = chains.bits(node.input[1], weight=True) if node.op_type in LAYERS else None
@@ -92,21 +92,21 @@ def _weights(graph: Any) -> Iterator[_Weight]:
 
 
 def _store(graph: Any, weight: _Weight) -> tuple[str, bool]:
-    """Adds a weight to the graph; returns the tensor of its integers and whether it is of type INT2."""
+    """Adds a packed weight to the graph; returns the tensor name of its integers and whether its type is INT2."""
     name, codes, bits = f"{weight.stored}.packed", weight.codes, weight.bits
     low, high = int(codes.min()), int(codes.max())
-    for kind, width, known in (("INT8", 8, True), ("INT4", 4, True), ("INT2", 2, runs_int2())):
+    for kind, width, supported in (("INT8", 8, True), ("INT4", 4, True), ("INT2", 2, runs_int2())):
         half = 2 ** (width - 1)
-        if bits == width and known and -half <= low and high < half:
+        if bits == width and supported and -half <= low and high < half:
             tensor = TensorProto(name=name, data_type=getattr(TensorProto, kind), dims=codes.shape)
-            tensor.raw_data = _together(codes.reshape(-1), width)
+            tensor.raw_data = _pack_bytes(codes.reshape(-1), width)
             graph.initializer.append(tensor)
             return name, kind == "INT2"
-    lowest, places = _place_values(codes, bits)
+    qmin, places = _place_values(codes, bits)
     parts: dict[str, npt.NDArray[Any]] = {
-        "planes": _planes((codes.astype(np.int32) - lowest) // places[0], bits),
+        "planes": _planes((codes.astype(np.int32) - qmin) // places[0], bits),
         "places": places.reshape(-1, 1, 1),
-        "lowest": np.array(lowest, np.int32),
+        "lowest": np.array(qmin, np.int32),
         "shape": np.array(codes.shape, np.int64),
     }
     inputs = [f"{name}.{part}" for part in parts]
@@ -118,20 +118,20 @@ def _store(graph: Any, weight: _Weight) -> tuple[str, bool]:
 
 
 def _place_values(codes: Codes, bits: int) -> tuple[int, npt.NDArray[np.int32]]:
-    """What no bit stands for, and what each bit adds: levels without a zero are the odd integers, two apart."""
+    """The code with no bit set, and what each bit adds to it; codes of mid-rise weights are odd integers, 2 apart."""
     odd = bool(np.all(codes % 2))
     places = np.array([2**k for k in range(bits)], np.int32) * (2 if odd else 1)
     return (1 - 2**bits if odd else -(2 ** (bits - 1))), places
 
 
 def _planes(values: npt.NDArray[np.int32], bits: int) -> npt.NDArray[np.uint8]:
-    """Unsigned integers as bit planes, `[bits, ceil(n / 8), 1]`."""
+    """Packs n unsigned integers into bit planes, uint8 `[bits, ceil(n / 8), 1]`."""
     flat = values.reshape(-1)
     return np.stack([np.packbits(flat >> k & 1, bitorder="little") for k in range(bits)])[:, :, None]
 
 
-def _together(codes: Codes, bits: int) -> bytes:
-    """Integers of 2, 4 or 8 bits side by side in bytes, the first in the lowest bits, as ONNX stores them."""
+def _pack_bytes(codes: Codes, bits: int) -> bytes:
+    """Packs integers of 2, 4 or 8 bits into bytes as ONNX does: the first integer in the least significant bits."""
     per_byte = 8 // bits
     padded = np.zeros(-(-codes.size // per_byte) * per_byte, np.uint8)
     padded[: codes.size] = codes.astype(np.uint8) & (2**bits - 1)
@@ -140,7 +140,7 @@ def _together(codes: Codes, bits: int) -> bytes:
 
 
 def _unpack_function(standard: Any) -> Any:
-    """`(planes, places, lowest, shape) -> integers`: `lowest` plus the place value of every bit that is set."""
+    """`(planes, places, lowest, shape) -> integers`: `lowest` plus the place values of the bits that are set."""
     constants: dict[str, npt.NDArray[Any]] = {
         "shifts": np.arange(8, dtype=np.uint8),
         "one": np.array(1, np.uint8),
@@ -169,7 +169,7 @@ def _unpack_function(standard: Any) -> Any:
 
 
 def _drop_unused(graph: Any) -> None:
-    """Removes what only the chains of stored weights used."""
+    """Removes nodes and initializers whose outputs nothing reads."""
     used = {name for node in graph.node for name in node.input} | {item.name for item in graph.output}
     nodes = [node for node in graph.node if used & set(node.output)]
     changed = len(nodes) < len(graph.node)
@@ -181,8 +181,8 @@ def _drop_unused(graph: Any) -> None:
         _drop_unused(graph)
 
 
-def _shorten(graph: Any) -> None:
-    """Gives tensors inside the graph numbers for names; only nodes of layers keep theirs, which say what they are."""
+def _shorten_names(graph: Any) -> None:
+    """Replaces tensor names by numbers and removes node names; only layers keep theirs, which name the module."""
     kept = {item.name for item in (*graph.input, *graph.output)}
     names = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
     short = {name: str(i) for i, name in enumerate(name for name in names if name not in kept)}
@@ -197,7 +197,7 @@ def _shorten(graph: Any) -> None:
 
 @cache
 def runs_int2() -> bool:
-    """Whether the installed onnx and onnxruntime know 2-bit integers; bit planes take the same room."""
+    """Whether the installed onnx and onnxruntime support INT2. If not, 2 bits become bit planes of the same size."""
     if not hasattr(TensorProto, "INT2") or onnx.defs.onnx_opset_version() < INT2_OPSET:
         return False
     import onnxruntime

@@ -1,4 +1,4 @@
-"""`qonnx`: `Quant` nodes on float operators, for FINN and other readers of QONNX; executed by the `qonnx` package."""
+"""`qonnx`: float operators with `Quant` nodes, for FINN and other QONNX tools; the `qonnx` package executes it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from spos_quant.quant.onnx import quiet
 
 
 def write_qonnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Quantizers as nodes of the QONNX dialect, weights as float initializers."""
+    """Writes quantizers as QONNX nodes and weights as float initializers."""
     need_quantized(model)
-    with quiet():  # Brevitas warns of what it does not find when its exporters are imported
+    with quiet():  # importing Brevitas' exporters warns about optional packages that are missing
         from spos_quant.quant.qonnx import export_qonnx
     odd_weights = export_qonnx(model, example[:1], path)
-    made = onnx.load(path)
-    for node in made.graph.node:
+    exported = onnx.load(path)
+    for node in exported.graph.node:
         layer, _, _ = node.name.partition("_quant/")
         if node.op_type == "Quant" and layer.endswith("/weight") and layer_name(layer) in odd_weights:
             (narrow,) = (item for item in node.attribute if item.name == "narrow")
-            narrow.i = 0  # which says that the odd levels are all there are
-    complete(made, metadata, path)
+            narrow.i = 0  # marks mid-rise weights: only the odd levels occur
+    complete(exported, metadata, path)
 
 
 class QonnxModel:
@@ -40,7 +40,7 @@ class QonnxModel:
         path: The file.
 
     Raises:
-        ExportError: the package is not installed, or the file cannot be read.
+        ExportError: the `qonnx` package is not installed, or the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,27 +53,27 @@ class QonnxModel:
             ) from None
         self._execute = onnx_exec.execute_onnx
         self._path, self._file = path, read_onnx(path)
-        self._sized: dict[int, Any] = {}
+        self._models: dict[int, Any] = {}
 
     def __call__(self, x: Floats) -> Floats:
-        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`. Raises `ExportError` where it cannot be run."""
+        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`. Raises `ExportError` if execution fails."""
         images = np.ascontiguousarray(x, dtype=np.float32)
         try:
-            if len(images) not in self._sized:
-                self._sized[len(images)] = _of_size(self._file, images.shape)
-            model = self._sized[len(images)]
-            given = {model.graph.input[0].name: images}
-            with warnings.catch_warnings():  # of shapes that it cannot infer beforehand, such as a padding's
+            if len(images) not in self._models:
+                self._models[len(images)] = _with_input_shape(self._file, images.shape)
+            model = self._models[len(images)]
+            inputs = {model.graph.input[0].name: images}
+            with warnings.catch_warnings():  # qonnx warns about shapes that it cannot infer, for example of Pad
                 warnings.simplefilter("ignore")
-                logits: Floats = self._execute(model, given)[model.graph.output[0].name]
-        except Exception as error:  # noqa: BLE001 - of every layer below
+                logits: Floats = self._execute(model, inputs)[model.graph.output[0].name]
+        except Exception as error:  # noqa: BLE001 - qonnx, onnx and onnxruntime share no exception base
             shape = "x".join(map(str, images.shape))
             raise ExportError(f"{self._path}: qonnx cannot run it on {shape}: {str(error)[:300]}") from None
         return logits
 
 
-def _of_size(file: Any, shape: tuple[int, ...]) -> Any:
-    """The model for one batch size, which this executor wants to know."""
+def _with_input_shape(file: Any, shape: tuple[int, ...]) -> Any:
+    """The model with a fixed batch size, which the executor of `qonnx` needs."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.infer_shapes import InferShapes
 

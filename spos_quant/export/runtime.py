@@ -1,4 +1,4 @@
-"""onnxruntime: answers of a file, and the check that they are those of the model it was made from. No torch."""
+"""Runs exported files in onnxruntime and compares their logits with those of the model. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import numpy.typing as npt
 from spos_quant.errors import ExportError
 from spos_quant.run_dir import check
 
-_OF_QONNX = b"qonnx.custom_op"
-"""In every file that has its operators."""
+_QONNX_MARK = b"qonnx.custom_op"
+"""Every file with QONNX operators contains these bytes."""
 
 Floats = npt.NDArray[np.float32]
 Answers = Callable[[Floats], Floats]
-"""Preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
+"""Maps preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
 
 
 def open_session(source: str | bytes, threads: int) -> Any:
-    """A session of onnxruntime on the CPU, of a file or its bytes. Raises what onnxruntime raises."""
+    """Opens an onnxruntime CPU session for a file or its bytes. Exceptions of onnxruntime propagate."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    # Further levels fuse into 8-bit kernels that saturate on processors without VNNI where weights have 8 bits.
+    # Higher levels fuse into 8-bit kernels, which saturate with 8-bit weights on processors without VNNI.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxModel:
-    """An ONNX file in onnxruntime on the CPU.
+    """An ONNX file that onnxruntime executes on the CPU.
 
     Args:
         path: The file.
-        threads: CPU threads of a call; 0 leaves it to onnxruntime.
+        threads: CPU threads per call; 0 is the default of onnxruntime.
 
     Raises:
-        ExportError: onnxruntime cannot load the file, or it takes something else than images.
+        ExportError: onnxruntime cannot load the file, or the file does not have exactly one input.
     """
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
@@ -49,7 +49,7 @@ class OnnxModel:
         try:
             self._session = open_session(str(path), threads)
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
-            if _OF_QONNX in path.read_bytes():
+            if _QONNX_MARK in path.read_bytes():
                 raise ExportError(
                     f"{path} has operators of QONNX, which onnxruntime does not know: `spos-quant verify` and the "
                     "package qonnx run it; for onnxruntime export onnx-qcdq, onnx-packed or onnx-int8"
@@ -65,7 +65,7 @@ class OnnxModel:
         images = np.ascontiguousarray(x, dtype=np.float32)
         try:
             logits: Floats = self._session.run(None, {self._input: images})[0]
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
             shape = "x".join(map(str, images.shape))
             raise ExportError(f"{self._path}: onnxruntime cannot run it on {shape}: {str(error)[:300]}") from None
         return logits
@@ -73,21 +73,21 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a file's answers are from the model's."""
+    """How far the outputs of a file are from those of the model."""
 
     max_abs_diff: float
-    """Largest difference of a logit."""
+    """Largest absolute difference of a logit."""
     agreement: float
-    """Share of images with the same label, in [0, 1]; of their pixels, where every one has a label."""
+    """Share of equal predicted labels, in [0, 1]; labels are per image, or per pixel for dense outputs."""
     n: int
-    """Labels compared."""
+    """Number of labels compared."""
 
 
 def compare(pairs: Iterable[tuple[Any, Any]]) -> Parity:
-    """The parity of logits `[n, classes]`, or `[n, classes, ...]`, given in pairs, model and file."""
+    """The parity of batches of logits `[n, classes, ...]`, given as pairs `(model, file)`."""
     largest, same, n = 0.0, 0, 0
-    for ours, theirs in pairs:
-        a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    for of_model, of_file in pairs:
+        a, b = np.asarray(of_model, dtype=np.float64), np.asarray(of_file, dtype=np.float64)
         largest = max(largest, float(np.abs(a - b).max()))
         equal = a.argmax(1) == b.argmax(1)
         same += int(equal.sum())
@@ -103,5 +103,5 @@ def softmax_loss(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
 
 
 def in_batches(items: int, size: int) -> Iterator[slice]:
-    """Slices that cover `items` things in order."""
+    """Slices of at most `size` that cover `range(items)` in order."""
     return (slice(start, min(start + size, items)) for start in range(0, items, size))

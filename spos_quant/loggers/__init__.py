@@ -1,6 +1,6 @@
-"""Where training curves and search scores go while a run is being made. To add a logger: one file.
+"""Loggers for training curves and search scores. To add a logger, write one file.
 
-Importing this loads no torch and no logging service; each logger imports its own when it is opened.
+Importing this package imports neither torch nor a logging service. A logger imports its package when it is opened.
 """
 
 from spos_quant.loggers.base import Logger, LogTarget, loggers

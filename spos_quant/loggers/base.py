@@ -1,4 +1,4 @@
-"""The contract of loggers, and what several of them need."""
+"""The logger protocol and registry, and helpers that several loggers share."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _DIGEST = 8
 
 @dataclass(frozen=True)
 class LogTarget:
-    """Where one curve goes, and from where it goes on.
+    """The destination of one curve, and the step from which a process logs it.
 
     Attributes:
-        folder: The logs folder of a run directory; made where it is missing. Local files stay below it.
-        run: The name of the run, for services that show many.
-        name: What is logged, such as `supernet` or `search-bitops-2.2M`; any text.
-        config: Settings to show next to the curve: plain values, nested or not.
-        from_step: The first step that is logged now. An earlier process may have logged it and later ones before it
-            was killed; those are logged again and each logger ends up with every step once.
+        folder: The logs folder of a run directory; created if missing. All local files are inside it.
+        run: The name of the run, for services that show many runs.
+        name: The name of the curve, for example `supernet` or `search-bitops-2.2M`; any text.
+        config: Settings to show next to the curve; values may be nested mappings.
+        from_step: The first step that this process logs. A killed process may have logged this and later steps. They
+            are logged again, and each logger must store every step once.
     """
 
     folder: Path
@@ -38,16 +38,16 @@ class LogTarget:
 
 
 class Logger(Protocol):
-    """Takes values by step. Steps rise from call to call and begin at the target's `from_step` or later.
+    """Logs values by step. Steps increase from call to call, starting at the target's `from_step` or later.
 
-    What was logged must survive a kill at any moment, and values that are not finite must not stop a training.
+    Logged values must survive a kill at any time. Values that are not finite must not stop a training.
     """
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Takes the values of one step."""
+        """Logs the values of one step."""
 
     def close(self) -> None:
-        """Writes what is left; a second call does nothing."""
+        """Flushes and closes the logger; a second call does nothing."""
 
 
 loggers: Registry[Callable[[LogTarget], Logger]] = Registry(
@@ -62,14 +62,14 @@ loggers: Registry[Callable[[LogTarget], Logger]] = Registry(
 
 
 def need(module: str, logger: str) -> Any:
-    """Imports what a logger needs when it is opened; typed `Any`, because it may not be installed.
+    """Imports an optional dependency of a logger. The return type is `Any`, because it may not be installed.
 
     Args:
         module: The module to import.
-        logger: The name of the logger; its package and the extra that brings it have the same name.
+        logger: The name of the logger; its package and the extra that installs it have the same name.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: The module cannot be imported.
     """
     try:
         return import_module(module)
@@ -80,7 +80,7 @@ def need(module: str, logger: str) -> Any:
 
 
 def file_name(name: str) -> str:
-    """A name as part of a path: never a way out of the folder, and different for different names."""
+    """Converts a name to a unique file name that cannot escape its folder."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[:_LONGEST_NAME]
     if plain == name != "":
         return name
@@ -88,7 +88,7 @@ def file_name(name: str) -> str:
 
 
 def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested settings as one level of dotted names, as they are typed on the command line."""
+    """Flattens nested settings to dotted names, as on the command line."""
     found: dict[str, object] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -99,6 +99,6 @@ def flat(config: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """What to raise where a log cannot be written."""
+    """The error to raise if a log cannot be written."""
     why = error.strerror or str(error)
     return RunError(f"{path}: cannot be written ({why}); free some space or mend the folder, then repeat the command")

@@ -1,4 +1,4 @@
-"""`log=csv`: one table per curve, readable with anything."""
+"""`log=csv`: one CSV file per curve."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from spos_quant.loggers.table import StepTable
 
 @loggers.register("csv")
 def open_csv(target: LogTarget) -> Logger:
-    """Logs into `<name>.csv`: no dates and no durations, so that the same run writes the same file."""
+    """Logs to `<name>.csv`. The file has no dates or durations, so that the same run writes the same file."""
     return StepTable(target.folder / f"{file_name(target.name)}.csv", target.from_step)

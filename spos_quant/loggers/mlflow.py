@@ -1,9 +1,9 @@
 """`log=mlflow`: an MLflow tracking server or a local store.
 
-MLflow keeps every value that it is sent: a step that is logged twice becomes two points (in a database even the same
-value, unless its time stamp is the same too), and nothing can be taken back. So going on continues the same run, asks
-it which steps it holds, and leaves those out: what was logged first stays, and a training that goes on from a
-checkpoint logs the same values. Every call is stored when it returns. Databases hold infinity as the largest double.
+MLflow stores every value it receives. A step that is logged twice becomes two points; in a database even the same value
+does, unless its timestamp is equal too. Points cannot be deleted. A resumed process therefore continues the same run,
+queries which steps the run has, and does not log them again. The first logged values stay; a training that resumes from
+a checkpoint logs the same values. Every call is stored when it returns. Databases store infinity as the largest double.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _BATCH = 100
 
 @loggers.register("mlflow")
 def open_mlflow(target: LogTarget) -> Logger:
-    """Logs where MLflow is told to (`MLFLOW_TRACKING_URI` and so on), else into `mlflow/mlflow.db`.
+    """Logs to MLflow's configured tracking URI (for example `MLFLOW_TRACKING_URI`), else to `mlflow/mlflow.db`.
 
     The experiment is `MLFLOW_EXPERIMENT_ID` or `MLFLOW_EXPERIMENT_NAME`, else `spos-quant`. The run's id is stored in
-    `mlflow/<name>.json`; where the server does not know it, a new run begins.
+    `mlflow/<name>.json`. If the server does not know it, a new run starts.
     """
     mlflow = need("mlflow", "mlflow")
     folder = target.folder.resolve() / "mlflow"
@@ -42,12 +42,12 @@ def open_mlflow(target: LogTarget) -> Logger:
             local = None if mlflow.is_tracking_uri_set() else folder
             uri = f"sqlite:///{folder.as_posix()}/mlflow.db" if local else mlflow.get_tracking_uri()
             client = mlflow.MlflowClient(tracking_uri=uri)
-            run_id = _known(mlflow, client, stored)
+            run_id = _stored_run(mlflow, client, stored)
             if run_id is not None:
-                held = _held(client, run_id, target.from_step)
+                logged = _logged_points(client, run_id, target.from_step)
                 client.update_run(run_id, status="RUNNING")
-                return _MlflowLogger(mlflow, client, run_id, held)
-            run_id = _begin(client, target, local)
+                return _MlflowLogger(mlflow, client, run_id, logged)
+            run_id = _create_run(client, target, local)
         write_json(stored, {"run_id": run_id})
     except OSError as error:
         raise unwritable(folder, error) from None
@@ -64,8 +64,8 @@ def _reporting(mlflow: Any) -> Iterator[None]:
         ) from None
 
 
-def _known(mlflow: Any, client: Any, stored: Path) -> str | None:
-    """The run of an earlier process, where the server still has it."""
+def _stored_run(mlflow: Any, client: Any, stored: Path) -> str | None:
+    """The id of an earlier process's run, if the server still has it."""
     if not stored.exists():
         return None
     run_id = str(read_json(stored)["run_id"])
@@ -78,13 +78,13 @@ def _known(mlflow: Any, client: Any, stored: Path) -> str | None:
     return run_id if run.info.lifecycle_stage == "active" else None
 
 
-def _held(client: Any, run_id: str, from_step: int) -> set[tuple[str, int]]:
-    """What the run has of the steps that are about to be logged again."""
+def _logged_points(client: Any, run_id: str, from_step: int) -> set[tuple[str, int]]:
+    """The run's (metric, step) pairs of `from_step` and later, which must not be logged again."""
     keys = client.get_run(run_id).data.metrics
     return {(key, p.step) for key in keys for p in client.get_metric_history(run_id, key) if p.step >= from_step}
 
 
-def _begin(client: Any, target: LogTarget, local: Path | None) -> str:
+def _create_run(client: Any, target: LogTarget, local: Path | None) -> str:
     run = client.create_run(_experiment(client, local), run_name=f"{target.run}/{target.name}")
     run_id = str(run.info.run_id)
     param = need("mlflow.entities", "mlflow").Param
@@ -102,26 +102,26 @@ def _experiment(client: Any, local: Path | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
-    # MLflow's own place for a local store's artifacts is the current directory.
-    place = None if local is None else (local / "artifacts").as_uri()
-    return str(client.create_experiment(name, artifact_location=place))
+    # By default, MLflow puts a local store's artifacts into the current directory.
+    artifacts = None if local is None else (local / "artifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=artifacts))
 
 
 class _MlflowLogger:
-    def __init__(self, mlflow: Any, client: Any, run_id: str, held: set[tuple[str, int]]) -> None:
-        self._mlflow, self._client, self._run_id, self._held = mlflow, client, run_id, held
+    def __init__(self, mlflow: Any, client: Any, run_id: str, logged: set[tuple[str, int]]) -> None:
+        self._mlflow, self._client, self._run_id, self._logged = mlflow, client, run_id, logged
         self._metric = need("mlflow.entities", "mlflow").Metric
         self._open = True
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         now = int(time.time() * 1000)
         points = {_key(name): value for name, value in values.items()}
-        lacking = [
-            self._metric(key, value, now, step) for key, value in points.items() if (key, step) not in self._held
+        missing = [
+            self._metric(key, value, now, step) for key, value in points.items() if (key, step) not in self._logged
         ]
-        if lacking:
+        if missing:
             with _reporting(self._mlflow):
-                self._client.log_batch(self._run_id, metrics=lacking)
+                self._client.log_batch(self._run_id, metrics=missing)
 
     def close(self) -> None:
         if self._open:
@@ -131,6 +131,6 @@ class _MlflowLogger:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes: few characters, and a path that is its own shortest form."""
+    """Converts a name to one that MLflow accepts: allowed characters only, a normalized path, limited length."""
     plain = posixpath.normpath(re.sub(r"[^A-Za-z0-9_./ -]", "_", name)).lstrip("./")
     return plain[:_LONGEST_KEY] or "_"

@@ -1,4 +1,4 @@
-"""Several loggers as one."""
+"""Opens several loggers and logs to all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spos_quant.loggers.base import Logger, LogTarget, loggers
 
 
 class Loggers:
-    """Hands every value to each of its loggers; made by `open_loggers`, closed by leaving its `with`."""
+    """Logs every value to each of its loggers. A context manager made by `open_loggers`; leaving it closes them."""
 
     def __init__(self, target: LogTarget) -> None:
         self._next = target.from_step
@@ -17,14 +17,14 @@ class Loggers:
         self._stack = ExitStack()
 
     def add(self, logger: Logger) -> None:
-        """Takes a logger and the duty to close it."""
+        """Adds a logger, which `close` then closes."""
         self._open.append(logger)
         self._stack.callback(logger.close)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Logs the values of one step; steps rise from call to call, beginning at the target's `from_step`."""
-        assert step >= self._next, f"step {step} is logged where {self._next} or later was expected"
-        assert "step" not in values, "the name 'step' is taken by the step itself"
+        """Logs the values of one step. Steps must increase from call to call, starting at the target's `from_step`."""
+        assert step >= self._next, f"step {step} is logged, but step {self._next} or later was expected"
+        assert "step" not in values, "the name 'step' is reserved for the step itself"
         self._next = step + 1
         if self._open and values:
             numbers = {name: float(value) for name, value in values.items()}
@@ -32,7 +32,7 @@ class Loggers:
                 logger.log(numbers, step)
 
     def close(self) -> None:
-        """Closes all loggers, also where closing one of them fails; a second call does nothing."""
+        """Closes all loggers, even if closing one of them fails; a second call does nothing."""
         self._stack.close()
 
     def __enter__(self) -> Loggers:
@@ -43,13 +43,13 @@ class Loggers:
 
 
 def open_loggers(names: Iterable[str], target: LogTarget) -> Loggers:
-    """Opens loggers by name. Without names nothing is imported or written.
+    """Opens loggers by name. Without names, nothing is imported or written.
 
-    Of several processes that train one model, one opens loggers.
+    If several processes train one model, only one of them opens loggers.
 
     Raises:
-        ConfigError: a name is unknown, or a logger needs a package that is not installed.
-        RunError: a logger cannot write, or cannot reach its service.
+        ConfigError: A name is unknown, or a logger needs a package that is not installed.
+        RunError: A logger cannot write, or cannot reach its service.
     """
     opened = Loggers(target)
     try:

@@ -1,4 +1,4 @@
-"""A CSV file with one row per step, that a kill at any moment leaves usable."""
+"""A CSV file with one row per step that stays usable after a kill at any time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Row = tuple[int, Mapping[str, float]]
 
 
 class StepTable:
-    """Rows of a CSV file: the column `step`, then names in alphabetical order; an empty cell is no value.
+    """A CSV file with the column `step`, then names in alphabetical order. An empty cell means that there is no value.
 
-    Opening drops rows of `from_step` and later, which are about to be logged again, and rows that cannot be read, such
-    as the torn end of a killed process. A row is handed to the operating system when `log` returns. A name that was not
-    there before rewrites the file with one more column; rewriting is atomic.
+    Opening drops rows of `from_step` and later, which will be logged again, and rows that cannot be parsed, for example
+    a last row that a killed process wrote partially. When `log` returns, its row has been written to the operating
+    system. A new name adds a column and rewrites the file atomically.
 
     Raises:
-        RunError: the file cannot be read or written, or is something else.
+        RunError: The file cannot be read or written, or is not such a table.
     """
 
     def __init__(self, path: Path, from_step: int) -> None:
@@ -32,7 +32,7 @@ class StepTable:
         self._write(rows)
 
     def rows(self) -> list[Row]:
-        """All rows: those that opening kept, then those logged since."""
+        """All rows, including those of earlier processes."""
         return read_rows(self.path)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -44,7 +44,7 @@ class StepTable:
             return
         data = _text(self._names, [(step, values)]).encode("utf-8")
         try:
-            while data:  # a file without a buffer may take a part
+            while data:  # an unbuffered write may be partial
                 data = data[self._file.write(data) :]
         except OSError as error:
             self.close()
@@ -65,7 +65,7 @@ class StepTable:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file that may have been torn; none where it is missing."""
+    """The rows of a file whose last row may be partial; none if the file is missing."""
     try:
         text = path.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:

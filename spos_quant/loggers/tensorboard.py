@@ -1,4 +1,4 @@
-"""`log=tensorboard`: event files that TensorBoard shows."""
+"""`log=tensorboard`: event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ _PREFIX = "events.out.tfevents."
 
 @loggers.register("tensorboard")
 def open_tensorboard(target: LogTarget) -> Logger:
-    """Logs into `tensorboard/<name>/`, one event file per process.
+    """Logs to `tensorboard/<name>/`, one event file per process.
 
-    A file begins with the step from which earlier files no longer count (`purge_step`), so that TensorBoard shows every
-    step once, with what was logged last.
+    Each file sets `purge_step`: TensorBoard discards this and later steps of earlier files. It therefore shows every
+    step once, with the value that was logged last.
     """
     writer = need("torch.utils.tensorboard", "tensorboard").SummaryWriter
     folder = target.folder / "tensorboard" / file_name(target.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder)
+        _ensure_next_file_sorts_last(folder)
         logger = _TensorBoardLogger(folder, writer(str(folder), purge_step=target.from_step))
         if target.from_step == 0:
-            logger.say(target.config)
+            logger.add_config(target.config)
     except OSError as error:
         raise unwritable(folder, error) from None
     return logger
 
 
-def _make_room(folder: Path) -> None:
-    """Sees to it that the next event file comes last: TensorBoard reads files by name, which begins with the second.
+def _ensure_next_file_sorts_last(folder: Path) -> None:
+    """Renames the existing event files, if necessary, so that the next event file sorts last.
 
-    After a quick restart, or on a machine whose clock is behind, the next name could come before one that is there.
+    TensorBoard reads files in the order of their names, which begin with a timestamp in seconds. After a quick restart,
+    or on a machine whose clock is behind, the next name could sort before an existing one.
     """
     files = sorted(folder.glob(f"{_PREFIX}*"))
     names = [path.name.removeprefix(_PREFIX) for path in files]
@@ -51,8 +52,8 @@ class _TensorBoardLogger:
         self._folder = folder
         self._writer = writer
 
-    def say(self, config: Mapping[str, object]) -> None:
-        # Markdown shows what is indented by four as it is.
+    def add_config(self, config: Mapping[str, object]) -> None:
+        # Markdown shows text with an indent of four spaces verbatim.
         text = "".join(f"    {line}\n" for line in json.dumps(dict(config), indent=1, default=str).splitlines())
         self._writer.add_text("config", text, 0)
         self._writer.flush()
@@ -61,7 +62,7 @@ class _TensorBoardLogger:
         try:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
-            self._writer.flush()  # by itself it flushes every two minutes, and a kill would lose them
+            self._writer.flush()  # by default it flushes every two minutes; a kill would lose values
         except OSError as error:
             raise unwritable(self._folder, error) from None
 

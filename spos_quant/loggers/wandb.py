@@ -1,16 +1,16 @@
 """`log=wandb`: Weights & Biases.
 
-A W&B run takes each step once, in rising order, and ignores a step that is not above its last. Hence:
+A W&B run accepts each step once, in increasing order, and ignores a step that is not above its last. Therefore:
 
-- Online, going on resumes the run of the same id; the service says which step it waits for. Steps below that are not
-  sent again: what was logged first stays, and a training that goes on from a checkpoint logs the same values.
-- Offline (`WANDB_MODE=offline`) a run cannot be resumed: every process writes a folder of its own, and `wandb sync` of
-  a later one replaces what an earlier one brought. So the first thing a process does is to log the earlier steps again;
-  the newest folder is complete, and the only one that needs `wandb sync`.
+- Online, a process resumes the run of the same id. The service reports the next step that it expects. Earlier steps are
+  not sent again. The first logged values stay; a training that resumes from a checkpoint logs the same values.
+- Offline (`WANDB_MODE=offline`), a run cannot be resumed. Every process writes its own folder, and `wandb sync` of a
+  later folder replaces the values of an earlier one. A process therefore first logs the earlier steps again. The newest
+  folder is complete, and only it needs `wandb sync`.
 
-Both are one rule: log what the run still lacks. The steps come from a table of our own, `wandb/<name>.csv`, which also
-brings back what a kill took from W&B's buffers. An own step metric (`define_metric`) would lift the rule of rising
-steps, but show steps that are logged again twice.
+In both cases the logger sends the steps that the run lacks. It reads them from its own table `wandb/<name>.csv`, which
+also has the values that W&B's buffers lost in a kill. A custom step metric (`define_metric`) would allow steps that do
+not increase, but would show repeated steps twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LONGEST_NAME = 40
 
 @loggers.register("wandb")
 def open_wandb(target: LogTarget) -> Logger:
-    """Logs to the project `WANDB_PROJECT`, else `spos-quant`; W&B's other variables are honoured too."""
+    """Logs to the project `WANDB_PROJECT`, else `spos-quant`. W&B's other environment variables apply too."""
     wandb = need("wandb", "wandb")
     folder = target.folder / "wandb"
     table = StepTable(folder / f"{file_name(target.name)}.csv", target.from_step)
@@ -44,7 +44,7 @@ def open_wandb(target: LogTarget) -> Logger:
             config=dict(target.config),
             dir=str(target.folder),
             resume="allow",
-            reinit="create_new",  # leaves a run alone that the caller may have open
+            reinit="create_new",  # does not finish a run that the caller has open
         )
         return _WandbLogger(run, table)
     except wandb.Error as error:
@@ -58,9 +58,9 @@ def open_wandb(target: LogTarget) -> Logger:
 
 
 def _run_id(path: Path, target: LogTarget) -> str:
-    """The id of this curve's run: drawn once, then stored.
+    """The id of this curve's run, which is generated once and then stored.
 
-    It does not follow from the path alone: a run directory that is deleted and made anew must not continue the old run.
+    It has a random part, because a deleted and recreated run directory must not continue the old run.
     """
     if path.exists():
         return str(read_json(path)["id"])
@@ -77,12 +77,12 @@ class _WandbLogger:
     def __init__(self, run: Any, table: StepTable) -> None:
         self._table = table
         self._run = run
-        self._lacks_from = int(run.step)
+        self._next_step = int(run.step)
         for step, values in table.rows():
             self._send(values, step)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:
-        if step >= self._lacks_from:
+        if step >= self._next_step:
             self._run.log(dict(values), step=step, commit=True)
 
     def log(self, values: Mapping[str, float], step: int) -> None:

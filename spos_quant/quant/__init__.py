@@ -2,5 +2,5 @@
 
 import logging
 
-# Brevitas looks for a CUDA compiler when it is imported; that there is none is no news to the user of a CPU.
+# Brevitas looks for a CUDA compiler at import; its warning that there is none does not concern users of a CPU.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Residual sums in one loop with what is done to them next: their ReLU, and the quantizer that reads them first."""
+"""Residual sums in one loop with their ReLU and with the quantizer that reads them first."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from spos_quant.quant.views import KernelView
 
 
 def residual_sum(x: Tensor, y: Tensor, reader: nn.Module | None, *, relu: bool) -> Tensor:
-    """`x + y`, or `relu(x + y)`, in one loop where kernels are compiled; both may be read elsewhere.
+    """`x + y`, or `relu(x + y)`, in one loop if kernels are compiled; both summands may have other readers.
 
     Args:
-        x: A tensor.
-        y: As `x`.
-        reader: The layer that is expected to read the sum first. While gradients are recorded, its quantizer's answer
-            is made in the same loop and lies ready for it. A wrong guess costs time and changes nothing. With a reader
-            the sum is saved for the way back: until it is read, it must not be changed in place.
-        relu: Whether the sum is rectified.
+        x: First summand.
+        y: Second summand.
+        reader: The layer expected to read the sum first. While gradients are recorded, the sum is quantized for it in
+            the same loop, and the result is attached to the sum. A wrong guess costs time but changes no result. With a
+            reader the sum is saved for the backward pass: until it is read, it must not be changed in place.
+        relu: Whether a ReLU follows the sum.
     """
     alike = x.shape == y.shape and x.stride() == y.stride() and x.dtype == y.dtype
     if active(x).compiled and alike and _dense(x):
         learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad) and not saved_by_hooks()
         quantizer = _active_quantizer(reader) if reader is not None and learns else None
         if quantizer is not None:
-            return _with_levels(x, y, quantizer, relu)
+            return _sum_and_quantize(x, y, quantizer, relu)
         if relu:
             made: Tensor = _SumRelu.apply(x, y)
             return made
@@ -48,26 +48,26 @@ def _dense(x: Tensor) -> bool:
 
 
 def _active_quantizer(reader: nn.Module) -> Any | None:
-    """The quantizer of the reader's input at its active bits, if its step does not depend on what it reads."""
+    """The quantizer of the reader's input at its active bits, if its scale does not depend on the input."""
     for quantizer in input_quantizers(reader, active=True):
         if has_clip(quantizer) and quantizer.int_quant not in rectifying:
             return quantizer
     return None
 
 
-def _with_levels(x: Tensor, y: Tensor, quantizer: Any, relu: bool) -> Tensor:
-    """The sum, with the levels that the quantizer rounds it to laid ready."""
+def _sum_and_quantize(x: Tensor, y: Tensor, quantizer: Any, relu: bool) -> Tensor:
+    """The sum, with its quantized form attached for the quantizer."""
     inner: FusedIntQuant = quantizer.int_quant
-    step = quantizer.scaling_impl(x, quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()))
-    low, high = inner.qmin.to(x.dtype), inner.qmax.to(x.dtype)
-    made, levels = _SumLevels.apply(x, y, step, low, high, inner.clips, 0.0 if relu else -inf)
+    scale = quantizer.scaling_impl(x, quantizer.int_scaling_impl(quantizer.msb_clamp_bit_width_impl()))
+    qmin, qmax = inner.qmin.to(x.dtype), inner.qmax.to(x.dtype)
+    made, levels = _SumLevels.apply(x, y, scale, qmin, qmax, inner.clips, 0.0 if relu else -inf)
     PrecomputedActivation.attach(made, inner, levels)
     result: Tensor = made
     return result
 
 
 class _SumRelu(torch.autograd.Function):
-    """`relu(x + y)` with its gradient, which is one for both."""
+    """`relu(x + y)`, with one gradient for both summands."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -83,45 +83,45 @@ class _SumRelu(torch.autograd.Function):
 
 
 class _SumLevels(torch.autograd.Function):
-    """The sum, at least `floor`, and its levels, with one gradient for both summands and one for the step."""
+    """The sum, at least `floor`, and its quantized form, with one gradient for both summands and one for the scale."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, step: Tensor, low: Tensor, high: Tensor, clips: bool, floor: float
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor, clips: bool, floor: float
     ) -> tuple[Tensor, Tensor]:
-        view = KernelView(x, step.shape)
+        view = KernelView(x, scale.shape)
         bound = x.new_full((), floor)
-        made, levels = active(x).sum_levels(view.of(x), view.of(y), view.scale(step), low, high, bound)
-        made, levels = _own(view.back(made)), _own(view.back(levels))
-        ctx.save_for_backward(made, step, low, high)
+        made, levels = active(x).sum_levels(view.of(x), view.of(y), view.scale(scale), qmin, qmax, bound)
+        made, levels = _as_no_view(view.back(made)), _as_no_view(view.back(levels))
+        ctx.save_for_backward(made, scale, qmin, qmax)
         ctx.clips, ctx.floor = clips, floor
         ctx.set_materialize_grads(False)
         return made, levels
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        made, step, low, high = ctx.saved_tensors
-        if gradients[1] is None:  # nobody took the levels
+        made, scale, qmin, qmax = ctx.saved_tensors
+        if gradients[1] is None:  # the quantized form was not used
             alone = gradients[0] if gradients[0] is None else torch.where(made <= ctx.floor, 0.0, gradients[0])
             return alone, alone, None, None, None, None, None
         upstream = [torch.zeros_like(made) if gradient is None else gradient for gradient in gradients]
-        if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
-            inputs = made.view_as(made), step.view_as(step)
-            levels = straight_through(*inputs, low, high, ctx.clips)
+        if torch.is_grad_enabled():  # second derivatives are wanted, which only plain operations have
+            inputs = made.view_as(made), scale.view_as(scale)
+            levels = straight_through(*inputs, qmin, qmax, ctx.clips)
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
             found = iter(torch.autograd.grad(levels, wanted, upstream[1], create_graph=True))
-            through, for_step = (next(found) if tensor.requires_grad else None for tensor in inputs)
+            through, for_scale = (next(found) if tensor.requires_grad else None for tensor in inputs)
             whole = upstream[0] if through is None else upstream[0] + through
             gradient = torch.where(made <= ctx.floor, 0.0, whole)
-            return gradient, gradient, for_step, None, None, None, None
-        view, kernels = KernelView(made, step.shape), active(made)
+            return gradient, gradient, for_scale, None, None, None, None
+        view, kernels = KernelView(made, scale.shape), active(made)
         clips, floor = made.new_full((), float(ctx.clips)), made.new_full((), ctx.floor)
         tensors = (view.of(tensor) for tensor in (*upstream, made))
-        flat, for_step = kernels.sum_gradients(*tensors, view.scale(step), low, high, clips, floor)
+        flat, for_scale = kernels.sum_gradients(*tensors, view.scale(scale), qmin, qmax, clips, floor)
         gradient = view.back(flat)
-        return gradient, gradient, for_step.reshape(step.shape), None, None, None, None
+        return gradient, gradient, for_scale.reshape(scale.shape), None, None, None, None
 
 
-def _own(x: Tensor) -> Tensor:
-    """The same memory, as no view: views that come from a function of several results cannot be changed in place."""
+def _as_no_view(x: Tensor) -> Tensor:
+    """The same memory, but not as a view: torch forbids in-place changes of views among several outputs."""
     return x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), x.shape, x.stride())

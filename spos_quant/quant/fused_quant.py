@@ -1,8 +1,8 @@
-"""Brevitas's integer quantizer with one operation in place of its chain of them; supernets and subnets share it.
+"""Brevitas's integer quantizer as one operation instead of a chain of them, for supernets and subnets.
 
-It is injected through Brevitas's own mechanism, so everything else of a quantizer (statistics, learned clips, export)
-is stock. The forward pass equals the stock one to the last bit, and so does the gradient of the tensor; the gradient of
-the scale is summed in another order (decision record 0023).
+It is injected through Brevitas's own mechanism, so the rest of a quantizer (statistics, learned clips, export) is
+stock. The forward pass and the gradient of the tensor are bit-identical to stock Brevitas; the gradient of the scale is
+summed in another order (decision record 0023).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from spos_quant.quant.kernels import active
 from spos_quant.quant.views import KernelView
 
 rectifying: WeakSet[nn.Module] = WeakSet()
-"""Quantizers, and the layers that hold them, that do the work of the ReLU in front (`quant.fused_relu`).
+"""Quantizers, and the layers that hold them, that apply the preceding ReLU (`quant.fused_relu`).
 
-Not a flag of theirs, so that a copy, which nobody would put right again, is never among them.
+A set instead of an attribute, so that a copy of a module is never included: nothing would reset its attribute.
 """
 
 
 class FusedIntQuant(IntQuant):  # type: ignore[misc]
-    """Rounds to whole steps between two levels, as one autograd function.
+    """Rounds to the integers from `qmin` to `qmax` times the scale, as one autograd function.
 
     Args:
-        narrow_range: As of Brevitas's `IntQuant`, like the rest.
-        signed: Whether there are levels below zero.
-        input_view_impl: Applied to what is quantized.
-        bit_width: Whose levels are computed once.
+        narrow_range: As in Brevitas's `IntQuant`, like the rest.
+        signed: Whether there are negative levels.
+        input_view_impl: Applied to the input.
+        bit_width: The bits for which `qmin` and `qmax` are computed once.
         float_to_int_impl: Must round.
-        tensor_clamp_impl: Decides about the gradient beyond the levels.
+        tensor_clamp_impl: Determines the gradient beyond the levels.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
 
     @brevitas.jit.script_method  # type: ignore[untyped-decorator]
     def forward(self, scale: Tensor, zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
-        """`x` on the levels of `bit_width`, of its shape; the zero point of our quantizers is always 0."""
+        """`x` rounded to the levels, in its shape; the zero point of our quantizers is always 0."""
         del zero_point, bit_width
-        ahead = PrecomputedActivation.pop(x, self)
-        if ahead is not None:
-            return ahead
-        low, high = self.qmin.to(x.dtype), self.qmax.to(x.dtype)
-        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, low, high, self.clips, self in rectifying)
+        precomputed = PrecomputedActivation.pop(x, self)
+        if precomputed is not None:
+            return precomputed
+        qmin, qmax = self.qmin.to(x.dtype), self.qmax.to(x.dtype)
+        result: Tensor = _FakeQuant.apply(self.input_view_impl(x), scale, qmin, qmax, self.clips, self in rectifying)
         return result
 
     @property
@@ -70,47 +70,50 @@ class FusedIntQuant(IntQuant):  # type: ignore[misc]
         return isinstance(self.tensor_clamp_impl, TensorClampSte)
 
 
+_ATTRIBUTE = "_spos_quant_precomputed"
+
+
 class PrecomputedActivation(NamedTuple):
-    """What a quantizer makes of a tensor, made with the tensor and kept at it until the quantizer asks."""
+    """The quantized form of a tensor, computed together with the tensor and attached to it for its quantizer."""
 
     quantizer: FusedIntQuant
     levels: Tensor
     version: int
-    """Of the tensor: what has been changed in place is quantized anew."""
+    """Version of the tensor: after an in-place change it is quantized again."""
     made_by: object
-    """The node of the graph that gave both."""
+    """The graph node that produced both."""
 
     @staticmethod
     def attach(x: Tensor, quantizer: FusedIntQuant, levels: Tensor) -> None:
-        """Keeps `levels` at `x`."""
-        vars(x)["_spos_quant_ahead"] = PrecomputedActivation(quantizer, levels, x._version, x.grad_fn)
+        """Attaches `levels` to `x`."""
+        vars(x)[_ATTRIBUTE] = PrecomputedActivation(quantizer, levels, x._version, x.grad_fn)
 
     @staticmethod
     def pop(x: Tensor, quantizer: FusedIntQuant) -> Tensor | None:
-        """What `quantizer` makes of `x`, once, if it is there: two readers have a gradient each, which are summed.
+        """The attached levels of `x` for `quantizer`, or None. Each reader has its own gradient, so it is popped once.
 
-        Where somebody watches the gradient of `x` it must be whole, and where tensors are saved through hooks, as in
-        activation checkpointing, a second pass must do what the first did.
+        None too if the gradient of `x` is observed, because it must be complete, and if tensors are saved through
+        hooks, as in activation checkpointing, because a second pass must repeat the first.
         """
-        ahead = getattr(x, "_spos_quant_ahead", None)
-        if ahead is None or ahead.quantizer is not quantizer or x._backward_hooks or x.retains_grad or saved_by_hooks():
+        found = getattr(x, _ATTRIBUTE, None)
+        if found is None or found.quantizer is not quantizer or x._backward_hooks or x.retains_grad or saved_by_hooks():
             return None
-        del vars(x)["_spos_quant_ahead"]
-        return ahead.levels if ahead.version == x._version and ahead.made_by is x.grad_fn else None
+        del vars(x)[_ATTRIBUTE]
+        return found.levels if found.version == x._version and found.made_by is x.grad_fn else None
 
 
 def saved_by_hooks() -> bool:
-    """Whether what a backward pass needs is saved through hooks."""
+    """Whether tensors for the backward pass are saved through hooks."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
-def integer_codes(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The codes of `x` counted from the qmin level: uint8 of its shape and order in memory, no more than 256 levels.
+def integer_codes(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+    """The integer codes of `x` minus `qmin`: uint8, in its shape and memory order; at most 256 levels.
 
-    Times the step, with `low` added first, they are what the quantizer makes of `x`, to the last bit.
+    `(codes + qmin) * scale` is bit-identical to the quantizer's output.
     """
-    view = KernelView(x, step.shape)
-    return view.back(active(x).codes(view.of(x), view.scale(step), low, high))
+    view = KernelView(x, scale.shape)
+    return view.back(active(x).codes(view.of(x), view.scale(scale), qmin, qmax))
 
 
 class _FakeQuant(torch.autograd.Function):
@@ -118,34 +121,34 @@ class _FakeQuant(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool, rectifies: bool
+        ctx: Any, x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor, clipped: bool, rectifies: bool
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, low, high)
+        ctx.save_for_backward(x, scale, qmin, qmax)
         ctx.clipped, ctx.rectifies = clipped, rectifies
         view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat if view.one else kernels.rows
-        return view.back(kernel(view.of(x), view.scale(scale), low, high))
+        return view.back(kernel(view.of(x), view.scale(scale), qmin, qmax))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, low, high = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
-            inputs = x.view_as(x), scale.view_as(scale)  # a scale that is made from x must not lead to it here
+        x, scale, qmin, qmax = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives are wanted, which only plain operations have
+            inputs = x.view_as(x), scale.view_as(scale)  # a scale computed from x must not lead back to it here
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
-            y = straight_through(inputs[0].relu() if ctx.rectifies else inputs[0], inputs[1], low, high, ctx.clipped)
+            y = straight_through(inputs[0].relu() if ctx.rectifies else inputs[0], inputs[1], qmin, qmax, ctx.clipped)
             found = iter(torch.autograd.grad(y, wanted, upstream[0], create_graph=True))
             return *(next(found) if tensor.requires_grad else None for tensor in inputs), None, None, None, None
-        # Made where they are needed: a GPU waits for copies.
+        # Created on the device of x: a copy to a GPU would synchronize.
         clipped, floor = x.new_full((), float(ctx.clipped)), x.new_full((), 0.0 if ctx.rectifies else -inf)
         view, kernels = KernelView(x, scale.shape), active(x)
         kernel = kernels.flat_gradients if view.one else kernels.row_gradients
-        for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), low, high, clipped, floor)
+        for_x, for_scale = kernel(view.of(upstream[0]), view.of(x), view.scale(scale), qmin, qmax, clipped, floor)
         return view.back(for_x), for_scale.reshape(scale.shape), None, None, None, None
 
 
-def straight_through(x: Tensor, scale: Tensor, low: Tensor, high: Tensor, clipped: bool) -> Tensor:
-    """The quantizer in operations that autograd can follow twice."""
-    steps = x / scale
-    rounded = steps + (torch.round(steps) - steps).detach()
-    level = torch.clamp(rounded, low, high)
-    return (rounded + (level - rounded).detach() if clipped else level) * scale
+def straight_through(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor, clipped: bool) -> Tensor:
+    """The quantizer in operations that autograd can differentiate twice."""
+    ratio = x / scale
+    rounded = ratio + (torch.round(ratio) - ratio).detach()
+    code = torch.clamp(rounded, qmin, qmax)
+    return (rounded + (code - rounded).detach() if clipped else code) * scale

@@ -1,4 +1,4 @@
-"""ReLUs that take no pass over memory of their own: they are left to the quantizer behind."""
+"""ReLUs without their own pass over memory: the quantizer that follows applies them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from spos_quant.quant.scales import ClipStep
 from spos_quant.quant.switch import SwitchLayer
 
 absorbed: WeakSet[nn.Module] = WeakSet()
-"""ReLUs that are left to the layer behind; whoever runs layers in a row leaves them out."""
+"""ReLUs that the following layer applies; code that runs layers in sequence skips them."""
 
 
 @contextmanager
 def absorbed_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]:
-    """While open, ReLUs are left to the layers behind them, wherever these quantize to levels from zero up.
+    """Makes layers apply the ReLU in front of them while open, if they quantize their input unsigned.
 
-    Values and gradients are those of both, to the last bit. What has hooks stays as it is.
+    Values and gradients are bit-identical to the separate operations. Modules with hooks are not changed.
 
     Args:
-        pairs: ReLUs, each with the layer that alone reads what it gives.
+        pairs: ReLUs, each with the only layer that reads its output.
     """
     relus: list[nn.Module] = []
     readers: list[nn.Module] = []
     for relu, layer in pairs:
-        quantizers = _from_zero(layer)
+        quantizers = _unsigned_quantizers(layer)
         if quantizers and relu not in absorbed and not hooked(relu) and not hooked(layer):
             relus.append(relu)
             readers += [layer, *quantizers]
@@ -44,19 +44,19 @@ def absorbed_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something watches a module, or changes what it gives."""
+    """Whether a module has hooks, which may observe or change its output."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def _from_zero(layer: nn.Module) -> list[nn.Module]:
-    """The quantizers of a layer's input, if all have zero as their qmin level and a learned clip; none otherwise."""
+def _unsigned_quantizers(layer: nn.Module) -> list[nn.Module]:
+    """The quantizers of a layer's input, if all are unsigned and have a learned clip; otherwise none."""
     made = input_quantizers(layer)
     fused = [quantizer.int_quant for quantizer in made if has_clip(quantizer) and not quantizer.int_quant.signed]
     return fused if len(fused) == len(made) else []
 
 
 def input_quantizers(layer: nn.Module, *, active: bool = False) -> list[Any]:
-    """Brevitas's quantizers of a layer's input: one per bit-width, or that of the active bits alone."""
+    """Brevitas's quantizers of a layer's input: one per bit-width, or only that of the active bits."""
     proxies: list[Any] = []
     if isinstance(layer, SwitchLayer) and layer.input_quant is not None:
         by_bits = layer.input_quant.by_bits
@@ -70,6 +70,6 @@ def input_quantizers(layer: nn.Module, *, active: bool = False) -> list[Any]:
 
 
 def has_clip(quantizer: Any) -> bool:
-    """Whether a quantizer rounds to whole steps up to a learned clip."""
-    inner, step = (getattr(quantizer, name, None) for name in ("int_quant", "scaling_impl"))
-    return isinstance(inner, FusedIntQuant) and isinstance(step, ClipStep)
+    """Whether a quantizer rounds to integers times a scale that a learned clip determines."""
+    int_quant, scaling = (getattr(quantizer, name, None) for name in ("int_quant", "scaling_impl"))
+    return isinstance(int_quant, FusedIntQuant) and isinstance(scaling, ClipStep)

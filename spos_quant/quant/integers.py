@@ -1,9 +1,9 @@
-"""Convolutions of integer codes by oneDNN, for judging candidates where the processor multiplies 8 bits (VNNI).
+"""Convolutions of integer codes by oneDNN, to evaluate candidates on processors with 8-bit multiplication (VNNI).
 
-A quantized convolution is a sum of products of codes times two steps. Fake quantization multiplies the codes with their
-steps first and sums floats; here the codes are summed as integers, without an error, and the steps multiplied at the
-end. The two differ by the rounding of the float sums, and where that moves a value over the border of a level, by that
-level (decision record 0041). The operators are private to torch: they are looked for and tried before they are used.
+A quantized convolution is a sum of products of integer codes, times two scales. Fake quantization multiplies the codes
+by their scales first and sums floats. Here the codes are summed as integers, without error, and the scales are applied
+at the end. The two differ by the rounding of the float sums, and by one level if that rounding moves a value into the
+next level (decision record 0041). The operators are private to torch, so they are looked up and tested before use.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ if TYPE_CHECKING:
 
 
 class PackedWeight(NamedTuple):
-    """A weight as oneDNN takes it."""
+    """A weight in the format of oneDNN."""
 
     codes: Tensor
     scales: Tensor
-    """`[out]` steps."""
+    """`[out]`."""
     zeros: Tensor
 
 
 @cache
 def integers_available() -> bool:
-    """Whether this torch has the operators, and this processor kernels that are fast and do not saturate."""
+    """Whether this torch has the operators, and this processor has kernels that are fast and do not saturate."""
     if not hasattr(torch.ops.onednn, "qconv2d_pointwise") or not torch.cpu._is_vnni_supported():
         return False
-    # The largest codes side by side: 8-bit kernels that add pairs in 16 bits would cut these sums off.
+    # The largest codes everywhere: 8-bit kernels that add pairs of products in 16 bits would saturate.
     codes = torch.full((1, 16, 4, 4), 255, dtype=torch.uint8)
     weight = torch.full((8, 16, 3, 3), 127, dtype=torch.int8)
     try:
         packed = _pack(weight, torch.ones(8), 1.0, 0, _Settings, 1, codes.shape)
         made = _run(codes, 1.0, 0, packed, None, _Settings, 1)
-    except (AttributeError, RuntimeError, TypeError):  # other arguments than those of the torch that this knows
+    except (AttributeError, RuntimeError, TypeError):  # a torch version whose operators have another signature
         return False
     return torch.equal(made, F.conv2d(codes.float(), weight.float(), padding=1))
 
 
 class _Settings:
-    """Of the convolution that is tried."""
+    """Settings of the test convolution."""
 
     stride = padding = dilation = (1, 1)
 
 
 class PackedLayer(NamedTuple):
-    """A layer at some bits and channels, for inputs of one shape."""
+    """A layer at certain bits and channels, packed for inputs of one shape."""
 
     levels: Levels
-    step: float
+    input_scale: float
     zero_point: int
     weight: PackedWeight
 
 
 @torch.no_grad()
 def integer_convolution(layer: SwitchLayer, x: Tensor) -> Tensor | None:
-    """What the layer gives for `x` with its active channels and bits, from sums of integers.
+    """The layer's output for `x` with its active channels and bits, computed from sums of integers.
 
-    None where it can be had from floats alone: another kind of layer, a float weight or input, a quantizer whose values
-    are no multiples of a step, another type or device. Weights are packed once while the layer keeps them.
+    None if only floats can compute it: another layer type, a float weight or input, a quantizer whose values are not
+    integers times a scale, another dtype or device. Weights are packed once while `kept_weights` is open.
     """
     if layer.kept is None or layer.weight_bits is None or layer.act_bits is None or not _has_kernel(layer, x):
         return None
@@ -82,7 +82,7 @@ def integer_convolution(layer: SwitchLayer, x: Tensor) -> Tensor | None:
         weight = weight._replace(scales=weight.scales * factor)
         bias = constant if bias is None else bias * factor + constant
     codes = integer_codes(x, *packed.levels)
-    return _run(codes, packed.step, packed.zero_point, weight, bias, layer._geometry, layer.active_groups)
+    return _run(codes, packed.input_scale, packed.zero_point, weight, bias, layer._geometry, layer.active_groups)
 
 
 def _has_kernel(layer: SwitchLayer, x: Tensor) -> bool:
@@ -92,7 +92,7 @@ def _has_kernel(layer: SwitchLayer, x: Tensor) -> bool:
 
 
 def _packed(layer: SwitchLayer, x: Tensor) -> PackedLayer | None:
-    """The layer at its active bits and channels; None where weight or input is not made of codes."""
+    """The layer packed at its active bits and channels; None if weight or input has no integer codes."""
     assert layer.input_quant is not None
     assert layer.act_bits is not None
     levels = layer.input_quant.levels(layer.act_bits)
@@ -101,25 +101,36 @@ def _packed(layer: SwitchLayer, x: Tensor) -> PackedLayer | None:
     codes = torch.round(value / scale)
     if levels is None or codes.abs().max() > 127 or not torch.equal(codes * scale, value):
         return None
-    step, zero_point = float(levels.step), -int(levels.qmin)
+    input_scale, zero_point = float(levels.step), -int(levels.qmin)
     scales = scale.reshape(-1).expand(len(value)).contiguous()
-    where = layer._geometry, layer.active_groups, x.shape
-    return PackedLayer(levels, step, zero_point, _pack(codes.to(torch.int8), scales, step, zero_point, *where))
+    geometry = layer._geometry, layer.active_groups, x.shape
+    weight = _pack(codes.to(torch.int8), scales, input_scale, zero_point, *geometry)
+    return PackedLayer(levels, input_scale, zero_point, weight)
 
 
 def _pack(
-    codes: Tensor, scales: Tensor, step: float, zero_point: int, settings: Any, groups: int, shape: torch.Size
+    codes: Tensor, scales: Tensor, input_scale: float, zero_point: int, settings: Any, groups: int, shape: torch.Size
 ) -> PackedWeight:
-    where = [list(getattr(settings, name)) for name in ("stride", "padding", "dilation")]
-    made = torch.ops.onednn.qconv_prepack(codes.contiguous(), scales, step, zero_point, *where, groups, list(shape))
+    geometry = [list(getattr(settings, name)) for name in ("stride", "padding", "dilation")]
+    made = torch.ops.onednn.qconv_prepack(
+        codes.contiguous(), scales, input_scale, zero_point, *geometry, groups, list(shape)
+    )
     return PackedWeight(made, scales, torch.zeros(len(scales), dtype=torch.int32))
 
 
 def _run(
-    codes: Tensor, step: float, zero_point: int, packed: PackedWeight, bias: Tensor | None, settings: Any, groups: int
+    codes: Tensor,
+    input_scale: float,
+    zero_point: int,
+    packed: PackedWeight,
+    bias: Tensor | None,
+    settings: Any,
+    groups: int,
 ) -> Tensor:
-    where = [list(getattr(settings, name)) for name in ("stride", "padding", "dilation")]
+    geometry = [list(getattr(settings, name)) for name in ("stride", "padding", "dilation")]
     weight = packed.codes, packed.scales, packed.zeros, bias
-    plain = (1.0, 0, torch.float32, "none", [None], "")  # float answers, and nothing done with them
-    made: Tensor = torch.ops.onednn.qconv2d_pointwise(codes, step, zero_point, *weight, *where, groups, *plain)
+    output = (1.0, 0, torch.float32, "none", [None], "")  # float, without a post-op
+    made: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        codes, input_scale, zero_point, *weight, *geometry, groups, *output
+    )
     return made

@@ -1,4 +1,4 @@
-"""The kinds of layers that can be quantized, as one table: adding a kind adds a row, not a class."""
+"""The layer types that can be quantized, as one table: a new type is a new row, not a new class."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from spos_quant.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerKind:
-    """How layers of one float class run on a given weight, and what they are in Brevitas."""
+    """How layers of one float class run on a given weight, and the matching Brevitas class."""
 
     float_class: type[nn.Module]
     brevitas_class: type[nn.Module]
     forward: Callable[[Tensor, Tensor, Tensor | None, Any, int], Tensor]
     """`(x, weight, bias, settings, groups) -> output`."""
     settings: tuple[str, ...]
-    """Constructor arguments beyond channels, bias and groups, readable as attributes of the float layer."""
+    """Constructor arguments other than channels, bias and groups; each is an attribute of the float layer."""
     channel_names: tuple[str, str]
     grouped: bool = False
     transposed: bool = False
-    """Whether the weight is `[in, out / groups, ...]` in place of `[out, in / groups, ...]`."""
+    """Whether the weight is `[in, out / groups, ...]` instead of `[out, in / groups, ...]`."""
 
     def macs(self, weight: Tensor, x: Tensor, output: Tensor, outputs: int) -> int:
-        """Multiply-adds of one run with this weight, on all images of the batch; `outputs` are output channels."""
-        if self.transposed:  # every input pixel meets the whole kernel
+        """Multiply-adds of one forward pass over the whole batch; `outputs` is the number of output channels."""
+        if self.transposed:  # every input pixel is multiplied with the whole kernel
             return x.numel() * (weight.numel() // weight.shape[0])
         return output.numel() * (weight.numel() // outputs)
 
@@ -46,7 +46,7 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, group
 
 
 def _padded(x: Tensor, settings: Any) -> tuple[Tensor, Any]:
-    """The input with borders that are not zeros, and the padding that is left for the convolution."""
+    """The input, padded here unless its padding mode is zeros, and the padding left for the convolution."""
     if settings.padding_mode == "zeros":
         return x, settings.padding
     return F.pad(x, settings.border, mode=settings.padding_mode), 0
@@ -84,7 +84,7 @@ def kind_of(layer: nn.Module) -> LayerKind:
     """The kind of a float or Brevitas layer.
 
     Raises:
-        ModelError: the layer is of no kind that can be quantized.
+        ModelError: layers of this type cannot be quantized.
     """
     for kind in KINDS:
         if isinstance(layer, kind.float_class):
@@ -94,7 +94,7 @@ def kind_of(layer: nn.Module) -> LayerKind:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer computes what one of these kinds does, float or Brevitas; a subclass may do something else."""
+    """Whether a float or Brevitas layer computes the same as its kind; a subclass may override the computation."""
     return any(
         isinstance(layer, kind.float_class)
         and any(_computes(layer) == _computes(plain) for plain in (kind.float_class, kind.brevitas_class))
@@ -103,6 +103,6 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def _computes(layer: Any) -> tuple[Any, ...]:
-    """The functions that decide what a layer, or a class of layers, computes."""
+    """The functions that determine what a layer, or a layer class, computes."""
     owner = layer if isinstance(layer, type) else type(layer)
     return tuple(getattr(owner, name, None) for name in ("forward", "_conv_forward", "inner_forward_impl"))

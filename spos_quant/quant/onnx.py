@@ -1,7 +1,7 @@
-"""Brevitas's QCDQ exporter, with the quantizers that it refuses written through exact stand-ins.
+"""Brevitas's QCDQ exporter, with exact replacements for the quantizers that it rejects.
 
-It refuses 1 bit, and codes that are no consecutive integers: the levels of weights without a zero (1 bit; mid-rise) are
-the odd ones among those of a quantizer with a zero and one bit more.
+It rejects 1 bit, and codes that are not consecutive integers. The levels of weights without a zero (1 bit; mid-rise)
+are the odd levels of a quantizer with a zero and one extra bit, which replaces theirs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPSET = 17
 
 
 def export_float(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Writes a model as ONNX with float operators and a free batch size."""
+    """Writes a model as ONNX with float operators and a dynamic batch size."""
     with quiet(), torch.no_grad():
         torch.onnx.export(model.eval(), (example,), str(path), dynamo=False, opset_version=OPSET, **free_batch())
 
@@ -39,8 +39,8 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path, *, opset: int = O
     Integer initializers need the TorchScript exporter (upstream issue 1543).
 
     Returns:
-        Names of the layers whose weights have no zero, and of those whose input is 1 bit: their chains say a bit more
-        than there is until the caller narrows them.
+        Names of the layers whose weights have no zero, and of those whose input is 1 bit. Their chains in the file have
+        one extra bit until the caller narrows them.
 
     Raises:
         ExportError: a signed 1-bit activation, which has no QCDQ form.
@@ -57,7 +57,7 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path, *, opset: int = O
 
 
 def free_batch() -> dict[str, Any]:
-    """Arguments of torch's exporter for one input and one output of any batch size."""
+    """Arguments of torch's exporter for one input and one output with a dynamic batch size."""
     free = {0: "n"}
     return {
         "input_names": ["input"],
@@ -67,14 +67,14 @@ def free_batch() -> dict[str, Any]:
 
 
 def with_stand_ins(model: nn.Module, *, binary: bool = False) -> tuple[nn.Module, set[str], set[str]]:
-    """A copy that computes the same through quantizers that Brevitas can export, and the layers concerned.
+    """A copy that computes the same with quantizers that Brevitas can export, and the layers changed.
 
     Args:
         model: Is not changed.
         binary: Whether the exporter can write 1 bit itself.
 
     Returns:
-        The copy, the names of the layers whose weights have a stand-in, and of those whose inputs have one.
+        The copy, the names of the layers with a replaced weight quantizer, and those with a replaced input quantizer.
     """
     made = copy.deepcopy(model)
     weights, inputs = set(), set()
@@ -85,7 +85,7 @@ def with_stand_ins(model: nn.Module, *, binary: bool = False) -> tuple[nn.Module
         weight_bits, act_bits = read_bits(layer)
         if weight_bits is not None and _has_no_zero(layer, weight_bits) and not (binary and weight_bits == 1):
             weights.add(name)
-            _put_stand_in(layer, weight_bits)
+            _replace_weight_quantizer(layer, weight_bits)
         if act_bits == 1 and not binary:
             inputs.add(name)
             layer.input_quant = _two_bit_input(name, layer, replaced)
@@ -96,20 +96,20 @@ def _has_no_zero(layer: Any, weight_bits: int) -> bool:
     return weight_bits == 1 or isinstance(layer.weight_quant.tensor_quant.int_quant, MidRiseQuant)
 
 
-def _put_stand_in(layer: Any, weight_bits: int) -> None:
-    """Gives a layer a quantizer of one bit more and the same scale, and the weight that it had quantized."""
+def _replace_weight_quantizer(layer: Any, weight_bits: int) -> None:
+    """Gives a layer a quantizer with one extra bit and the same scale, and its quantized weight as the weight."""
     quantized = layer.quant_weight()
     layer.weight.data = quantized.value.detach()
-    # The quantizer tracks the layer that it was made in, which therefore gets the same weight.
+    # The quantizer tracks the layer that it was made in, so that layer gets the same weight.
     host = type(layer)(**_arguments(layer), weight_quant=lsq(weight_bits + 1))
     host.weight.data = layer.weight.data
-    (steps,) = host.weight_quant.parameters()
-    steps.data.copy_(quantized.scale.detach().flatten())
+    (scales,) = host.weight_quant.parameters()
+    scales.data.copy_(quantized.scale.detach().flatten())
     layer.weight_quant = host.weight_quant
 
 
 def _two_bit_input(name: str, layer: Any, replaced: dict[int, Any]) -> Any:
-    """A 2-bit input quantizer with the step of the 1-bit one; its two upper levels are cut off in the file."""
+    """A 2-bit input quantizer with the scale of the 1-bit one; its two upper levels are clipped in the file."""
     if read_signed(layer):
         raise ExportError(
             f"layer {name!r} has a signed 1-bit input, which QCDQ cannot hold; give it at least 2 activation bits"
@@ -138,14 +138,14 @@ def _arguments(layer: Any) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the exporters' deprecation notes, graphs and tracebacks of optional steps off the user's screen.
+    """Hides the exporters' deprecation warnings, graphs and tracebacks of optional passes.
 
     Raises:
-        ExportError: an operation that torch's exporter has no counterpart of.
+        ExportError: torch's exporter does not support an operation.
     """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
-    # Private; but torch prints the whole graph of a model that it cannot write, whatever its switch for that says.
+    # A private function; but torch prints the whole graph of a model that it cannot export, even with verbose off.
     with warnings.catch_warnings(), patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True):
         warnings.simplefilter("ignore")
         for logger in loggers:

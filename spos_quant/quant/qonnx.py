@@ -1,4 +1,4 @@
-"""Brevitas's QONNX exporter, with what it writes wrongly put right."""
+"""Brevitas's QONNX exporter, with corrections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def export_qonnx(model: nn.Module, example: Tensor, path: Path) -> set[str]:
     """Writes a Brevitas model as QONNX: float operators, `Quant` and `BipolarQuant` nodes, float initializers.
 
     Returns:
-        Names of the layers whose weights have no zero beyond 1 bit: they are written as the odd levels of one bit more.
+        Names of the layers whose weights have more than 1 bit but no zero: they are written as odd levels of one extra
+        bit.
     """
     with quiet(), torch.no_grad():
         stand_in, odd_weights, _ = with_stand_ins(model, binary=True)
@@ -28,7 +29,7 @@ def export_qonnx(model: nn.Module, example: Tensor, path: Path) -> set[str]:
 
 
 class _ActHandler(BrevitasActQuantProxyHandler):  # type: ignore[misc]
-    """Activations without a sign are `Quant` at 1 bit too; as `BipolarQuant` 0 would become the upper level."""
+    """Writes unsigned activations as `Quant` at 1 bit too; `BipolarQuant` would map 0 to the upper level."""
 
     def prepare_for_export(self, module: nn.Module) -> None:
         super().prepare_for_export(module)

@@ -1,4 +1,4 @@
-"""Weight and activation quantizers by bit-width, as declarative Brevitas classes filed under names for YAML.
+"""Weight and activation quantizers by bit-width: declarative Brevitas injectors, registered by name for YAML.
 
 References:
     [Max1960] J. Max, Quantizing for minimum distortion, IRE Trans. Information Theory 6, 1960.
@@ -31,7 +31,7 @@ from spos_quant.quant.scales import (
 from spos_quant.registry import Registry
 
 Injector = type[Any]
-"""A Brevitas dependency-injection class: what `weight_quant=` and `input_quant=` of its layers take."""
+"""A Brevitas dependency-injection class, as its layers accept for `weight_quant=` and `input_quant=`."""
 
 weight_quantizers: Registry[Callable[[int], Injector]] = Registry(
     "weight quantizer", builtin_modules=("spos_quant.quant.quantizers", "spos_quant.quant.least_squares")
@@ -40,16 +40,16 @@ act_quantizers: Registry[Callable[[int, bool], Injector]] = Registry(
     "activation quantizer", builtin_modules=("spos_quant.quant.quantizers",)
 )
 
-# The step of least squared error for Gaussian weights with 3, 7 and 15 levels is 1.224, 0.651 and 0.353 standard
-# deviations [Max1960]. Brevitas builds the largest level as mean|w| + sigma * std|w|, which for a Gaussian is
-# (0.798 + 0.603 sigma) standard deviations; these sigmas give those steps.
+# The scale of least squared error for Gaussian weights with 3, 7 and 15 levels is 1.224, 0.651 and 0.353 standard
+# deviations [Max1960]. Brevitas computes the clip as mean|w| + sigma * std|w|, which for a Gaussian is
+# (0.798 + 0.603 sigma) standard deviations; these sigmas give those scales.
 _GAUSSIAN_SIGMA = {2: 0.706, 3: 1.914, 4: 2.78}
-# With four levels and none at zero the step is 0.9957 deviations, the largest level 1.5 of those [Max1960].
+# Four levels without zero are best 0.9957 standard deviations apart; the clip is 1.5 times that distance [Max1960].
 _MIDRISE_SIGMA = {2: 1.154}
 
 
 class _Binary(WeightQuantSolver):  # type: ignore[misc]
-    """Levels -T and +T with T the mean of |w| per output channel [Rastegari2016]; leaves the float weight alone."""
+    """Levels -T and +T with T the mean of |w| per output channel [Rastegari2016]; the float weight is not changed."""
 
     quant_type = QuantType.BINARY
     scaling_impl = StatisticalStep
@@ -64,7 +64,7 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
 
 
 class PerChannel(Int8WeightPerChannelFloat):  # type: ignore[misc]
-    """Symmetric levels per output channel: Brevitas's own in fewer operations."""
+    """Symmetric levels per output channel: Brevitas's own quantizer in fewer operations."""
 
     int_quant = FusedIntQuant
     int_scaling_impl = LargestCode
@@ -72,7 +72,7 @@ class PerChannel(Int8WeightPerChannelFloat):  # type: ignore[misc]
 
 
 class _UnsignedClip(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):  # type: ignore[misc]
-    """2^b levels from 0 to a learned clip T [Choi2018]; the clip is a parameter from the start, calibrated later."""
+    """2^b levels from 0 to a learned clip T [Choi2018]; T is a parameter from the start and is calibrated later."""
 
     int_quant = FusedIntQuant
     int_scaling_impl = LargestCode
@@ -111,7 +111,7 @@ class _SignedBinary(ActQuantSolver):  # type: ignore[misc]
 
 @weight_quantizers.register("gaussian")
 def gaussian(bits: int) -> Injector:
-    """The step follows the standard deviation at 2 to 4 bits, the maximum above, mean|w| at 1 bit; stateless."""
+    """The scale follows mean|w| at 1 bit, the standard deviation at 2 to 4 bits, the maximum above; stateless."""
     if bits not in _GAUSSIAN_SIGMA:
         return absmax(bits)
     return _by_deviation(bits, _GAUSSIAN_SIGMA[bits])
@@ -119,7 +119,7 @@ def gaussian(bits: int) -> Injector:
 
 @weight_quantizers.register("midrise")
 def midrise(bits: int) -> Injector:
-    """`gaussian`, but at 2 bits with all four levels: -3, -1, 1 and 3 times half a step, none at zero; stateless."""
+    """`gaussian`, but at 2 bits with all four levels: -3, -1, 1 and 3 times the scale, none at zero; stateless."""
     if bits not in _MIDRISE_SIGMA:
         return gaussian(bits)
     return _let(_by_deviation(bits, _MIDRISE_SIGMA[bits]), int_quant=MidRiseQuant, int_scaling_impl=OddCodes)
@@ -127,19 +127,19 @@ def midrise(bits: int) -> Injector:
 
 @weight_quantizers.register("absmax")
 def absmax(bits: int) -> Injector:
-    """The largest level is the largest |w| of the output channel; mean|w| at 1 bit; stateless."""
+    """The clip is the largest |w| of the output channel; mean|w| at 1 bit; stateless."""
     return _let(_Binary) if bits == 1 else _let(PerChannel, bit_width=bits)
 
 
 @weight_quantizers.register("lsq")
 def lsq(bits: int) -> Injector:
-    """A learned step per output channel [Esser2020], started where `gaussian` would put it."""
+    """A learned scale per output channel [Esser2020], initialized to the scale of `gaussian`."""
     return _learned(gaussian(bits), 2 ** (bits - 1) - 1 or 1)
 
 
 @weight_quantizers.register("lsq-midrise")
 def lsq_midrise(bits: int) -> Injector:
-    """A learned step per output channel [Esser2020], started where `midrise` would put it; at 2 bits its levels."""
+    """A learned scale per output channel [Esser2020], initialized to that of `midrise`, with its levels at 2 bits."""
     return _learned(midrise(bits), 2**bits - 1) if bits in _MIDRISE_SIGMA else lsq(bits)
 
 
@@ -152,12 +152,12 @@ def pact(bits: int, signed: bool) -> Injector:
 
 
 def _by_deviation(bits: int, sigma: float) -> Injector:
-    """The largest level is mean|w| + sigma * std|w| of the output channel."""
+    """The clip is mean|w| + sigma * std|w| of the output channel."""
     return _let(PerChannel, bit_width=bits, scaling_stats_impl=MeanSigmaStdOfOne, sigma=sigma)
 
 
 def _learned(base: Injector, largest_code: int) -> Injector:
-    """A quantizer whose step is a parameter that starts where its statistics put it."""
+    """`base` with a learned scale, initialized from the weight statistics of `base`."""
     return _let(base, scaling_impl=LearnedScale, scaling_impl_type=ScalingImplType.PARAMETER, largest_code=largest_code)
 
 
@@ -170,7 +170,7 @@ def quantizer_pair(name: str) -> tuple[Callable[[int], Injector], Callable[[int,
     """The weight quantizer and the activation quantizer of a name such as `gaussian+pact`.
 
     Raises:
-        ConfigError: not two names joined by `+`, or one that is not registered (with a near match).
+        ConfigError: not two names joined by `+`, or a name that is not registered (the message has a near match).
     """
     weight, plus, act = name.partition("+")
     if not plus:

@@ -1,4 +1,4 @@
-"""What Brevitas lacks of steps and codes: a deviation of one weight, learned steps that can be sliced, codes without 0.
+"""Scales and codes that Brevitas lacks: std of a single weight, learned scales that can be sliced, codes without 0.
 
 References:
     [Esser2020] Learned step size quantization, arXiv 1902.08153.
@@ -22,43 +22,43 @@ from spos_quant.quant.views import KernelView
 
 
 class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
-    """Brevitas's step of a weight from its statistics, in few operations."""
+    """Brevitas's scale of a weight from its statistics, in few operations."""
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        """The largest level of the statistics of `x` over the largest code, `threshold`, which one bit has not."""
+        """The clip from the statistics of `x`, divided by its integer `threshold` (None at 1 bit)."""
         stats = self.parameter_list_stats.stats
         statistic, shape = stats.stats_impl, stats.stats_output_shape
-        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape) and self._of_one():
-            largest = _MeanSigmaStd.apply(x, shape, statistic.sigma(), statistic.impl.epsilon)
+        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape) and self._of_one_weight():
+            clip = _MeanSigmaStd.apply(x, shape, statistic.sigma(), statistic.impl.epsilon)
         else:
-            largest = self.parameter_list_stats(x)
-        made: Tensor = _Step.apply(largest, threshold, self.stats_scaling_impl.clamp_scaling.min_val)
+            clip = self.parameter_list_stats(x)
+        made: Tensor = _ClipToScale.apply(clip, threshold, self.stats_scaling_impl.clamp_scaling.min_val)
         return made
 
-    def _of_one(self) -> bool:
-        """Whether the statistics are of what is quantized, and not of all weights of layers that share a quantizer."""
+    def _of_one_weight(self) -> bool:
+        """Whether the statistics are of this weight alone, not of all layers that share the quantizer."""
         tracked = self.parameter_list_stats
         return tracked.extra_tracked_params_list is None and not hasattr(tracked.first_tracked_param, "parameter")
 
 
 class ClipStep(ParameterScaling):  # type: ignore[misc]
-    """Brevitas's step of a learned clip, in few operations."""
+    """Brevitas's scale of a learned clip, in few operations."""
 
     def forward(self, _x: Tensor, threshold: Tensor | None = None) -> Tensor:
-        """The clip over the largest code, `threshold`, which one bit has not."""
-        made: Tensor = _Step.apply(self.value.abs(), threshold, self.restrict_clamp_scaling.clamp_ste.min_val)
+        """The clip, divided by its integer `threshold` (None at 1 bit)."""
+        made: Tensor = _ClipToScale.apply(self.value.abs(), threshold, self.restrict_clamp_scaling.clamp_ste.min_val)
         return made
 
 
-class _Step(torch.autograd.Function):
-    """A largest level, but at least `least`, over the largest code; the gradient ignores the bound, as Brevitas's."""
+class _ClipToScale(torch.autograd.Function):
+    """`max(clip, min_val) / code`; the gradient ignores the lower bound, as in Brevitas."""
 
     @staticmethod
-    def forward(ctx: Any, largest: Tensor, code: Tensor | None, least: float) -> Tensor:
-        ctx.code = code  # None at one bit, whose only level is the step; a constant, of which nobody wants a gradient
-        ctx.set_materialize_grads(False)  # a step that nobody used moves nothing
-        level = largest.clamp_min(least)
-        return level if code is None else level / code
+    def forward(ctx: Any, clip: Tensor, code: Tensor | None, min_val: float) -> Tensor:
+        ctx.code = code  # None at 1 bit, whose scale is the clip; a constant without gradient
+        ctx.set_materialize_grads(False)  # an unused scale has no gradient, so that no optimizer step changes it
+        bounded = clip.clamp_min(min_val)
+        return bounded if code is None else bounded / code
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
@@ -67,11 +67,11 @@ class _Step(torch.autograd.Function):
 
 
 class LargestCode(nn.Module):
-    """The integer of the largest level, computed once.
+    """The integer that the clip maps to, `-qmin` if signed and `qmax` otherwise; computed once.
 
     Args:
         bit_width: Bits.
-        signed: Whether there are levels below zero.
+        signed: Whether there are negative levels.
         narrow_range: Whether the most negative integer is left out.
     """
 
@@ -88,16 +88,16 @@ class LargestCode(nn.Module):
 
 
 class MeanSigmaStdOfOne(MeanSigmaStd):  # type: ignore[misc]
-    """mean|w| + sigma * std|w| per channel; a channel of a single weight has no deviation (Brevitas says NaN)."""
+    """mean|w| + sigma * std|w| per channel; std|w| of a single weight counts as 0 (Brevitas returns NaN)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[C]` largest levels of `[C, n]` weights."""
-        largest: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
-        return largest
+        """`[C]` clips of `[C, n]` weights."""
+        clip: Tensor = super().forward(x) if x.shape[1] > 1 else x.abs().flatten()
+        return clip
 
 
 def _has_kernels(x: Tensor, scales: tuple[int, ...]) -> bool:
-    """Whether there are compiled kernels for the rows of a weight: two at least, of two weights at least."""
+    """Whether compiled kernels take the rows of a weight: at least two rows of at least two weights."""
     return set(scales) != {1} and active(x).compiled and 1 < x.shape[_channel_dim(scales)] < x.numel()
 
 
@@ -106,19 +106,18 @@ def _channel_dim(scales: tuple[int, ...]) -> int:
 
 
 class _MeanSigmaStd(torch.autograd.Function):
-    """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and for the way back.
+    """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and the backward pass.
 
-    The result is that of Brevitas to the last bit: the mean is a sum in torch's order, the variance, on a CPU, one in
-    float64.
+    The result is bit-identical to Brevitas: the mean is summed in torch's order and, on a CPU, the variance in float64.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: tuple[int, ...], sigma: Tensor, epsilon: float) -> Tensor:
         dim = _channel_dim(scales)
-        rows = x if dim == 0 else x.movedim(dim, 0).contiguous()  # sums are of Brevitas's order
-        sizes = rows.flatten(1).abs()
-        variances = active(x).variances if sizes.shape[1] >= LONG_ROW else row_variances
-        mean, std = sizes.mean(1), (variances(sizes.contiguous()).view(-1) + epsilon).sqrt()
+        rows = x if dim == 0 else x.movedim(dim, 0).contiguous()  # Brevitas sums in this order
+        magnitudes = rows.flatten(1).abs()
+        variances = active(x).variances if magnitudes.shape[1] >= LONG_ROW else row_variances
+        mean, std = magnitudes.mean(1), (variances(magnitudes.contiguous()).view(-1) + epsilon).sqrt()
         ctx.save_for_backward(x, sigma, mean, std)
         ctx.dim, ctx.epsilon = dim, epsilon
         return (mean + sigma * std).view(scales)
@@ -126,10 +125,10 @@ class _MeanSigmaStd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, sigma, mean, std = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants second derivatives: plain operations, which have them
+        if torch.is_grad_enabled():  # second derivatives are wanted, which only plain operations have
             inner = x.view_as(x)
-            sizes = inner.movedim(ctx.dim, 0).flatten(1).abs()
-            made = (sizes.mean(1) + sigma * (sizes.var(1) + ctx.epsilon).sqrt()).view_as(upstream[0])
+            magnitudes = inner.movedim(ctx.dim, 0).flatten(1).abs()
+            made = (magnitudes.mean(1) + sigma * (magnitudes.var(1) + ctx.epsilon).sqrt()).view_as(upstream[0])
             return *torch.autograd.grad(made, inner, upstream[0], create_graph=True), None, None, None
         per_row = x.numel() // len(mean)
         gradient = upstream[0].reshape(-1)
@@ -141,19 +140,19 @@ class _MeanSigmaStd(torch.autograd.Function):
 
 
 class LearnedScale(nn.Module):
-    """A learned step per output channel of a weight, in the place of Brevitas's `scaling_impl` [Esser2020].
+    """A learned scale per output channel of a weight, in place of Brevitas's `scaling_impl` [Esser2020].
 
-    One value per channel of the whole weight; a slice of the weight uses the first ones. A vector, so that recipes that
-    give no weight decay to what has one dimension leave it alone. It starts where the statistics of the quantizer that
-    it is put into would have put the step.
+    One value per channel of the full weight; a slice of the weight uses the first ones. The values are a vector, so
+    that recipes without weight decay on 1-D parameters exempt them. They are initialized from the statistics of the
+    quantizer.
 
     Args:
-        tracked_parameter_list: The weight comes first.
-        scaling_stats_impl: `[C, n]` weights to their `[C]` largest levels.
-        scaling_shape: What the steps of a weight are viewed as; one dimension is -1 where the weight may be sliced.
+        tracked_parameter_list: Its first entry is the weight.
+        scaling_stats_impl: Maps `[C, n]` weights to their `[C]` clips.
+        scaling_shape: Shape of the scales next to the weight; one dimension is -1 if the weight may be sliced.
         output_channel_dim: The dimension of the output channels in the weight.
-        largest_code: The integer of the largest level.
-        scaling_min_val: The least step.
+        largest_code: `qmax`, the integer of the clip.
+        scaling_min_val: Lower bound of the scale.
     """
 
     def __init__(
@@ -168,30 +167,30 @@ class LearnedScale(nn.Module):
         super().__init__()
         self.stats = scaling_stats_impl
         self.shape, self.channel_dim = scaling_shape, output_channel_dim
-        self.largest_code, self.least = largest_code, scaling_min_val
+        self.largest_code, self.min_val = largest_code, scaling_min_val
         weight = tracked_parameter_list[0]
         self.value = nn.Parameter(weight.detach().new_empty(weight.shape[output_channel_dim]))
         self.start(weight)
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
-        """Puts the steps where the statistics of this weight want them."""
+        """Initializes the scales from the statistics of this weight."""
         rows = weight.transpose(0, self.channel_dim).flatten(1)
-        self.value.copy_(self.stats(rows).clamp_min(self.least) / self.largest_code)
+        self.value.copy_(self.stats(rows).clamp_min(self.min_val) / self.largest_code)
 
     def forward(self, x: Tensor, _threshold: Tensor | None = None) -> Tensor:
-        """The steps of the channels of `x`, viewed so that they can be multiplied with it.
+        """The scales of the channels of `x`, in a shape that broadcasts with `x`.
 
-        The gradient is scaled by 1 / sqrt(weights per step x largest code), Eq. 4 of [Esser2020] for one channel.
+        The gradient is multiplied by 1 / sqrt(weights per scale x qmax), Eq. 4 of [Esser2020] for one channel.
         """
         channels = x.shape[self.channel_dim]
-        per_step = x.numel() // channels
-        value: Tensor = _Gentle.apply(self.value[:channels], 1 / sqrt(per_step * self.largest_code))
-        return value.abs().clamp_min(self.least).view(self.shape)
+        per_scale = x.numel() // channels
+        value: Tensor = _ScaleGradient.apply(self.value[:channels], 1 / sqrt(per_scale * self.largest_code))
+        return value.abs().clamp_min(self.min_val).view(self.shape)
 
 
-class _Gentle(torch.autograd.Function):
-    """The identity, with a gradient that is so many times as large."""
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, with its gradient multiplied by `factor`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -204,9 +203,9 @@ class _Gentle(torch.autograd.Function):
 
 
 class OddCodes(nn.Module):
-    """The largest code of a quantizer without a zero: 2^b levels at the odd integers up to 2^b - 1."""
+    """`qmax` of a quantizer without a zero: its 2^b levels are the odd integers from 1 - 2^b to 2^b - 1."""
 
-    def __init__(self) -> None:  # Brevitas reads from the signature what it must inject
+    def __init__(self) -> None:  # Brevitas injects the arguments of this signature
         super().__init__()
 
     def forward(self, bit_width: Tensor) -> Tensor:
@@ -215,18 +214,18 @@ class OddCodes(nn.Module):
 
 
 class MidRiseQuant(IntQuant):  # type: ignore[misc]
-    """Rounds to the odd multiples of the scale, which is half a step: a mid-rise quantizer, with no level at zero."""
+    """A mid-rise quantizer: rounds to odd multiples of the scale, which is half the distance between levels."""
 
     def to_int(self, scale: Tensor, _zero_point: Tensor, bit_width: Tensor, x: Tensor) -> Tensor:
-        """The odd integers that stand for `x`."""
+        """The odd integer codes of `x`."""
         codes = floor_ste(x / (2 * scale)) * 2 + 1
         made: Tensor = self.tensor_clamp_impl(codes, min_val=self.min_int(bit_width), max_val=self.max_int(bit_width))
         return made
 
     def min_int(self, bit_width: Tensor) -> Tensor:
-        """The smallest code."""
+        """`qmin`."""
         return 1 - 2.0**bit_width
 
     def max_int(self, bit_width: Tensor) -> Tensor:
-        """The largest code."""
+        """`qmax`."""
         return 2.0**bit_width - 1

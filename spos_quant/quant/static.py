@@ -1,4 +1,4 @@
-"""From switchable to plain: the static Brevitas layer of an active path, and bits read back from such layers."""
+"""The static Brevitas layers of an active path, and the bits read back from such layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bits = int | None
 
 
 class Switchable(nn.Module):
-    """A module with several paths that knows its plain counterpart."""
+    """A module with several paths that can make its plain counterpart."""
 
     def static(self, maker: StaticMaker) -> nn.Module:
         """The plain module of the active path, its parts made by `maker`."""
@@ -28,9 +28,9 @@ class Switchable(nn.Module):
 
 
 class StaticMaker:
-    """Makes plain modules out of switchable ones with copied weights.
+    """Makes plain modules from switchable ones, with copied weights.
 
-    One maker serves one model: layers that shared an input quantizer or a weight share its plain counterpart too.
+    Use one maker per model: layers that share an input quantizer or a weight then share its plain counterpart too.
     """
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class StaticMaker:
             return module.static(self)
         for child in module.children():
             self.module(child)
-        # Counterparts made so far stand in for their originals; parameters, buffers and attributes are copied.
+        # As the memo of deepcopy, `_made` replaces originals by their counterparts; everything else is copied.
         return copy.deepcopy(module, self._made)
 
     def layer(self, layer: SwitchLayer) -> nn.Module:
-        """A plain torch layer where the space keeps it float, else a Brevitas layer."""
+        """A plain torch layer if the space keeps it float, else a Brevitas layer."""
         channels = dict(zip(layer.kind.channel_names, (layer.active_in, layer.active_out), strict=True))
         settings: dict[str, Any] = {**layer.settings, **channels, "bias": layer.bias is not None}
         if layer.kind.grouped:
@@ -70,20 +70,20 @@ class StaticMaker:
             settings |= {"weight_quant": weight, "input_quant": act}
         made = (layer.kind.brevitas_class if layer.searchable else layer.kind.float_class)(**settings)
         made.to(layer.weight.device, layer.weight.dtype)
-        self._take_weight(layer, made)
+        self._copy_weight(layer, made)
         made.weight.requires_grad_(layer.weight.requires_grad)
         with torch.no_grad():
             bias = layer.active_bias()
             if bias is not None:
                 made.bias.copy_(bias)  # type: ignore[operator]
             if layer.weight_bits is not None:
-                _take_steps(layer.weight_quant[str(layer.weight_bits)], made.weight_quant)
+                _copy_scales(layer.weight_quant[str(layer.weight_bits)], made.weight_quant)
             if layer.act_bits is not None:
-                self._take_input_quant(layer, made)
+                self._copy_input_quant(layer, made)
         return made.train(layer.training)
 
-    def _take_weight(self, layer: SwitchLayer, made: Any) -> None:
-        """Copies the active weight; one that is whole and tied to another place stays tied."""
+    def _copy_weight(self, layer: SwitchLayer, made: Any) -> None:
+        """Copies the active weight; a full weight that is tied to another layer stays tied."""
         weight = layer.active_weight()
         whole = weight.shape == layer.weight.shape
         if whole and id(layer.weight) in self._made:
@@ -94,21 +94,21 @@ class StaticMaker:
         if whole:
             self._made[id(layer.weight)] = made.weight
 
-    def _take_input_quant(self, layer: SwitchLayer, made: Any) -> None:
-        """Copies the clip of the active bits; layers that shared a quantizer go on sharing one."""
+    def _copy_input_quant(self, layer: SwitchLayer, made: Any) -> None:
+        """Copies the clip of the active bits; layers that shared a quantizer still share one."""
         assert layer.input_quant is not None
         assert layer.act_bits is not None
         shared = self._inputs.setdefault((id(layer.input_quant), layer.act_bits), made.input_quant)
         if shared is not made.input_quant:
             made.input_quant = shared
-            shared.add_tracked_module(made)  # Brevitas makes the parameters of the quantizer anew here
+            shared.add_tracked_module(made)  # Brevitas re-creates the parameters of the quantizer here
         clip = layer.input_quant.clip(layer.act_bits)
         (copied,) = shared.to(clip.device, clip.dtype).parameters()
         copied.copy_(clip)
 
 
-def _take_steps(switchable: nn.Module, plain: Any) -> None:
-    """Copies the learned steps of the active channels, if there are any."""
+def _copy_scales(switchable: nn.Module, plain: Any) -> None:
+    """Copies the learned scales of the active channels, if there are any."""
     for source, target in zip(switchable.parameters(), plain.parameters(), strict=True):
         target.copy_(source[: len(target)])
 
@@ -128,9 +128,9 @@ def static_batch_norm(norm: SwitchBatchNorm2d) -> nn.BatchNorm2d:
 
 @contextmanager
 def parameters_stay() -> Iterator[None]:
-    """While open, `load_state_dict` copies into the parameters of quantizers; Brevitas would make them anew.
+    """Makes `load_state_dict` copy into the parameters of quantizers while open; Brevitas would re-create them.
 
-    An optimizer that was built before would go on with the old ones.
+    An optimizer that was built before would then still update the old parameters.
     """
     before, config.REINIT_ON_STATE_DICT_LOAD = config.REINIT_ON_STATE_DICT_LOAD, False
     try:
@@ -141,29 +141,28 @@ def parameters_stay() -> Iterator[None]:
 
 @contextmanager
 def plain_values(model: nn.Module) -> Iterator[None]:
-    """While open, the quantizers of Brevitas layers answer with values alone, wherever nothing asks for more.
+    """Makes the quantizers of Brevitas layers return plain values while open, if the layer needs only values.
 
-    They take the weight as it is besides: Brevitas takes the slice of all of it, whose gradient is three passes over
-    memory.
+    They also read the weight directly: Brevitas slices it, and the gradient of the slice is three passes over memory.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, QuantLayer) and not _asks_for_more(layer)]
-    whole = [layer for layer in layers if "quant_weight" not in vars(layer)]  # not yet
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantLayer) and not _needs_scales(layer)]
+    whole = [layer for layer in layers if "quant_weight" not in vars(layer)]  # not set by an outer context
     proxies = [proxy for layer in layers for proxy in (layer.weight_quant, layer.input_quant)]
     before = [proxy.skip_create_quant_tensor for proxy in proxies]
     for proxy in proxies:
         values_only(proxy)
-    for layer in whole:  # torch passes on whole dimensions of several, but slices a single one
+    for layer in whole:  # torch returns a tensor unchanged for several full slices, but not for a single one
         layer.quant_weight = partial(layer.quant_weight, subtensor_slice_list=[None, None])
     try:
         yield
     finally:
         for layer in whole:
-            del layer.quant_weight  # the class has it
+            del layer.quant_weight  # restores the method of the class
         for proxy, wanted in zip(proxies, before, strict=True):
             values_only(proxy, wanted)
 
 
-def _asks_for_more(layer: QuantLayer) -> bool:
+def _needs_scales(layer: QuantLayer) -> bool:
     """Whether a layer needs the scales of its input and weight."""
     return bool(layer.return_quant_tensor or layer.bias_quant.is_quant_enabled or layer.output_quant.is_quant_enabled)
 
@@ -186,7 +185,7 @@ def read_bits(layer: nn.Module) -> tuple[Bits, Bits]:
 
 
 def read_signed(layer: nn.Module) -> bool | None:
-    """Whether the input quantizer of a layer is signed; None where the input is float."""
+    """Whether the input quantizer of a layer is signed; None if the input is float."""
     if read_bits(layer)[1] is None:
         return None
     return bool(layer.input_quant.is_signed)

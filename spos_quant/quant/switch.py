@@ -1,8 +1,8 @@
 """Switchable layers: one float weight, sliced to the active channels, then quantized to the active bits.
 
 A switchable layer holds one quantizer per bit-width over one shared weight (decision record 0003), so the memory of a
-supernet does not grow with the number of candidates. `static()` gives the plain layer of the active path, which
-computes the same numbers to the last bit.
+supernet does not grow with the number of candidates. `quant.static` makes the plain layer of the active path, which is
+bit-exact to it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Bits = int | None
 
 
 def values_only(proxy: nn.Module, wanted: bool = True) -> nn.Module:
-    """Has a Brevitas quantizer answer with values alone, or again with their scale and bits as well.
+    """Makes a Brevitas quantizer return plain values, or again (`wanted=False`) values with scale and bits.
 
-    Nothing reads those of a network that trains, and they are dozens of operations per layer: some wait for a GPU.
+    Training does not use scale and bits. They cost dozens of operations per layer, some of which synchronize a GPU.
     """
     proxy.skip_create_quant_tensor = wanted  # type: ignore[assignment]
     return proxy
 
 
 class Levels(NamedTuple):
-    """Whole multiples of a step, scalars all."""
+    """The levels `qmin`, ..., `qmax` times `step`, the scale; all are scalars."""
 
     step: Tensor
     qmin: Tensor
@@ -48,7 +48,7 @@ class Levels(NamedTuple):
 class InputQuantizer(nn.Module):
     """Quantizes one tensor to any of several bit-widths, each with its own learned clip.
 
-    It belongs to the layers that read the tensor; layers that read the same tensor share one.
+    It belongs to the layers that read the tensor; layers that read the same tensor share one quantizer.
     """
 
     def __init__(self, bits: Iterable[int], *, signed: bool, quantizer: str) -> None:
@@ -61,18 +61,18 @@ class InputQuantizer(nn.Module):
         )
 
     def forward(self, x: Tensor, bits: int) -> Tensor:
-        """`x` with its values rounded to the levels of `bits`."""
+        """`x` rounded to the levels of `bits`."""
         value: Tensor = self.by_bits[str(bits)](x)
         return value
 
     def levels(self, bits: int) -> Levels | None:
-        """The levels of `bits` as codes; None where they are no multiples of a step, as with a signed bit."""
+        """The levels of `bits`; None if they are not consecutive integers times a scale, as at signed 1 bit."""
         proxy: Any = self.by_bits[str(bits)]
         quantizer = proxy.fused_activation_quant_proxy.tensor_quant
         if not isinstance(getattr(quantizer, "int_quant", None), FusedIntQuant):
             return None
-        _, step, *_ = quantizer(self.clip(bits).new_zeros(1))
-        return Levels(step, quantizer.int_quant.qmin, quantizer.int_quant.qmax)
+        _, scale, *_ = quantizer(self.clip(bits).new_zeros(1))
+        return Levels(scale, quantizer.int_quant.qmin, quantizer.int_quant.qmax)
 
     def clip(self, bits: int) -> nn.Parameter:
         """The learned clip of one bit-width, a scalar."""
@@ -81,28 +81,28 @@ class InputQuantizer(nn.Module):
 
 
 class _Owner(nn.Module):
-    """Brevitas asks a quantizer for the module that it belongs to; an input quantizer needs nothing of it."""
+    """Brevitas requires a module that owns a quantizer; an input quantizer uses nothing of it."""
 
 
 class SwitchLayer(nn.Module):
     """A convolution or linear layer whose channels and bits can be switched.
 
     Args:
-        layer: The float layer at its largest width; its parameters are taken over.
+        layer: The float layer at its largest width; its parameters are used directly, not copied.
         signed: Whether its input may be negative.
 
     Raises:
-        ModelError: a layer that cannot be quantized.
+        ModelError: layers of this type cannot be quantized.
     """
 
     def __init__(self, layer: nn.Module, *, signed: bool = False) -> None:
         super().__init__()
         self.kind = kind_of(layer)
-        self.output_channel_dim = int(self.kind.transposed)  # what Brevitas reads of the owner of a weight
+        self.output_channel_dim = int(self.kind.transposed)  # Brevitas reads this from the owner of a weight
         self.signed = signed
         self.weight: nn.Parameter = layer.weight  # type: ignore[assignment]
         self.bias: nn.Parameter | None = layer.bias  # type: ignore[assignment]
-        # The settings stay readable without registering a second module with the same weight.
+        # Settings instead of the float layer itself, which would register the same weight a second time.
         self.settings = {name: getattr(layer, name) for name in self.kind.settings}
         border = getattr(layer, "_reversed_padding_repeated_twice", None)
         self._geometry = SimpleNamespace(**self.settings, border=border)
@@ -116,26 +116,26 @@ class SwitchLayer(nn.Module):
         self.weight_bits: Bits = None
         self.act_bits: Bits = None
         self.kept: dict[tuple[Any, ...], Any] | None = None
-        """What is made of the weight, by bits and channels, while `kept_weights` is open."""
+        """Cache of quantized and packed weights, by bits and channels, while `kept_weights` is open."""
         self.integers = False
-        """Whether sums are of integers where they can be, while `kept_weights` is open."""
+        """Whether the layer sums integers if it can, while `kept_weights` is open."""
         self.norm: SwitchBatchNorm2d | None = None
-        """What this layer applies to its sums itself, while `absorbed_norms` is open."""
+        """The BatchNorm that this layer applies to its own output, while `absorbed_norms` is open."""
 
     def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
-        """Gives the layer its quantizers: one per weight bit-width, and one for its input, perhaps shared.
+        """Gives the layer its quantizers: one per weight bit-width, and one for its input, which may be shared.
 
         Args:
-            weight_bits: Candidates, 1 to 8 or None for float.
-            quantizer: Registered name, such as `gaussian+pact`.
-            input_quant: Holds every candidate of the activation bits; None where all of them are float.
+            weight_bits: Candidates, 1 to 8, or None for float.
+            quantizer: Registered name, for example `gaussian+pact`.
+            input_quant: Has every activation bit candidate; None if all of them are float.
         """
         weight, _ = quantizer_pair(quantizer)
-        # The scale's shape must follow the slice, not the full weight.
+        # The scale must have the shape of the slice, not of the full weight.
         shape = tuple(-1 if dim == self.output_channel_dim else 1 for dim in range(self.weight.dim()))
         for bits in sorted({b for b in weight_bits if b is not None}):
-            # Constants are rounded to the type that a quantizer is made with, whatever it is moved to afterwards: the
-            # same one for a layer that was double from the start, one that became so, and its static counterpart.
+            # Constants keep the precision of the dtype that a quantizer is made with, even after `.to()`. With float32
+            # they agree in a layer made in double, one moved to double, and its static counterpart.
             made = weight(bits).let(scaling_shape=shape, dtype=torch.float32)
             self.weight_quant[str(bits)] = values_only(WeightQuantProxyFromInjector(self, made).to(self.weight.dtype))
         self.input_quant = input_quant
@@ -143,10 +143,10 @@ class SwitchLayer(nn.Module):
         self.searchable = True
 
     def activate_channels(self, in_channels: int, out_channels: int) -> None:
-        """Uses the first so many channels; grouped convolutions keep whole groups.
+        """Uses the first `in_channels` and `out_channels` channels; grouped convolutions keep whole groups.
 
         Raises:
-            ModelError: more channels than the layer has, or no whole number of groups.
+            ModelError: more channels than the layer has, or not a whole number of groups.
         """
         if not (0 < in_channels <= self.in_channels and 0 < out_channels <= self.out_channels):
             raise ModelError(
@@ -161,12 +161,12 @@ class SwitchLayer(nn.Module):
         self.active_in, self.active_out = in_channels, out_channels
 
     def activate_bits(self, weight_bits: Bits, act_bits: Bits) -> None:
-        """Uses these bits, None for float; they must be among the candidates given to `quantize`."""
+        """Uses these bits, None for float; they must be among the candidates passed to `quantize`."""
         self.weight_bits, self.act_bits = weight_bits, act_bits
 
     @property
     def active_groups(self) -> int:
-        """Groups of the active channels."""
+        """Number of groups of the active channels."""
         return self.groups if self.groups == 1 else self.active_out * self.groups // self.out_channels
 
     def active_weight(self) -> Tensor:
@@ -176,11 +176,11 @@ class SwitchLayer(nn.Module):
         return _leading(self.weight, self.active_out, self.active_in // self.active_groups)
 
     def geometry(self, x: Tensor) -> Geometry:
-        """A call of the layer on a batch `x`, with the active channels."""
+        """The geometry of one call on a batch `x` with the active channels."""
         kind, weight = self.kind.float_class.__name__, tuple(self.active_weight().shape)
         if "stride" not in self.settings:
             return Geometry(kind, tuple(x.shape[1:]), weight)
-        begin, end = self._geometry.border[-2::-2], self._geometry.border[::-2]  # torch says the last dimension first
+        begin, end = self._geometry.border[-2::-2], self._geometry.border[::-2]  # torch lists the last dimension first
         return Geometry(
             kind,
             tuple(x.shape[1:]),
@@ -196,21 +196,21 @@ class SwitchLayer(nn.Module):
         return None if self.bias is None else self.bias[: self.active_out]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer on `x` with the active channels and bits."""
+        """The output for `x` with the active channels and bits."""
         if self.integers and not torch.is_grad_enabled():
             made = integer_convolution(self, x)
             if made is not None:
                 return made
         if self.act_bits is not None:
             assert self.input_quant is not None
-            x = self.input_quant(x, self.act_bits)  # rectifies itself
+            x = self.input_quant(x, self.act_bits)  # applies an absorbed ReLU itself
         elif self in rectifying:
             x = x.relu()
         y = self.kind.forward(x, self._used_weight(), self.active_bias(), self._geometry, self.active_groups)
         return y if self.norm is None else self.norm.normalized(y)
 
     def _used_weight(self) -> Tensor:
-        """The weight of the active channels on the levels of the active bits."""
+        """The weight of the active channels, quantized to the active bits."""
         if self.weight_bits is None:
             return self.active_weight()
         kept = {} if self.kept is None or torch.is_grad_enabled() else self.kept
@@ -222,13 +222,13 @@ class SwitchLayer(nn.Module):
 
 
 def _leading(x: Tensor, rows: int, columns: int) -> Tensor:
-    """`x[:rows, :columns]`, as densely in memory as `x`."""
+    """`x[:rows, :columns]`, contiguous in the memory format of `x`."""
     made: Tensor = x if (rows, columns) == x.shape[:2] else _Leading.apply(x, rows, columns)
     return made
 
 
 class _Leading(torch.autograd.Function):
-    """The leading rows and columns; on the way back zeros are laid around them once, in the order of memory of all."""
+    """The leading rows and columns; the backward pass zero-pads the gradient once, in the memory format of `x`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's names
@@ -250,13 +250,13 @@ class _Leading(torch.autograd.Function):
 
 @contextmanager
 def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> Iterator[None]:
-    """While open, these layers quantize a weight once for many batches; weights and clips must not change meanwhile.
+    """Caches quantized weights over many batches while open; weights and clips must not change meanwhile.
 
-    Nothing is kept where gradients are recorded, and nothing afterwards.
+    Nothing is cached while gradients are recorded. The cache is dropped at the end.
 
     Args:
-        layers: Of a supernet.
-        integers: Whether they sum integers where they can (`quant.integers`); needs `integers_available()`.
+        layers: Layers of a supernet.
+        integers: Whether layers sum integers if they can (`quant.integers`); needs `integers_available()`.
     """
     layers = list(layers)
     for layer in layers:
@@ -270,16 +270,16 @@ def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> It
 
 @contextmanager
 def absorbed_norms(pairs: Iterable[tuple[SwitchLayer, SwitchBatchNorm2d]]) -> Iterator[None]:
-    """While open, layers apply the BatchNorm behind them to their sums, which passes on what it gets.
+    """Makes layers apply the BatchNorm that follows them while open; the BatchNorm itself is then the identity.
 
-    A layer that sums integers multiplies its sums anyway, so that normalising them costs nothing. Statistics must not
-    be recomputed meanwhile.
+    A layer that sums integers rescales its sums anyway, so the normalization costs nothing. BatchNorm statistics must
+    not be recomputed meanwhile.
 
     Args:
-        pairs: Layers, each with the BatchNorm that it alone feeds.
+        pairs: Layers, each with a BatchNorm that reads only its output.
     """
     pairs = list(pairs)
-    # Not as a submodule: a norm has its name in the network already.
+    # Not set as a submodule: the BatchNorm already has a name in the network.
     for layer, norm in pairs:
         layer.__dict__["norm"], norm.absorbed = norm, True
     try:
@@ -290,10 +290,10 @@ def absorbed_norms(pairs: Iterable[tuple[SwitchLayer, SwitchBatchNorm2d]]) -> It
 
 
 class SwitchBatchNorm2d(nn.Module):
-    """BatchNorm over the first so many channels; statistics and affine parameters are shared by all widths.
+    """BatchNorm over the active leading channels; statistics and affine parameters are shared by all widths.
 
-    The affine parameters are shared by all bit-widths too, unless `split` gives every weight bit-width of the layer in
-    front its own.
+    All bit-widths share the affine parameters too, unless `split` gives each weight bit-width of the preceding layer
+    its own.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -310,10 +310,10 @@ class SwitchBatchNorm2d(nn.Module):
         self.active = channels
         self.active_bits: Bits = None
         self.absorbed = False
-        """Whether the layer in front normalises, while `absorbed_norms` is open."""
+        """Whether the preceding layer applies this BatchNorm, while `absorbed_norms` is open."""
 
     def split(self, bits: Iterable[Bits]) -> None:
-        """Gives these bit-widths affine parameters of their own, started from the shared ones, which float uses."""
+        """Gives each of these bit-widths its own affine parameters, copied from the shared ones, which float uses."""
         for b in sorted({b for b in bits if b is not None}):
             self.by_bits[str(b)] = Affine(self.weight, self.bias)
 
@@ -322,7 +322,7 @@ class SwitchBatchNorm2d(nn.Module):
         self.active = channels
 
     def activate_bits(self, weight_bits: Bits) -> None:
-        """Uses the affine parameters of these weight bits of the layer in front; they are among those of `split`."""
+        """Uses the affine parameters of these weight bits of the preceding layer; `split` must have listed them."""
         self.active_bits = weight_bits
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -332,18 +332,18 @@ class SwitchBatchNorm2d(nn.Module):
         return owner.weight[: self.active], owner.bias[: self.active]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` of shape `[n, channels, H, W]` normalised by batch statistics in training, by running ones otherwise."""
+        """`x` `[N, C, H, W]`, normalized by batch statistics in training and by running statistics otherwise."""
         return x if self.absorbed else self.normalized(x)
 
     def normalized(self, x: Tensor) -> Tensor:
-        """`x` normalised, whoever asks."""
+        """`x` normalized, even while absorbed."""
         c = self.active
         return F.batch_norm(
             x, self.running_mean[:c], self.running_var[:c], *self.affine(), self.training, self.momentum, self.eps
         )
 
     def line(self) -> tuple[Tensor, Tensor]:
-        """What normalising by running statistics multiplies each active channel with, and what it adds then."""
+        """Factor and offset per active channel: by running statistics, `x` becomes `x * factor + offset`."""
         c = self.active
         weight, bias = self.affine()
         factor = weight * torch.rsqrt(self.running_var[:c] + self.eps)

@@ -1,4 +1,4 @@
-"""Tensors as kernels take them, without copies where memory allows."""
+"""Tensors in the shapes that kernels take, without copies if possible."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class KernelView:
-    """A tensor as the kernels take it, flat or a row per scale; elements lie in its own order of memory.
+    """A tensor in the shape that kernels take: flat, or one row per scale, in its own memory order.
 
-    So neither a tensor that lies channels last nor what is made of it is copied to another order and back.
+    Thus neither a channels-last tensor nor the result is copied to another memory order and back.
 
     Args:
         x: The tensor.
-        scales: The shape of its scales, which can be multiplied with it: one scale, or one per index of a dimension.
+        scales: The shape of its scales, which broadcasts with `x`: one scale, or one per index of a dimension.
     """
 
     def __init__(self, x: Tensor, scales: tuple[int, ...]) -> None:
@@ -26,18 +26,18 @@ class KernelView:
         self.channels_last = last and self.axis == 0
 
     def of(self, x: Tensor) -> Tensor:
-        """`[n]` or `[C, n]`, contiguous; a view wherever memory allows."""
+        """`x` as `[n]` or `[C, n]`, contiguous; a view if possible."""
         x = x.permute(0, 2, 3, 1) if self.channels_last else x
         if self.one:
             return x.reshape(-1).contiguous()
         return x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).contiguous()
 
     def scale(self, scale: Tensor) -> Tensor:
-        """A scalar or `[C, 1]`."""
+        """`scale` as a scalar or `[C, 1]`."""
         return scale.reshape(()) if self.one else scale.reshape(-1, 1).contiguous()
 
     def back(self, y: Tensor) -> Tensor:
-        """The kernel's result in the shape of the tensor."""
+        """A kernel's result in the shape of the tensor."""
         if self.channels_last:
             n, c, h, w = self.shape
             return y.view(n, h, w, c).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""The report of a run: plain data in, one offline HTML page or CSV out. Neither torch nor Brevitas.
+"""The report of a run: renders plain data as one offline HTML page or as CSV. Imports neither torch nor Brevitas.
 
-`data` is the mapping that `report.json` holds (`"format": "spos-quant/report/1"`). Lists may be empty and optional
-values null: a run that has only trained so far has a page too, which says what is missing and which command makes it.
+`data` is the content of `report.json` (`"format": "spos-quant/report/1"`). Lists may be empty and optional values null:
+the page of an unfinished run shows what is missing and which command makes it.
 """
 
 from spos_quant.report.bench import bench_csv

@@ -1,4 +1,4 @@
-"""How a run was made and how to go on: commands, configuration, environment."""
+"""The sections on the next commands, the configuration and the environment."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from spos_quant.report.markup import Markup, command_line, element, join, sectio
 
 
 def commands_section(data: Data) -> Markup | None:
-    """Commands that go on from here, each with a button that copies it."""
+    """The next commands, each with a button that copies it; None if there are none."""
     commands = data.get("commands") or ()
     if not commands:
         return None
     items = [element("li", element("span", item["what"]), command_line(item["command"])) for item in commands]
-    return section("commands", "Go on from here", element("ul.commands", *items))
+    return section("commands", "Next commands", element("ul.commands", *items))
 
 
 def about_section(data: Data) -> Markup:
-    """Configuration, folded by part, and environment."""
+    """The configuration, one fold per section, and the environment."""
     config = dict(data.get("config") or {})
     nested = {key: value for key, value in config.items() if isinstance(value, Mapping) and value}
     plain = {key: value for key, value in config.items() if key not in nested}
@@ -37,14 +37,14 @@ def _fold(title: str, values: Mapping[str, Any], *, opened: bool = False) -> Mar
         element("tr", element("th", key, attributes={"scope": "row"}), element("td", _shown(value)))
         for key, value in _flat(values)
     ]
-    grid = element("div.scroll", element("table.values", element("tbody", *rows)))
-    return element("details", element("summary", title), grid, attributes={"open": opened})
+    values_table = element("div.scroll", element("table.values", element("tbody", *rows)))
+    return element("details", element("summary", title), values_table, attributes={"open": opened})
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted keys, the form that `--set` takes."""
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flattens nested mappings to dotted keys, the form that `--set` takes."""
     for key, value in values.items():
-        name = f"{before}{key}"
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{name}.")
         else:

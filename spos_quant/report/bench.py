@@ -1,4 +1,4 @@
-"""The part of the page on the bench, and its CSV: bit configurations side by side, retrained by one recipe."""
+"""The bench section and its CSV: bit configurations compared side by side, all retrained by one recipe."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from spos_quant.cost.metrics import column_metrics, formula_metrics
+from spos_quant.report.costs import cost_cell, cost_head
 from spos_quant.report.facts import Data, full_precision
 from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, plot, section, table
-from spos_quant.report.text import NONE, count, exact, file_size, known, percent, unit
+from spos_quant.report.text import NONE, file_size, known, percent, unit
 
-COLUMNS = (
-    *("bits", "key", "bitops", "macs", "params", "weight_bytes", "file_bytes", "format", "top1_mean", "top1_std"),
+_AFTER_COSTS = (
+    *("file_bytes", "format", "top1_mean", "top1_std"),
     *("search_val_top1_mean", "search_val_top1_std", "supernet_top1", "seeds", "latency_ms"),
 )
 
 
+def columns() -> tuple[str, ...]:
+    """The columns of the CSV: among them the cost in every metric that layers decide and that has a budget."""
+    costs = (name for name, metric in formula_metrics().items() if metric.budget)
+    return ("bits", "key", *costs, *_AFTER_COSTS)
+
+
 def bench_csv(bench: Mapping[str, Any]) -> str:
-    """The rows of a bench as a table of `COLUMNS`; a value that is not known is empty.
+    """The rows of a bench as CSV with the columns `columns()`; unknown values are empty.
 
     Args:
-        bench: What `bench.json` holds.
+        bench: The content of `bench.json`.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([row[key] for key in COLUMNS] for row in bench["rows"])
+    writer.writerow(columns())
+    writer.writerows([row[key] for key in columns()] for row in bench["rows"])
     return out.getvalue()
 
 
 def bench_payload(data: Data) -> dict[str, Any] | None:
-    """What the plot of a bench is drawn from; None where there is none."""
+    """The data of the bench plot; None if there is no bench."""
     bench, metric = data.get("bench"), data["metric"]
     if not bench:
         return None
@@ -48,20 +56,18 @@ def bench_payload(data: Data) -> dict[str, Any] | None:
 
 
 def bench_section(data: Data) -> Markup | None:
-    """Table and plot; None where nothing was benched."""
+    """The table and plot; None if there is no bench."""
     bench = data.get("bench")
     if not bench:
         return None
     full, times, seeds = full_precision(data), bench["latency"], len(bench["seeds"])
     head = [
         head_cell("Bits"),
-        *([] if full else [head_cell("BitOps", number=True)]),
-        head_cell("MACs", number=True),
-        head_cell("Weights", number=True, hint="Bytes at the bits of each layer"),
+        *(cost_head(name) for name in column_metrics(full_precision=full)),
         head_cell("File", number=True, hint="Bytes of the exported file"),
         head_cell("Test", number=True, hint="Mean top-1 over seeds, and their standard deviation"),
-        head_cell("Search-val", number=True, hint="The same on the split that the search sees"),
-        head_cell("In supernet", number=True, hint="Where a search found it"),
+        head_cell("Search-val", number=True, hint="The same on search-val, the split that the search scores on"),
+        head_cell("In supernet", number=True, hint="Supernet top-1 on search-val, if a search found the configuration"),
         head_cell("Latency", number=True, hint=f"{times['runtime']}; median of {times['rounds']} interleaved rounds"),
     ]
     models = f"Every configuration is retrained by the same recipe, {seeds} seed{'' if seeds == 1 else 's'} each"
@@ -88,19 +94,13 @@ def _row(row: Mapping[str, Any], *, full: bool) -> Markup:
     return element(
         "tr",
         name,
-        *([] if full else [_count_cell(row["bitops"])]),
-        _count_cell(row["macs"]),
-        number_cell(file_size(row["weight_bytes"]), row["weight_bytes"]),
+        *(cost_cell(name, row.get(name)) for name in column_metrics(full_precision=full)),
         number_cell(file_size(row["file_bytes"]), row["file_bytes"]),
         _share_cell(row["top1_mean"], row["top1_std"], css=".strong"),
         _share_cell(row["search_val_top1_mean"], row["search_val_top1_std"]),
         _share_cell(row["supernet_top1"], None),
         number_cell(NONE if row["latency_ms"] is None else f"{row['latency_ms']:.3g} ms", row["latency_ms"]),
     )
-
-
-def _count_cell(value: int | None) -> Markup:
-    return number_cell(element("span", count(value), attributes={"title": exact(value)}), value)
 
 
 def _share_cell(mean: float | None, spread: float | None, *, css: str = "") -> Markup:

@@ -1,4 +1,4 @@
-"""Architectures in words: one line per place of the network, operator, width and bits."""
+"""Text of architectures: one line per block or layer with its operator, width and bits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Group = tuple[str | None, list[Layer]]
 
 
 def places(describe: Mapping[str, Any]) -> list[str]:
-    """An architecture in one line per place: `layer1.0: conv3x3, width 1.0, w2a4`.
+    """An architecture as text, one line per block or layer: `layer1.0: conv3x3, width 1.0, w2a4`.
 
-    Axes are named by what reads them (`layer1.0.op`); an axis that several places share keeps its own name.
+    An axis is named after the block or layer that uses it (`layer1.0.op`); a shared axis keeps its own name.
     """
     lines: dict[str, list[str]] = {}
     for axis, value in describe.items():
         place, _, kind = axis.rpartition(".")
-        if kind not in _SPOKEN:
+        if kind not in _FORMATTERS:
             place, kind = axis, ""
-        lines.setdefault(place, []).append(_SPOKEN.get(kind, _plain)(value))
+        lines.setdefault(place, []).append(_FORMATTERS.get(kind, _plain)(value))
     return [f"{place}: {', '.join(parts)}" for place, parts in lines.items()]
 
 
@@ -39,11 +39,11 @@ def _pair(value: Any) -> str:
 
 
 def candidate_text(kind: str, value: Any) -> str:
-    """A candidate of an axis of some kind, in words: `w2a4`, `conv3x3`, `width 0.5`."""
-    return _SPOKEN.get(kind, _plain)(value)
+    """A candidate of an axis as text: `w2a4`, `conv3x3`, `width 0.5`."""
+    return _FORMATTERS.get(kind, _plain)(value)
 
 
-_SPOKEN: Mapping[str, Callable[[Any], str]] = {
+_FORMATTERS: Mapping[str, Callable[[Any], str]] = {
     "op": str,
     "width": lambda value: f"width {value}",
     "bits": _pair,
@@ -53,7 +53,7 @@ _SPOKEN: Mapping[str, Callable[[Any], str]] = {
 
 
 def grouped(result: Result) -> list[Group]:
-    """Layers in order of execution, those of a choice block together; blocks without layers keep their place."""
+    """Layers in order of execution, grouped by choice block. Blocks without layers keep their position."""
     names = list(result.get("blocks") or {})
 
     def block_of(layer: Layer) -> str | None:
@@ -64,7 +64,7 @@ def grouped(result: Result) -> list[Group]:
     present = [block for block, _ in groups]
     for i, name in enumerate(names):
         if name not in present:
-            # After the block before it; the first one goes after the layers that lead in.
+            # After the previous block; the first block goes to the front.
             before = names[i - 1] if i else None
             place = present.index(before) + 1 if before in present else 0
             groups.insert(place, (name, []))
@@ -73,7 +73,7 @@ def grouped(result: Result) -> list[Group]:
 
 
 def result_places(result: Result) -> list[str]:
-    """A result in the lines that `places` makes of an architecture; layers kept float are left out."""
+    """A result in the format of `places`; float layers are left out."""
     lines = []
     for block, layers in grouped(result):
         if block is None:
@@ -86,13 +86,13 @@ def result_places(result: Result) -> list[str]:
 
 
 def _pairs(layers: Iterable[Layer]) -> list[str]:
-    """The different pairs of bits of some layers, in order."""
+    """The distinct bit pairs of some quantized layers, in order of first appearance."""
     found = [(layer["weight_bits"], layer["act_bits"]) for layer in layers]
     return [_pair(pair) for pair in dict.fromkeys(found) if pair != (None, None)]
 
 
 def bits_span(result: Result, key: str) -> str:
-    """The bits of all quantized layers, `1–4` where they differ; empty in a float network."""
+    """The range of bits of all quantized layers, such as `1–4` or `4`; empty for a float network."""
     found = [layer[key] for layer in result.get("layers") or () if layer[key] is not None]
     if not found:
         return ""

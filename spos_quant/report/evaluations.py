@@ -1,4 +1,4 @@
-"""The evaluations of a run and their fronts as CSV, for spreadsheets and scripts."""
+"""The evaluations of a run and their Pareto fronts as CSV."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COSTS = ("bitops", "macs", "params", "weight_bytes", "latency")
-COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "searches", *COSTS)
+from spos_quant.cost.metrics import budget_metrics
+
+COLUMNS = ("architecture", "generation", "cost", "score", "loss", "on_front", "searches")
+"""Before the cost in every metric with a budget."""
 FRONT_COLUMNS = ("metric", "cost", "score", "loss", "architecture", "searches")
 
 
 def evaluations_csv(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Every evaluation, one a row, in the order in which they were made.
+    """One row per evaluation, in the order of evaluation.
 
     Args:
-        columns: Values by the names of `COLUMNS`; a column that is not there is empty.
+        columns: Values by name, of `COLUMNS` and of cost metrics; a missing column is empty.
 
     Returns:
-        A table of `COLUMNS`: candidate indices, the generation that asked first, the cost in the run's metric, top-1
-        and loss in the supernet on search-val, 1 where nothing cheaper scores as high, the keys of the searches that
-        asked for it, between spaces, and the cost in every metric. A value that is not known is empty.
+        CSV with the columns `COLUMNS` and the cost metrics: candidate indices, the generation that first proposed the
+        architecture, the cost in the run's metric, top-1 and loss in the supernet on search-val, 1 if the architecture
+        is on the Pareto front, the keys of the searches that proposed it (separated by spaces), and the cost in every
+        metric. Unknown values are empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    names = (*COLUMNS, *budget_metrics())
+    writer.writerow(names)
     nothing = [None] * len(columns.get(COLUMNS[0], ()))
-    writer.writerows(zip(*(columns.get(name, nothing) for name in COLUMNS), strict=True))
+    writer.writerows(zip(*(columns.get(name, nothing) for name in names), strict=True))
     return out.getvalue()
 
 
 def front_csv(data: Mapping[str, Any]) -> str:
-    """The fronts of a run, one per metric, from cheap to dear.
+    """The Pareto fronts of cost and score, one per cost metric, each sorted by increasing cost.
 
     Args:
-        data: What `report.json` holds.
+        data: The content of `report.json`.
 
     Returns:
-        A table of `FRONT_COLUMNS`, one architecture a row, which no other evaluation beats in both that cost and score.
+        CSV with the columns `FRONT_COLUMNS`, one row per architecture on a front.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What follows from the data of a run: which result leads, which budgets are kept, which steps are still to do."""
+"""Facts derived from the data of a run: the leading result, kept budgets, missing steps."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SPLITS = (("test", "on the test split"), ("search_val", "on search-val"))
 
 @dataclass(frozen=True)
 class Step:
-    """Something a run does not have yet, and the command that makes it."""
+    """Something that a run lacks, and the command that makes it."""
 
     what: str
     command: str
 
 
 def full_precision(data: Data) -> bool:
-    """Whether the run is of a space without bits, where `bitops` is null and MACs are what counts."""
+    """Whether the space has no bits. `bitops` is then null and the metric is MACs."""
     return bool(data["metric"] == "macs")
 
 
 def ordered(data: Data) -> list[Result]:
-    """The results, searched ones first, then by kind; otherwise in the order of the data."""
+    """The results in the order of `KINDS`; within a kind in the order of the data."""
     order = {kind: i for i, kind in enumerate(KINDS)}
     return sorted(data.get("results") or (), key=lambda result: order.get(result["kind"], len(KINDS)))
 
@@ -38,9 +38,9 @@ def of_kind(data: Data, kind: str) -> list[Result]:
 
 
 def leading(data: Data) -> Result | None:
-    """The searched result that the page speaks of first: the one furthest on, then the best on search-val.
+    """The searched result that the page shows first: one with a test score if any, then the best on search-val.
 
-    The test split has no say, so that nothing on the page is chosen by it.
+    The score on the test split is not used, so nothing on the page is selected by it.
     """
     found = of_kind(data, "searched")
     if not found:
@@ -59,13 +59,13 @@ def top1(result: Result, split: str) -> float | None:
 
 
 def cost_of(result: Result, metric: str) -> int | None:
-    """Cost of a result, None where the metric does not apply or is not known."""
+    """The cost of a result; None if the metric does not apply or the cost is unknown."""
     value: int | None = result["cost"].get(metric)
     return value
 
 
 def keeps_budget(result: Result) -> bool | None:
-    """Whether a result is within all its budgets; None where it has none or a cost is not known."""
+    """Whether a result is within all its budgets; None if it has no budget or a cost is unknown."""
     budget = result.get("budget") or {}
     costs = {metric: cost_of(result, metric) for metric in budget}
     if any(value is not None and value > budget[metric] for metric, value in costs.items()):
@@ -74,12 +74,12 @@ def keeps_budget(result: Result) -> bool | None:
 
 
 def ended_early(result: Result) -> bool:
-    """Whether a time limit ended the search of a result before it had asked for all it wanted."""
+    """Whether a time limit ended the search before all planned evaluations."""
     return result.get("complete") is False
 
 
 def early_end(result: Result) -> str:
-    """What a search that a time limit ended had evaluated by then."""
+    """Text on how far a search came that a time limit ended."""
     if result.get("finalists", ()) is None:
         return "ended early by the time limit, before its finalists were scored on all images"
     asked, wanted = result.get("asked") or 0, result.get("planned") or 0
@@ -88,12 +88,12 @@ def early_end(result: Result) -> str:
 
 
 def early_ends(data: Data) -> list[str]:
-    """A sentence per search that a time limit ended."""
+    """One sentence per search that a time limit ended."""
     return [f"Search {r['key']} was {early_end(r)}." for r in ordered(data) if ended_early(r)]
 
 
 def skipped_steps(data: Data) -> str:
-    """Per training, how many steps were left out because their loss was not finite; empty where none was."""
+    """The number of steps skipped because of a non-finite loss, per training; empty if there are none."""
     trainings = [("supernet", data.get("history") or ())]
     trainings += [(r["key"], r.get("history") or ()) for r in ordered(data)]
     counts = {name: sum(record.get("skipped") or 0 for record in history) for name, history in trainings}
@@ -101,18 +101,18 @@ def skipped_steps(data: Data) -> str:
 
 
 def is_retrained(result: Result) -> bool:
-    """Whether a result has a model of its own."""
+    """Whether a result has a retrained model."""
     return any(result.get(key) for key in ("search_val", "test", "history", "export"))
 
 
 def metric_of(data: Data, result: Result) -> str:
-    """The metric in which a result is compared: its budget's, where it has a single one."""
+    """The metric to compare a result in: that of its budget if it has exactly one, else the run's."""
     budget = result.get("budget") or {}
     return next(iter(budget)) if len(budget) == 1 else str(data["metric"])
 
 
 def run_path(data: Data) -> str:
-    """The run directory as its commands name it, ready for a shell; `RUN` where no command does."""
+    """The run directory from the listed commands, quoted for a shell; `RUN` if no command names it."""
     for item in data.get("commands") or ():
         try:
             words = shlex.split(item["command"])
@@ -124,7 +124,7 @@ def run_path(data: Data) -> str:
 
 
 def steps(data: Data) -> list[Step]:
-    """What the run does not have yet, in the order in which it is made."""
+    """What the run lacks, in the order of the stages."""
     path, option = run_path(data), f"--{data['metric']}-budget"
     if not (data.get("history") or data.get("evaluations") or data.get("results")):
         space = shlex.quote(str(data["space"]["name"]))
@@ -143,7 +143,7 @@ def steps(data: Data) -> list[Step]:
 
 
 def _again(data: Data, result: Result) -> str:
-    """The command of a search; it goes on from what is evaluated."""
+    """The command that resumes a search."""
     key, budget = result["key"], result.get("budget") or {}
     given = {b["metric"]: b.get("text") for b in data.get("budgets") or () if b["key"] == key}
     words = ["spos-quant", "search", run_path(data)]
@@ -165,7 +165,7 @@ def _steps_of(result: Result, path: str, *, full: bool) -> list[Step]:
     found = []
     if not result.get("test"):
         found.append(Step(f"{key} has no accuracy on the test split yet.", f"spos-quant evaluate {which}"))
-    # A baseline is there to be compared with; only what was searched is sure to be deployed.
+    # Baselines serve comparison only; they need no exported file.
     if kind == "searched" and not result.get("export"):
         form = "onnx" if full else "onnx-qcdq"
         found.append(Step(f"{key} is not exported yet.", f"spos-quant export {which} --format {form}"))
@@ -173,7 +173,7 @@ def _steps_of(result: Result, path: str, *, full: bool) -> list[Step]:
 
 
 def _nearest_baseline(data: Data) -> str:
-    """The uniform configuration that costs about as much as the leading result."""
+    """The uniform configuration closest in cost to the leading result; `w4a4` if that is unknown."""
     baselines: Sequence[Mapping[str, Any]] = data.get("baselines") or ()
     result = leading(data)
     cost = None if result is None else cost_of(result, data["metric"])

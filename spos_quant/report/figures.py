@@ -1,4 +1,7 @@
-"""What the plots are drawn from; the page's script makes Plotly figures of it in the colours of the reader's theme."""
+"""The data of the plots, and the sections with the cost-accuracy plot and the learning curves.
+
+The page's script draws the data with Plotly in the colours of the reader's theme.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from spos_quant.report.text import NONE, budget_text, count, exact, known, perce
 
 
 def payload(data: Data) -> dict[str, Any]:
-    """Everything that is plotted, as JSON values."""
+    """The data of all plots, as JSON values."""
     return {
         "unit": unit(data["metric"]),
         "plane": _plane(data),
@@ -53,7 +56,7 @@ def _plane(data: Data) -> dict[str, Any]:
 
 def _winner(data: Data, result: Result) -> dict[str, Any]:
     cost, score = cost_of(result, data["metric"]), result["supernet_top1"]
-    # Which point it is, where cost and score tell: what a reader selects is then known by its candidates too.
+    # The result's evaluation, if cost and score identify it: selecting the result can then show its architecture.
     points = [
         i
         for i, e in enumerate(data.get("evaluations") or ())
@@ -70,7 +73,7 @@ def _winner(data: Data, result: Result) -> dict[str, Any]:
 
 
 def _budget_lines(data: Data) -> list[dict[str, Any]]:
-    """One line per limit in the metric of the plane; two searches under one budget share it."""
+    """One line per budget limit in the run's metric; searches with equal limits share a line."""
     lines = {}
     for item in data.get("budgets") or ():
         if item["metric"] == data["metric"]:
@@ -80,7 +83,7 @@ def _budget_lines(data: Data) -> list[dict[str, Any]]:
 
 
 def _lines(lines: Iterable[str]) -> str:
-    """Lines as Plotly shows them, which reads some markup in its texts."""
+    """Lines joined for Plotly, escaped because Plotly interprets some HTML tags in texts."""
     return "<br>".join(escape(line) for line in lines)
 
 
@@ -100,7 +103,7 @@ def _curves(data: Data) -> list[dict[str, Any]]:
 
 
 def plane_section(data: Data) -> Markup:
-    """Accuracy against cost of everything evaluated, and the front as a table."""
+    """Plots accuracy against cost of all evaluated architectures; shows the Pareto front as a table."""
     early = early_ends(data)
     title = "Accuracy against cost" + (": a search ended early" if early else "")
     evaluations = data.get("evaluations") or ()
@@ -109,14 +112,14 @@ def plane_section(data: Data) -> Markup:
     name = unit(data["metric"])
     label = f"Top-1 in the supernet against {name} of {len(evaluations):,} architectures; the front follows as a table"
     of = data.get("evaluated") or len(evaluations)
-    share = f" Drawn are {len(evaluations):,} of {of:,}, the fronts among them; evaluations.csv has all."
+    share = f" The plot shows {len(evaluations):,} of {of:,}, including the fronts; evaluations.csv has all."
     intro = (
-        f"Every architecture that was evaluated in the supernet, on search-val and before retraining, against its "
-        f"{name}. Up and to the left is better; selecting a point keeps its architecture below."
+        f"Top-1 in the supernet on search-val, before retraining, against {name} of every evaluated architecture. "
+        f"Up and to the left is better; selecting a point shows its architecture below."
         f"{share if of > len(evaluations) else ''}"
     )
     if any(e["cost"] <= 0 for e in evaluations):
-        intro += f" A logarithmic axis has no place for those that cost no {name}."
+        intro += f" The logarithmic axis omits architectures of 0 {name}."
     buttons = (
         _button("plane-log", f"Logarithmic {name}"),
         _button("plane-front", "Zoom to the front"),
@@ -124,7 +127,7 @@ def plane_section(data: Data) -> Markup:
     return section(
         "plane",
         title,
-        *(element("p.warning", f"{what} Repeat its command to go on from there.") for what in early),
+        *(element("p.warning", f"{what} Repeat its command to resume.") for what in early),
         element("p.note", intro),
         element("div.tools", *buttons, attributes={"role": "group", "aria-label": "How the plot is shown"}),
         plot("plane-plot", label),
@@ -165,35 +168,35 @@ def _front_table(data: Data, evaluations: Sequence[Mapping[str, Any]]) -> Markup
         )
     folded = element(
         "details",
-        element("summary", f"The front as a table: {len(front)} architectures that none beats in both"),
+        element("summary", f"The Pareto front as a table: {len(front)} architectures"),
         table(head, rows, label="Architectures on the front", css=".front.sortable"),
     )
     return join((_hypervolume(data), folded))
 
 
 def _hypervolume(data: Data) -> Markup | None:
-    """How much of the plane the front commands."""
+    """The hypervolume of the front and its reference point; None if there is no front."""
     found = (data.get("fronts") or {}).get(data["metric"])
     if not found:
         return None
     reference = found["reference"]
     return element(
         "p.note",
-        f"The front commands {percent(found['hypervolume'])} of the plane between the reference point and the ideal "
-        f"(hypervolume). The reference is chance, {percent(reference['score'])}, at the cost of the most expensive "
-        f"architecture, {count(reference['cost'])} {unit(data['metric'])}.",
+        f"Hypervolume of the front: {percent(found['hypervolume'])} of the area between the reference point and the "
+        f"ideal point. The reference is the score of chance, {percent(reference['score'])}, at the cost of the most "
+        f"expensive architecture, {count(reference['cost'])} {unit(data['metric'])}.",
     )
 
 
 def curves_section(data: Data) -> Markup:
-    """Loss and accuracy per epoch."""
+    """Plots loss and accuracy per epoch."""
     found = _curves(data)
     if not found:
         return section("curves", "Learning curves", element("p.empty", "No training is recorded yet."))
     names = ", ".join(str(curve["name"]) for curve in found)
     note = (
-        "Measured on training images while training. The supernet takes other paths at every step, so that its curve "
-        "is the mean over those paths."
+        "Measured on training images during training. The supernet samples new paths at every step, so its curve is "
+        "the mean over those paths."
     )
     plots = element(
         "div.pair",
@@ -201,7 +204,7 @@ def curves_section(data: Data) -> Markup:
         plot("top1-plot", "Top-1 on training images per epoch"),
     )
     skipped = skipped_steps(data)
-    warning = f"Steps left out because their loss was not finite: {skipped}." if skipped else None
+    warning = f"Steps skipped because their loss was not finite: {skipped}." if skipped else None
     legend = element("div.legend", attributes={"id": "curves-legend", "aria-label": Markup(f"Curves of {names}")})
     return section(
         "curves",

@@ -1,4 +1,4 @@
-"""HTML from Python values, escaped unless marked: no string of a run can become markup by being forgotten."""
+"""Builds HTML from Python values. Strings are escaped unless they are `Markup`, so no text of a run becomes markup."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ _EMPTY = frozenset({"meta", "br", "col"})
 
 
 class Markup(str):
-    """Text that is HTML already; everything else that is put into an element is escaped."""
+    """Text that is HTML already. All other children of an element are escaped."""
 
     __slots__ = ()
 
 
 def text(value: object) -> Markup:
-    """A value as HTML: `Markup` as it is, None as nothing, all else escaped."""
+    """A value as HTML: `Markup` unchanged, None as an empty string, all else escaped."""
     if value is None:
         return Markup()
     if isinstance(value, Markup):
         return value
-    # File names may hold bytes that are no text; the page must still be writable as UTF-8.
+    # File names may hold undecodable bytes (surrogates); the page must still encode as UTF-8.
     return Markup(escape(str(value).encode("utf-8", "replace").decode("utf-8")))
 
 
 def element(name: str, *children: object, attributes: Mapping[str, object] | None = None) -> Markup:
-    """An element with its children in order.
+    """An HTML element.
 
     Args:
-        name: Tag, then classes: `td.number.quiet`.
-        children: Escaped unless they are `Markup`; None is left out.
-        attributes: By name. True stands alone, None and False are left out.
+        name: Tag and classes: `td.number.quiet`.
+        children: Contents in order, escaped unless they are `Markup`; None is left out.
+        attributes: Values by name. True writes the name alone; None and False are left out.
     """
     tag, *classes = name.split(".")
     given: dict[str, object] = {"class": " ".join(classes) or None, **(attributes or {})}
@@ -49,14 +49,14 @@ def element(name: str, *children: object, attributes: Mapping[str, object] | Non
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:
-    """Parts in a row, each escaped unless it is `Markup`; `between` is HTML."""
+    """Concatenates parts, each escaped unless it is `Markup`; the separator `between` is HTML."""
     return Markup(between.join(map(text, parts)))
 
 
 def json_text(value: object) -> Markup:
-    """JSON that stands inside a `script` element: it can neither end the element nor open a comment.
+    """JSON for a `script` element; it can neither end the element nor open a comment.
 
-    Numbers that JSON does not have (NaN, infinities) become null.
+    NaN and infinities become null.
     """
     dumped = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
     return Markup(dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
@@ -73,21 +73,21 @@ def _finite(value: Any) -> Any:
 
 
 def number_cell(shown: object, value: float | None, *, css: str = "") -> Markup:
-    """A table cell to the right that sorts by `value`; without one it sorts last."""
+    """A right-aligned table cell that sorts by `value`; None sorts last."""
     return element(f"td.number{css}", shown, attributes={"data-value": value})
 
 
 def table(
     head: Sequence[Markup], rows: Iterable[Markup], *, label: str, css: str = "", foot: Markup | None = None
 ) -> Markup:
-    """A table that scrolls inside its own box, by finger, mouse or keyboard.
+    """A table in a box that scrolls by touch, mouse or keyboard.
 
     Args:
         head: The cells of the head.
-        rows: `tr` elements, or `tbody` elements where a row groups several.
+        rows: `tr` elements, or `tbody` elements if rows are grouped.
         label: What the table shows, for screen readers.
-        css: Further classes, each with its dot.
-        foot: A `tr` below the line.
+        css: More classes, each with its dot.
+        foot: The `tr` of the foot.
     """
     body = join(rows)
     inside = element(
@@ -101,18 +101,18 @@ def table(
 
 
 def head_cell(title: object, *, number: bool = False, hint: str | None = None) -> Markup:
-    """A cell of a table's head."""
+    """A header cell of a table."""
     return element(f"th{'.number' if number else ''}", title, attributes={"scope": "col", "title": hint})
 
 
 def section(name: str, title: str, *children: object) -> Markup:
-    """A part of the page that the navigation leads to."""
+    """A section of the page that the navigation links to."""
     head = element("h2", title, attributes={"id": f"{name}-title"})
     return element("section", head, *children, attributes={"id": name, "aria-labelledby": f"{name}-title"})
 
 
 def plot(name: str, label: str) -> Markup:
-    """Where the page's script draws a plot."""
+    """The container of a plot that the page's script draws."""
     return element("div.plot", attributes={"id": name, "role": "figure", "aria-label": label})
 
 

@@ -1,4 +1,4 @@
-"""The found networks: bits, width and operator of every layer beside its share of the cost, and the cost in full."""
+"""The sections on the networks: bits, width and operator of every layer with its share of the cost, and all costs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Layer = Mapping[str, Any]
 
 
 def network_section(data: Data) -> Markup:
-    """What each layer became."""
+    """Bits, width and operator of each layer."""
     full = full_precision(data)
     title = "Operator and width of each block" if full else "Bits, width and operator of each layer"
     note = f"Bars show the share of {'MACs' if full else 'BitOps'} in the whole network."
     if not full:
-        note = f"The stronger the colour of a cell, the more bits. {note}"
+        note = f"A stronger colour means more bits. {note}"
     return _per_result(data, "network", title, note, _network)
 
 
 def layers_section(data: Data) -> Markup:
-    """What each layer costs."""
+    """Cost of each layer."""
     title = "Cost of each layer"
-    note = "The head of a column sorts by it."
+    note = "Select a column head to sort."
     if not full_precision(data):
         note += " Grey rows are layers that the space keeps float; BitOps do not count them (formula bitops/1)."
     return _per_result(data, "layers", title, note, _costs)
 
 
 def _per_result(data: Data, name: str, title: str, note: str, make: Callable[[Result, str], Markup]) -> Markup:
-    """A panel per result, of which the script shows one; without a script all are shown."""
+    """One panel per result. The script shows one at a time; without scripts all are shown."""
     results = [result for result in ordered(data) if result.get("layers")]
     if not results:
-        return section(name, title, element("p.empty", "There is no network yet: a search finds one."))
+        return section(name, title, element("p.empty", "There is no network yet; a search finds one."))
     first = leading(data) or results[0]
     metric = "macs" if full_precision(data) else "bitops"
     panels = [
@@ -104,10 +104,11 @@ def _block_cells(block: str | None, choice: Mapping[str, Any] | None, rows: int)
 
 
 def _narrow_head(block: str | None, choice: Mapping[str, Any], *, full: bool) -> Markup:
-    """The block above its layers, shown in place of three columns where the screen is narrow."""
-    said = element("span.quiet", f"{choice['op']}, {choice['width']:g}{TIMES}")
+    """The block's row above its layers, which replaces three columns on narrow screens."""
+    choice_text = element("span.quiet", f"{choice['op']}, {choice['width']:g}{TIMES}")
     return element(
-        "tr.narrow", element("th", block, " ", said, attributes={"scope": "rowgroup", "colspan": 2 if full else 4})
+        "tr.narrow",
+        element("th", block, " ", choice_text, attributes={"scope": "rowgroup", "colspan": 2 if full else 4}),
     )
 
 
@@ -124,7 +125,7 @@ def _layer_cells(layer: Layer, block: str | None, metric: str, total: int, large
         width = {"style": f"width:{100 * share / largest:.1f}%"}
         bar = join((element("span.track", element("span.fill", attributes=width)), element("span", percent(share))))
     return (
-        # The block stands to the left already.
+        # The block's name is in the first column.
         element("td.layer", layer["name"].removeprefix(f"{block}."), attributes={"title": layer["name"]}),
         *([] if metric == "macs" else [_heat(layer["weight_bits"]), _heat(layer["act_bits"])]),
         element("td.bar", element("div", bar)),
@@ -136,14 +137,14 @@ def _bits_head(title: str) -> Markup:
 
 
 def _heat(value: int | None) -> Markup:
-    """A cell of a stronger colour the more bits it has; the number stands in it, so that colour is never alone."""
+    """A cell with the number of bits, coloured more strongly the more bits there are."""
     if value is None:
         return element("td.bits.float", "float")
-    return element("td.bits", value, attributes={"style": f"--heat-share:{_warmth(value)}%"})
+    return element("td.bits", value, attributes={"style": f"--heat-share:{_heat_percent(value)}%"})
 
 
-def _warmth(value: int) -> int:
-    # Bits double the levels: equal steps up to 8 bits, beyond which there is little to tell apart.
+def _heat_percent(value: int) -> int:
+    # Linear in bits up to 8; above that the colour no longer changes.
     return round(100 * min(value, 8) / 8)
 
 
@@ -162,7 +163,7 @@ def _costs(result: Result, metric: str) -> Markup:
     cost = result["cost"]
     foot = element(
         "tr",
-        # The name alone stays where it is when a narrow screen scrolls the numbers.
+        # A cell of its own for the name, which stays visible when a narrow screen scrolls the numbers.
         element("th", f"All {len(layers)} layers", attributes={"scope": "row"}),
         element("td", attributes={"colspan": 1 if full else 3}),
         element("td.number", exact(cost.get("macs"))),

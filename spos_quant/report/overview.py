@@ -1,10 +1,12 @@
-"""The head of the page: name, verdict, figures at a glance, what is missing, and the models side by side."""
+"""The head of the page: title, verdict, key figures, missing steps, and the table of models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from spos_quant.cost.metrics import column_metrics
+from spos_quant.report.costs import cost_cell, cost_head
 from spos_quant.report.describe import bits_span
 from spos_quant.report.facts import (
     Data,
@@ -27,7 +29,6 @@ from spos_quant.report.text import (
     TIMES,
     cost,
     count,
-    exact,
     file_size,
     half_interval,
     known,
@@ -38,11 +39,11 @@ from spos_quant.report.text import (
 from spos_quant.report.verdict import remarks, verdict
 
 SHOWN_STEPS = 3
-"""Steps still to do that are shown unfolded."""
+"""The number of missing steps that are shown unfolded."""
 
 
 def header(data: Data) -> Markup:
-    """Title, what was searched, and the verdict."""
+    """The title, the search space and the verdict."""
     space = data["space"]
     shape = f" {TIMES} ".join(str(n) for n in space["input"])
     facts = (
@@ -52,24 +53,24 @@ def header(data: Data) -> Markup:
         f"{space['classes']:,} classes",
         f"{data.get('evaluated') or 0:,} evaluated",
     )
-    said = remarks(data)
+    sentences = remarks(data)
     return element(
         "header",
         element("p.brand", "spos-quant report"),
         element("h1", space["name"]),
         element("ul.facts", *(element("li", fact) for fact in facts)),
         element("p.verdict", _unbroken(verdict(data))),
-        element("ul.remarks", *(element("li", _unbroken(remark)) for remark in said)) if said else None,
+        element("ul.remarks", *(element("li", _unbroken(text)) for text in sentences)) if sentences else None,
     )
 
 
 def _unbroken(sentence: str) -> str:
-    """A sentence that no line break parts from its percent signs."""
+    """A sentence with non-breaking spaces before percent signs."""
     return sentence.replace(" %", "\u00a0%")
 
 
 def tiles(data: Data) -> Markup | None:
-    """The leading result in a few large numbers."""
+    """The key figures of the leading result; None if there is none."""
     result = leading(data)
     if result is None:
         return None
@@ -121,12 +122,12 @@ def _file_tiles(result: Result) -> list[tuple[str, str, str]]:
     if not files:
         return []
     file = files[0]
-    note = f"{percent(file.get('agreement'))} of answers as the model"
+    note = f"{percent(file.get('agreement'))} agreement with the model"
     return [("ONNX file", file_size(file.get("bytes")), note if known(file.get("agreement")) else file["format"])]
 
 
 def missing(data: Data) -> Markup | None:
-    """What the run does not have yet, each with the command that makes it."""
+    """What the run lacks, each with the command that makes it; None if nothing is missing."""
     todo = steps(data)
     if not todo:
         return None
@@ -138,21 +139,23 @@ def missing(data: Data) -> Markup | None:
 
 
 def models(data: Data) -> Markup:
-    """Every result in one table."""
+    """The table of all results."""
     if not data.get("results"):
-        inside = element("p.empty", "There is no result yet: a search or a retraining makes the first.")
+        inside = element("p.empty", "There is no result yet; a search or a retraining makes one.")
         return section("models", "Models", inside)
     full = full_precision(data)
     head = [
         head_cell("Model"),
         head_cell("In supernet", number=True, hint="Top-1 in the supernet on search-val, before retraining"),
-        head_cell("Search-val", number=True, hint="Top-1 of the retrained model on the split that the search sees"),
-        head_cell("Test", number=True, hint="Top-1 of the retrained model on images that no choice has seen"),
-        *([] if full else [head_cell("BitOps", number=True, hint="MACs by weight bits by activation bits")]),
-        head_cell("MACs", number=True, hint="One multiply-add is one MAC"),
-        head_cell("Weights", number=True, hint="Bytes at the bits of each layer"),
+        head_cell(
+            "Search-val", number=True, hint="Top-1 of the retrained model on the split that the search scores on"
+        ),
+        head_cell("Test", number=True, hint="Top-1 of the retrained model on images that no choice used"),
+        *map(cost_head, column_metrics(full_precision=full)),
         head_cell("ONNX", number=True, hint="Bytes of the exported file"),
-        head_cell("Agreement", number=True, hint="Images on which the file and the model answer alike"),
+        head_cell(
+            "Agreement", number=True, hint="Share of images for which the file and the model predict the same class"
+        ),
         head_cell("Budget kept"),
     ]
     lead = leading(data)
@@ -162,8 +165,8 @@ def models(data: Data) -> Markup:
     ]
     note = element(
         "p.note",
-        "± is half the 95 % interval that follows from the number of images alone. Search-val took part in choosing; "
-        "the test split did not.",
+        "± is half the 95 % interval (Wilson), which depends only on accuracy and number of images. Search-val was "
+        "used to choose models; the test split was not.",
     )
     return section("models", "Models", table(head, rows, label="Models side by side", css=".sortable"), note)
 
@@ -177,14 +180,11 @@ def _model_row(result: Result, *, full: bool, leads: bool, early: str | None) ->
         element("div.early", f"search {early}") if early else None,
         attributes={"scope": "row"},
     )
-    bitops, macs, weights = (cost_of(result, m) for m in ("bitops", "macs", "weight_bytes"))
     cells = [
         _share_cell(result.get("supernet_top1"), None),
         _share_cell(top1(result, "search_val"), result.get("search_val"), pending=not is_retrained(result)),
         _share_cell(top1(result, "test"), result.get("test"), css=".strong"),
-        *([] if full else [number_cell(_titled(count(bitops), exact(bitops)), bitops)]),
-        number_cell(_titled(count(macs), exact(macs)), macs),
-        number_cell(_titled(file_size(weights), exact(weights)), weights),
+        *(cost_cell(name, cost_of(result, name)) for name in column_metrics(full_precision=full)),
         *_export_cells(result),
         _kept_cell(result),
     ]
@@ -237,7 +237,7 @@ def _kept_cell(result: Result) -> Markup:
 
 
 def _whole(share: float) -> str:
-    """Whole percent, never rounded up to a bound that is not reached nor down to one that is passed."""
+    """Whole percent; two decimals if rounding would put the share on the wrong side of 100 %."""
     rounded = round(100 * share)
     if (rounded >= 100) != (share >= 1) or (rounded == 100 and share > 1):
         return f"{100 * share:.2f} %"

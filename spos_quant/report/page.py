@@ -1,4 +1,4 @@
-"""The report as one HTML page that opens from disk: style, scripts and data are all inside."""
+"""The report as one HTML page with style, scripts and data inline."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _NAVIGATION = (
     ("about", "Settings"),
 )
 _OPTIONAL = {"bench": "bench", "ranking": "ranking", "sensitivity": "sensitivities", "commands": "commands"}
-"""Parts that are there only where the data has something for them, and its key."""
+"""Optional sections, and the key of the data that each needs."""
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The page of a run.
+    """Renders the page of a run.
 
     Args:
-        data: What `report.json` holds; lists may be empty and optional values null.
+        data: The content of `report.json`; lists may be empty and optional values null.
 
     Returns:
-        HTML that loads nothing, neither from the network nor from files beside it, and runs no script but its own.
+        HTML that loads nothing from the network or from other files, and runs only its own scripts.
     """
     main = element(
         "main",
@@ -70,7 +70,7 @@ def render(data: Mapping[str, Any]) -> str:
             header(data),
             _navigation(data),
             main,
-            element("div.said", attributes={"id": "said", "role": "status"}),
+            element("div.status", attributes={"id": "status", "role": "status"}),
             element("script", json_text(plots), attributes={"type": "application/json", "id": "data"}),
             *(element("script", script) for script in scripts),
         )
@@ -83,7 +83,7 @@ def _head(data: Mapping[str, Any], scripts: list[Markup]) -> Markup:
     return element(
         "head",
         element("meta", attributes={"charset": "utf-8"}),
-        # Named by their hashes, the page's own scripts are the only ones that a browser runs here.
+        # The policy lists the hashes of the page's own scripts; the browser runs no others.
         element("meta", attributes={"http-equiv": "Content-Security-Policy", "content": _policy(scripts)}),
         element("meta", attributes={"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         element("meta", attributes={"name": "color-scheme", "content": "light dark"}),
@@ -95,7 +95,7 @@ def _head(data: Mapping[str, Any], scripts: list[Markup]) -> Markup:
 def _policy(scripts: list[Markup]) -> str:
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    # Plotly sets styles from its script and turns plots into pictures by data: and blob: addresses.
+    # Plotly sets inline styles and exports plots as images through data: and blob: URLs.
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 
 
@@ -110,17 +110,17 @@ def _own(name: str) -> Markup:
 
 
 def _ours() -> Markup:
-    """The scripts of the page as one, whose names nothing else sees."""
+    """The scripts of the page in one function scope, so they define no global names."""
     parts = "".join(_own(f"scripts/{name}.js") for name in _SCRIPTS)
     return Markup(f'"use strict";\n(() => {{\n{parts}}})();\n')
 
 
 def _plotly() -> Markup:
-    # Plotly's package is slow to import, and only a page with plots needs it.
+    # Plotly is slow to import, and only a page with plots needs it.
     from plotly.offline import get_plotlyjs
 
     script = str(get_plotlyjs())
-    # What a browser reads as the end or the nesting of a script element, in a form that means the same in strings.
+    # Escapes what HTML would parse as the end or nesting of a script element; JavaScript strings keep their value.
     for word, same in (("</script", "<\\/script"), ("<!--", "<\\!--"), ("<script", "<\\script")):
         script = script.replace(word, same)
     return Markup(script)

@@ -1,4 +1,4 @@
-"""The part of the page on ranking: does the supernet order architectures as training each alone does?"""
+"""The ranking section: does the supernet rank architectures as stand-alone training does?"""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from spos_quant.report.markup import Markup, element, head_cell, number_cell, pl
 from spos_quant.report.text import JUDGES, NONE, count, known, percent, points, unit
 
 _FIGURES = (
-    ("kendall", "Kendall's tau", "Share of pairs in the same order less the share in the other; 1 is the same order"),
-    ("kendall_of_one", "against one seed", "The mean over single trainings, which is what the ceiling bounds"),
-    ("spearman", "Spearman", "Correlation of the ranks"),
-    ("within_strata", "Tau within strata", "Mean over groups of like cost, where more bits do not decide"),
-    ("residual", "Tau beyond cost", "Of what a parabola in the logarithm of the cost does not explain"),
+    ("kendall", "Kendall's tau", "Share of concordant pairs minus share of discordant pairs; 1 is the same order"),
+    ("kendall_of_one", "against one seed", "Mean tau against single trainings; the ceiling bounds it"),
+    ("spearman", "Spearman", "Spearman's rank correlation"),
+    ("within_strata", "Tau within strata", "Mean tau within groups of similar cost, where bits matter little"),
+    ("residual", "Tau beyond cost", "Tau of the residuals of a quadratic fit in log cost"),
 )
 
 
 def ranking_payload(data: Data) -> dict[str, Any] | None:
-    """What the scatter plot of a ranking is drawn from; None where there is none."""
+    """The data of the ranking's scatter plot; None if there is no ranking."""
     ranking = data.get("ranking")
     if not ranking:
         return None
@@ -36,7 +36,7 @@ def ranking_payload(data: Data) -> dict[str, Any] | None:
 
 
 def ranking_section(data: Data) -> Markup | None:
-    """Scatter plot and figures; None where no ranking was made."""
+    """The scatter plot and figures; None if there is no ranking."""
     ranking = data.get("ranking")
     if not ranking:
         return None
@@ -44,26 +44,26 @@ def ranking_section(data: Data) -> Markup | None:
     low, high = ranking["band"]
     times = "once" if seeds == 1 else f"with {seeds} seeds"
     note = (
-        f"{len(rows)} architectures of {count(low)} to {count(high)} {unit(ranking['metric'])}, drawn evenly over the "
-        f"cost, each trained alone {times} from the same start. Both sides are judged on search-val."
+        f"{len(rows)} architectures of {count(low)} to {count(high)} {unit(ranking['metric'])}, sampled uniformly over "
+        f"the cost, each trained stand-alone {times} from the same start. All accuracies are on search-val."
     )
-    label = "Top-1 trained alone against top-1 in the supernet"
+    label = "Top-1 of stand-alone training against top-1 in the supernet"
     return section(
         "ranking",
         "Ranking",
         element("p.note", note),
         plot("ranking-plot", label),
         _figures(ranking),
-        element("p.note", _favourites(ranking)),
+        element("p.note", _regret_text(ranking)),
     )
 
 
 def _figures(ranking: Mapping[str, Any]) -> Markup:
-    head = [head_cell("Judge"), *(head_cell(name, number=True, hint=hint) for _, name, hint in _FIGURES)]
-    judges = (
+    head = [head_cell("Ranked by"), *(head_cell(name, number=True, hint=hint) for _, name, hint in _FIGURES)]
+    rankings = (
         *((title, ranking["judges"][key]) for key, title in JUDGES.items() if key in ranking["judges"]),
         ("cost alone", ranking["by_cost"]),
-        ("another seed of training alone (the ceiling)", ranking["ceiling"] or {}),
+        ("another seed of stand-alone training (the ceiling)", ranking["ceiling"] or {}),
     )
     rows = [
         element(
@@ -71,25 +71,27 @@ def _figures(ranking: Mapping[str, Any]) -> Markup:
             element("th", name, attributes={"scope": "row"}),
             *(number_cell(_tau(found, key), found.get(key)) for key, _, _ in _FIGURES),
         )
-        for name, found in judges
+        for name, found in rankings
         if found
     ]
-    return table(head, rows, label="How well the order of training alone is told", css=".ranking")
+    return table(head, rows, label="Rank correlation with stand-alone training", css=".ranking")
 
 
 def _tau(found: Mapping[str, Any], key: str) -> str:
-    value, spread = found.get(key), found.get({"kendall": "interval", "residual": "residual_interval"}.get(key, ""))
+    value, interval = found.get(key), found.get({"kendall": "interval", "residual": "residual_interval"}.get(key, ""))
     if not known(value):
         return NONE
-    return f"{value:.2f}" + (f" ({spread[0]:.2f} to {spread[1]:.2f})" if spread else "")
+    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
 
 
-def _favourites(ranking: Mapping[str, Any]) -> str:
+def _regret_text(ranking: Mapping[str, Any]) -> str:
     regret = ranking["judges"]["top1"]["regret"]
     best = max(row["alone_top1"] for row in ranking["rows"])
     parts = [
-        f"its favourite is {points(lost)} less" if k == "1" else f"the best of its {k} favourites {points(lost)} less"
+        f"its first is {points(lost)} lower" if k == "1" else f"the best of its first {k} is {points(lost)} lower"
         for k, lost in regret.items()
     ]
-    told = f"The best of all reaches {percent(best)} trained alone; by the supernet's accuracy {', '.join(parts)}."
-    return f"{told} In brackets: 95 % of bootstrap resamples." if parts else told
+    text = f"The best stand-alone accuracy is {percent(best)}."
+    if not parts:
+        return text
+    return f"{text} Ranked by accuracy in the supernet, {', '.join(parts)}. In brackets: 95 % bootstrap intervals."

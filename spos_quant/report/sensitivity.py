@@ -1,4 +1,4 @@
-"""The part of the page on sensitivity: what is given up where one axis alone leaves the most expensive architecture."""
+"""The sensitivity section: loss increase of each single-layer perturbation of the most expensive architecture."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from spos_quant.report.facts import Data
 from spos_quant.report.markup import Markup, element, head_cell, join, number_cell, plot, section, table
 from spos_quant.report.text import NONE, count, exact, known, unit
 
-_SAID = {
-    "measured": "Measured: each bar is one evaluation in the supernet on search-val, less that of the reference.",
+_DESCRIPTIONS = {
+    "measured": "Measured: each bar is one evaluation in the supernet on search-val minus that of the reference.",
     "gradient": "From gradients: the Fisher information of the reference times the squared error of its layers.",
 }
 
 
 def sensitivity_payload(data: Data) -> list[dict[str, Any]]:
-    """Per estimate, the bars of every candidate: one per axis that offers it."""
+    """Per estimate, the bars of every candidate: one per axis with that candidate."""
     return [_bars(found) for found in data.get("sensitivities") or ()]
 
 
@@ -27,28 +27,28 @@ def _bars(found: Mapping[str, Any]) -> dict[str, Any]:
     bars: dict[str, dict[str, list[Any]]] = {}
     for row in found["rows"]:
         bar = bars.setdefault(_candidate(row), {"x": [], "y": []})
-        bar["x"].append(escape(_place(row)))
+        bar["x"].append(escape(_axis_name(row)))
         bar["y"].append(row[key])
-    axes = list(dict.fromkeys(escape(_place(row)) for row in found["rows"]))
+    axes = list(dict.fromkeys(escape(_axis_name(row)) for row in found["rows"]))
     named = [{"name": escape(name), **bar} for name, bar in bars.items()]
     return {"id": _plot_id(found), "axes": axes, "bars": named, "title": _what(key)}
 
 
 def _key(found: Mapping[str, Any]) -> str:
-    """What the bars show: the loss, or the score where no loss is known."""
+    """The key that the bars show: `loss`, or `score` if no loss is known."""
     return "loss" if any(known(row["loss"]) for row in found["rows"]) else "score"
 
 
 def _what(key: str) -> str:
-    return "loss given up" if key == "loss" else "score given up"
+    return "loss increase" if key == "loss" else "score decrease"
 
 
 def _plot_id(found: Mapping[str, Any]) -> str:
     return f"sensitivity-{found['estimate']}-plot"
 
 
-def _place(row: Mapping[str, Any]) -> str:
-    """The name of an axis; its kind stands in the candidate."""
+def _axis_name(row: Mapping[str, Any]) -> str:
+    """The name of an axis without its kind, which the candidate's text shows."""
     return str(row["axis"]).removesuffix(f".{row['kind']}")
 
 
@@ -57,22 +57,22 @@ def _candidate(row: Mapping[str, Any]) -> str:
 
 
 def sensitivity_section(data: Data) -> Markup | None:
-    """Bar charts and their figures; None where no sensitivities were made."""
-    made = data.get("sensitivities") or ()
-    if not made:
+    """The bar charts and tables; None if there are no sensitivities."""
+    estimates = data.get("sensitivities") or ()
+    if not estimates:
         return None
     intro = (
-        "What is given up when one axis alone leaves the reference, the most expensive architecture, for one candidate. Bars "
-        "below zero are gains, or noise of the images that were looked at."
+        "The loss increase (or score decrease) if one axis of the most expensive architecture, the reference, takes "
+        "another candidate. Negative bars are improvements, or noise from the finite number of images."
     )
-    return section("sensitivity", "Sensitivity", element("p.note", intro), *(_panel(found) for found in made))
+    return section("sensitivity", "Sensitivity", element("p.note", intro), *(_panel(found) for found in estimates))
 
 
 def _panel(found: Mapping[str, Any]) -> Markup:
     label = f"{_what(_key(found)).capitalize()} per axis and candidate, {found['estimate']}; a table follows"
     return join(
         (
-            element("p.note", _SAID[found["estimate"]]),
+            element("p.note", _DESCRIPTIONS[found["estimate"]]),
             plot(_plot_id(found), label),
             element("details", element("summary", f"As a table: {len(found['rows'])} candidates"), _table(found)),
         )
@@ -85,8 +85,8 @@ def _table(found: Mapping[str, Any]) -> Markup:
         head_cell("Axis"),
         head_cell("From"),
         head_cell("To"),
-        head_cell("Loss given up", number=True, hint="Mean cross-entropy in nats"),
-        head_cell("Top-1 given up", number=True, hint="In percentage points"),
+        head_cell("Loss increase", number=True, hint="Mean cross-entropy in nats"),
+        head_cell("Top-1 decrease", number=True, hint="In percentage points"),
         head_cell(f"{unit(metric)} saved", number=True),
     ]
     rows = []

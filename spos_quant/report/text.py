@@ -1,4 +1,4 @@
-"""Numbers and units as people read them."""
+"""Formats numbers and units for readers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,24 @@ from collections.abc import Mapping
 from math import floor, isfinite, log10, sqrt
 from typing import Any, TypeGuard
 
-from spos_quant.cost import units
+from spos_quant.cost.metrics import metrics
+from spos_quant.cost.units import human
 
-UNITS = {
-    "bitops": "BitOps",
-    "bitops_total": "BitOps in all layers",
-    "macs": "MACs",
-    "params": "parameters",
-    "weight_bytes": "bytes of weights",
-    "latency": "latency",
-}
 JUDGES = {
     "top1": "accuracy in the supernet",
     "loss": "loss in the supernet",
     "sensitivity": "sum of sensitivities from gradients",
 }
-"""Who ranks architectures, by key of `ranking.json`."""
+"""What a ranking of architectures is by, per key of `judges` in `ranking.json`."""
 NONE = "\u2013"
-"""Stands where there is no value: a dash as wide as a digit."""
+"""Shown if there is no value: a dash as wide as a digit."""
 TIMES = "\u00d7"
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def unit(metric: str) -> str:
     """The unit of a cost metric."""
-    return UNITS.get(metric, metric)
+    return metrics[metric].unit or metrics[metric].label
 
 
 def known(value: float | None) -> TypeGuard[float]:
@@ -39,7 +32,7 @@ def known(value: float | None) -> TypeGuard[float]:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent with one decimal; more only where 100 % would be claimed and is not reached."""
+    """A fraction in percent with one decimal; two if one would round it up to 100 %."""
     if not known(value):
         return NONE
     if value >= 1:
@@ -52,24 +45,24 @@ def percent(value: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares in percentage points."""
+    """A difference of two fractions in percentage points."""
     shown = f"{100 * abs(difference):.1f}"
     return f"{shown} point{'' if shown == '1.0' else 's'}"
 
 
 def cost(metric: str, value: float | None) -> str:
-    """A cost where its metric is named beside it: `2.312M`, `2.312 ms`."""
-    return units.amount(metric, value) if known(value) else NONE
+    """A cost without its metric: `2.312M`, `2.312 ms`."""
+    return metrics[metric].text(value) if known(value) else NONE
 
 
 def amount(metric: str, value: float | None) -> str:
-    """A cost that says what it is: `2.312M BitOps`, `2.312 ms`."""
-    return cost(metric, value) if metric == units.LATENCY else f"{cost(metric, value)} {unit(metric)}"
+    """A cost with its metric: `2.312M BitOps`, `2.312 ms`."""
+    return metrics[metric].amount(value) if known(value) else NONE
 
 
 def count(value: float | None) -> str:
     """A count: `2.312M`."""
-    return units.human(value) if known(value) else NONE
+    return human(value) if known(value) else NONE
 
 
 def exact(value: int | None) -> str:
@@ -88,9 +81,9 @@ def file_size(value: int | None) -> str:
 
 
 def space_size(value: int) -> str:
-    """A number of architectures: in full up to millions, then `1.21 × 10²⁰`.
+    """A number of architectures: in full below 10⁷, then as `1.21 × 10²⁰`.
 
-    Works on integers beyond what a float or Python's decimal conversion hold.
+    Works for integers too large for a float or for Python's decimal conversion.
     """
     if value < 10**7:
         return f"{value:,}"
@@ -100,7 +93,7 @@ def space_size(value: int) -> str:
 
 
 def budget_text(metric: str, limit: int, text: str | None = None) -> str:
-    """A budget as it was given, with its value where the words alone do not say it: `35 % = 2.31M BitOps`."""
+    """A budget as given, and its value if the text alone does not show it: `35% = 2.31M BitOps`."""
     value = amount(metric, limit)
     given = (text or "").replace(",", "").replace("_", "").strip()
     if given.endswith("%") or given[:1] in ("w", "W") or given.endswith("i"):
@@ -109,13 +102,13 @@ def budget_text(metric: str, limit: int, text: str | None = None) -> str:
 
 
 def half_interval(share: float, n: int) -> float:
-    """Half of Wilson's 95 % interval of a share that was counted on `n` images."""
+    """Half of Wilson's 95 % interval of a fraction that was counted on `n` images."""
     z = 1.96
     return z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
 
 
 def by_chance(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two accuracies (`top1` over `n` images) are closer than their numbers of images can tell apart."""
+    """Whether the difference of two accuracies (`top1` over `n` images) is within their combined 95 % intervals."""
     if not a.get("n") or not b.get("n"):
         return False
     spread = sum(half_interval(x["top1"], x["n"]) ** 2 for x in (a, b))
@@ -123,5 +116,5 @@ def by_chance(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def bits(value: int | None) -> str:
-    """Bits of a layer's weights or inputs."""
+    """The bits of a layer's weights or inputs; `float` for None."""
     return "float" if value is None else str(value)

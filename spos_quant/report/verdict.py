@@ -1,4 +1,4 @@
-"""What a run found, in sentences that hold also where the search lost."""
+"""The result of a run in sentences, also if a uniform configuration is better than the search."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from spos_quant.report.text import NONE, amount, by_chance, count, known, percen
 
 @dataclass(frozen=True)
 class Rival:
-    """A uniform configuration that a searched result is compared with, judged in the same way."""
+    """A baseline that a searched result is compared with, scored on the same split."""
 
     name: str
     cost: int
     accuracy: float
     scored: Mapping[str, Any]
-    """`top1` and, where it is known, the number of images `n`."""
+    """`top1` and, if known, the number of images `n`."""
 
 
 @dataclass(frozen=True)
-class _Stand:
-    """A searched result in the terms of a comparison."""
+class _Searched:
+    """A searched result as one side of a comparison."""
 
     metric: str
     cost: int | None
@@ -47,13 +47,13 @@ class _Stand:
 
 
 def verdict(data: Data) -> str:
-    """The run in one sentence, from its data alone."""
+    """The result of a run in one sentence."""
     result = leading(data)
     return _without_search(data) if result is None else sentence(data, result)
 
 
 def remarks(data: Data) -> list[str]:
-    """What else is to be said: the other budgets, the float model, and differences that chance explains."""
+    """Further sentences: a difference within chance, the float model, and the other budgets."""
     first = leading(data)
     if first is None:
         return []
@@ -63,18 +63,18 @@ def remarks(data: Data) -> list[str]:
 
 
 def sentence(data: Data, result: Result) -> str:
-    """A searched result: the budget, what it reaches, the best uniform configuration beside it, and an early end."""
-    early = f" This search was {early_end(result)}; repeat its command to go on." if ended_early(result) else ""
+    """A sentence on a searched result: its budget, accuracy, best baseline, and whether its search ended early."""
+    early = f" This search was {early_end(result)}; repeat its command to resume." if ended_early(result) else ""
     return _found(data, result) + _final(result) + early
 
 
 def _final(result: Result) -> str:
-    """What all images say, where the search scored on some."""
+    """A sentence on the re-ranking of finalists on all of search-val; empty if there was none."""
     finalists = result.get("finalists") or ()
     if not finalists:
         return ""
     score = percent(finalists[0]["score"])
-    return f" It won among {len(finalists)} scored on all of search-val, with {score} in the supernet."
+    return f" It won among {len(finalists)} finalists scored on all of search-val, with {score} in the supernet."
 
 
 def _found(data: Data, result: Result) -> str:
@@ -85,25 +85,25 @@ def _found(data: Data, result: Result) -> str:
         broken = [m for m, limit in budget.items() if (cost_of(result, m) or 0) > limit]
         costs = " and ".join(amount(m, cost_of(result, m)) for m in broken)
         start = f"The search for {limits} broke its budget with {costs}; it found"
-    split, stand = _stand(data, result)
+    split, searched = _searched(data, result)
     if split is None:
         score = result.get("supernet_top1")
         if not known(score):
-            return f"{start} an architecture that is not judged yet."
+            return f"{start} an architecture that is not scored yet."
         reached = f"an architecture of {percent(score)} in the supernet, not retrained yet"
     else:
-        reached = f"{percent(stand.accuracy)} {dict(SPLITS)[split]}"
-    return f"{start} {reached}; {_against(_rivals(data, stand.metric, split), stand, split)}."
+        reached = f"{percent(searched.accuracy)} {dict(SPLITS)[split]}"
+    return f"{start} {reached}; {_against(_rivals(data, searched.metric, split), searched, split)}."
 
 
-def _stand(data: Data, result: Result) -> tuple[str | None, _Stand]:
-    """The split that speaks for a result (None: the supernet) and where the result stands on it."""
+def _searched(data: Data, result: Result) -> tuple[str | None, _Searched]:
+    """The split to compare a result on (None: search-val in the supernet) and the result's side of the comparison."""
     split = next((name for name, _ in SPLITS if known(top1(result, name))), None)
-    # Uniform configurations in the supernet are priced in the run's metric only.
+    # Costs of uniform configurations in the supernet are recorded in the run's metric only.
     metric = str(data["metric"]) if split is None else metric_of(data, result)
     scored = {"top1": result.get("supernet_top1") or 0.0} if split is None else result[split]
     limit = (result.get("budget") or {}).get(metric)
-    return split, _Stand(metric, cost_of(result, metric), limit, float(scored["top1"]), scored)
+    return split, _Searched(metric, cost_of(result, metric), limit, float(scored["top1"]), scored)
 
 
 def _rivals(data: Data, metric: str, split: str | None) -> list[Rival]:
@@ -112,7 +112,7 @@ def _rivals(data: Data, metric: str, split: str | None) -> list[Rival]:
         return [
             Rival(f"uniform {i['name']}", i["cost"], i["score"], {"top1": i["score"]}) for i in known_ones if i["cost"]
         ]
-    # In a full-precision space the backbone as published is what there is to beat.
+    # In a full-precision space the baseline is the backbone as published.
     kinds = ("uniform", "float") if full_precision(data) else ("uniform",)
     found = []
     for result in (r for kind in kinds for r in of_kind(data, kind)):
@@ -124,42 +124,42 @@ def _rivals(data: Data, metric: str, split: str | None) -> list[Rival]:
     return found
 
 
-def _chosen(rivals: list[Rival], stand: _Stand) -> tuple[Rival | None, bool]:
-    """The configuration to compare with, and whether it wins.
+def _baseline_for(rivals: list[Rival], searched: _Searched) -> tuple[Rival | None, bool]:
+    """The baseline to compare with, and whether it wins.
 
-    One that does as well within the same budget (or at no higher cost) wins, and the best of these is named; else the
-    nearest in cost is.
+    A baseline wins if it is more accurate within the budget or at no higher cost, or as accurate at no higher cost.
+    Returns the most accurate winner, else the baseline nearest in cost.
     """
-    cost = stand.cost
+    cost = searched.cost
     if not rivals or not cost:
         return None, False
-    bound = max(cost, stand.limit or 0)
+    bound = max(cost, searched.limit or 0)
     winners = [
         r
         for r in rivals
-        if (r.accuracy > stand.accuracy and r.cost <= bound) or (r.accuracy == stand.accuracy and r.cost <= cost)
+        if (r.accuracy > searched.accuracy and r.cost <= bound) or (r.accuracy == searched.accuracy and r.cost <= cost)
     ]
     if winners:
         return max(winners, key=lambda r: (r.accuracy, -r.cost)), True
     return min(rivals, key=lambda r: (abs(log(r.cost / cost)), -r.accuracy)), False
 
 
-def _against(rivals: list[Rival], stand: _Stand, split: str | None) -> str:
-    rival, wins = _chosen(rivals, stand)
-    if rival is None or not stand.cost:
+def _against(rivals: list[Rival], searched: _Searched, split: str | None) -> str:
+    rival, wins = _baseline_for(rivals, searched)
+    if rival is None or not searched.cost:
         if split is None:
             return "no uniform configuration is scored in the supernet to compare with"
-        return "no uniform configuration is judged there to compare with"
-    costs, same = _price(rival.cost / stand.cost), rival.accuracy == stand.accuracy
+        return "no uniform configuration is scored on that split to compare with"
+    costs, same = _relative_cost(rival.cost / searched.cost), rival.accuracy == searched.accuracy
     reaches = f"reaches {'the same ' if same else ''}{percent(rival.accuracy)}"
     if not wins:
         return f"{rival.name} costs {costs} and {reaches}"
     better = "does as well" if same else "does better"
-    within = " within the same budget" if stand.limit is not None and rival.cost <= stand.limit else ""
+    within = " within the same budget" if searched.limit is not None and rival.cost <= searched.limit else ""
     return f"{rival.name} {better}{within}: it costs {costs} and {reaches}"
 
 
-def _price(ratio: float) -> str:
+def _relative_cost(ratio: float) -> str:
     change = ratio - 1
     if abs(change) < 0.005:
         return "the same"
@@ -169,22 +169,22 @@ def _price(ratio: float) -> str:
 
 
 def _chance(data: Data, result: Result) -> str | None:
-    split, stand = _stand(data, result)
-    rival, _ = _chosen(_rivals(data, stand.metric, split), stand)
-    if split is None or rival is None or not by_chance(stand.scored, rival.scored):
+    split, searched = _searched(data, result)
+    rival, _ = _baseline_for(_rivals(data, searched.metric, split), searched)
+    if split is None or rival is None or not by_chance(searched.scored, rival.scored):
         return None
-    difference = abs(stand.accuracy - rival.accuracy)
+    difference = abs(searched.accuracy - rival.accuracy)
     if difference == 0:
         return None
-    n = stand.scored["n"]
+    n = searched.scored["n"]
     return (
         f"On {n:,} images a difference of {points(difference)} is within chance: "
-        f"{round(difference * n)} of them decide between the two."
+        f"it is {round(difference * n)} of the images."
     )
 
 
 def _float_gap(data: Data, result: Result) -> str | None:
-    split, _ = _stand(data, result)
+    split, _ = _searched(data, result)
     if split is None or full_precision(data):
         return None
     reference = next((r for r in of_kind(data, "float") if known(top1(r, split))), None)
@@ -199,11 +199,11 @@ def _float_gap(data: Data, result: Result) -> str | None:
 
 
 def _without_search(data: Data) -> str:
-    """The sentence of a run whose search is still to come."""
+    """The sentence of a run without a finished search."""
     for split, where in SPLITS:
-        judged = [r for r in data.get("results") or () if known(top1(r, split))]
-        if judged:
-            best = max(judged, key=lambda r: top1(r, "search_val") or top1(r, split) or 0.0)
+        scored = [r for r in data.get("results") or () if known(top1(r, split))]
+        if scored:
+            best = max(scored, key=lambda r: top1(r, "search_val") or top1(r, split) or 0.0)
             name = best["key"].removeprefix("bits-")
             name = f"uniform {name}" if best["kind"] == "uniform" else name
             cost = cost_of(best, data["metric"])
@@ -213,7 +213,7 @@ def _without_search(data: Data) -> str:
     if history:
         accuracy = percent(history[-1].get("top1"))
         reached = "" if accuracy == NONE else f", {accuracy} on training images along sampled paths"
-        passed = history[-1].get("epoch") or len(history)  # a fraction where the last epoch is incomplete
+        passed = history[-1].get("epoch") or len(history)  # a fraction if the last epoch is incomplete
         epochs = f"{passed:.6g} epoch{'' if passed == 1 else 's'}"
         return f"The supernet is trained ({epochs}{reached}); no search has finished yet."
     if data.get("evaluated"):

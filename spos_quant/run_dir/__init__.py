@@ -1,4 +1,4 @@
-"""Run directories: files that appear whole or not at all, checksums beside them, and one owner at a time."""
+"""Run directories: atomic file writes, checksums, and a lock for one owner at a time."""
 
 from spos_quant.run_dir.checksums import check, drop, listed, read_artifact, store, store_json
 from spos_quant.run_dir.files import cache_dir, digest, json_text, read_json, write_bytes, write_json, write_text

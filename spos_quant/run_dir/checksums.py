@@ -1,7 +1,7 @@
-"""Artifacts: files of a run whose SHA-256 is kept beside them, in the form that `sha256sum -c` reads.
+"""Artifacts: files of a run whose SHA-256 is listed in their folder, in the format of `sha256sum -c`.
 
-A file and its checksum cannot be replaced in one step. So the new checksum is added first, then the file is replaced,
-then the old checksum goes: at every moment the file fits one that is listed, whenever the process is killed.
+A file and its checksum cannot be replaced atomically. So the new checksum is added first, then the file is replaced,
+then the old checksum is removed: whenever the process is killed, the file matches a listed checksum.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from spos_quant.run_dir.files import digest, json_text, not_written, read_json, 
 NAME = "checksums.sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _SEAL = "# "
-"""The last line is the checksum of those above it, which `sha256sum` passes over."""
+"""Prefix of the last line, a comment for `sha256sum`: the checksum of the lines above it."""
 _Listed = dict[str, tuple[str, ...]]
 
 
 def store(path: Path, data: bytes) -> None:
-    """Writes an artifact atomically and lists its checksum. Raises `RunError` where it cannot be written."""
+    """Writes an artifact atomically and lists its checksum. Raises `RunError` if it cannot be written."""
     listed = _read(path.parent)
-    made = hashlib.sha256(data).hexdigest()
-    _write(path.parent, {**listed, path.name: tuple(dict.fromkeys((*listed.get(path.name, ()), made)))})
+    new = hashlib.sha256(data).hexdigest()
+    _write(path.parent, {**listed, path.name: tuple(dict.fromkeys((*listed.get(path.name, ()), new)))})
     write_bytes(path, data)
-    _write(path.parent, {**listed, path.name: (made,)})
+    _write(path.parent, {**listed, path.name: (new,)})
 
 
 def store_json(path: Path, value: Any) -> None:
@@ -37,16 +37,16 @@ def store_json(path: Path, value: Any) -> None:
 
 
 def read_artifact(path: Path, kind: type = dict) -> Any:
-    """The value of a JSON artifact, as `read_json` gives it. Raises `RunError` where it is missing or damaged."""
+    """The value of a JSON artifact, as `read_json` returns it. Raises `RunError` if it is missing or damaged."""
     check(path)
     return read_json(path, kind)
 
 
 def check(path: Path) -> None:
-    """Holds a file against its checksum; a file that is not listed beside it was not made by a run and passes.
+    """Verifies the checksum of a file. Files that are not listed were not made by a run and pass.
 
     Raises:
-        RunError: the file was changed or damaged after it was made, or the list itself is damaged.
+        RunError: the file was changed or damaged after it was written, or the list of checksums is damaged.
     """
     expected = _read(path.parent).get(path.name)
     if expected is not None and path.is_file() and digest(path) not in expected:
@@ -57,12 +57,12 @@ def check(path: Path) -> None:
 
 
 def listed(path: Path) -> tuple[str, ...]:
-    """The checksums that a file may have; more than one where it was being replaced, none where it is not listed."""
+    """The listed checksums of a file: none if it is not listed, several if replacing it was interrupted."""
     return _read(path.parent).get(path.name, ())
 
 
 def drop(*paths: Path) -> None:
-    """Deletes artifacts and their checksums; those that are not there are passed over."""
+    """Deletes artifacts and their checksums; missing ones are skipped."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -74,19 +74,19 @@ def drop(*paths: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Strikes checksums that a stopped process listed for files which it did not get to write.
+    """Removes checksums that do not match their file, left by a process that was stopped while replacing it.
 
     Raises:
-        RunError: a list is damaged, or cannot be written.
+        RunError: a list is damaged or cannot be written.
     """
     for path in folder.rglob(NAME):
         known = _read(path.parent)
-        settled = {name: _fitting(path.with_name(name), values) for name, values in known.items()}
+        settled = {name: _matching(path.with_name(name), values) for name, values in known.items()}
         if settled != known:
             _write(path.parent, settled)
 
 
-def _fitting(path: Path, values: tuple[str, ...]) -> tuple[str, ...]:
+def _matching(path: Path, values: tuple[str, ...]) -> tuple[str, ...]:
     if len(values) == 1 or not path.is_file():
         return values[:1]
     found = digest(path)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes, JSON and digests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from spos_quant.errors import RunError
 
 DRAFT = ".tmp"
-"""The suffix of files that are being written; what a killed process left of them is removed by the next owner."""
+"""Suffix of temporary files; the next owner of a run removes those that a killed process left."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either there whole or not at all: a temporary file, fsync, rename.
+    """Writes a file atomically: a temporary file, fsync, rename.
 
     Raises:
-        RunError: the disk is full, the folder cannot be written, the name is too long.
+        RunError: for example, the disk is full, the folder cannot be written or the name is too long.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,19 +35,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise not_written(path, error) from None
     finally:
-        # Gone where it was renamed. A read-only folder may refuse this too: the first error is the one to tell.
+        # A no-op after the rename. Errors are ignored: the first error is the one to report.
         _remove(Path(draft))
 
 
 def cache_dir(*parts: str) -> Path:
-    """A folder under `$XDG_CACHE_HOME/spos_quant` (`~/.cache/spos_quant`), for what can be made again; not created."""
+    """A folder for reproducible files under `$XDG_CACHE_HOME/spos_quant` (`~/.cache/spos_quant`); not created."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG rules have a relative path ignored.
+    # The XDG specification says that relative paths must be ignored.
     return (base if base.is_absolute() else Path.home() / ".cache").joinpath("spos_quant", *parts)
 
 
 def not_written(path: Path, error: OSError) -> RunError:
-    """The error to raise where a file cannot be written."""
+    """The error to raise if a file cannot be written."""
     return RunError(
         f"{path}: cannot be written ({error.strerror or error}); make room or mend the permissions, then repeat the "
         "command: what is finished is kept"
@@ -89,7 +89,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The value of a JSON file, a mapping unless `kind` says otherwise. Raises `RunError` where it is none."""
+    """The value of a JSON file. Raises `RunError` if it cannot be read, is no JSON or is not of type `kind`."""
     try:
         value = json.loads(path.read_text("utf-8"))
         if not isinstance(value, kind):
@@ -104,7 +104,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises `RunError` where it cannot be read."""
+    """The SHA-256 of a file, in hexadecimal. Raises `RunError` if it cannot be read."""
     try:
         found = hashlib.sha256()
         with path.open("rb") as file:

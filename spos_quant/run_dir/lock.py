@@ -1,4 +1,4 @@
-"""One owner of a run directory: a lock that the system gives back when its holder dies, however it dies."""
+"""A lock for one owner of a run directory, which the kernel releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from spos_quant.run_dir.files import DRAFT, not_written
 NAME = "run.lock"
 _held: set[int] = set()
 _ORPHAN_SECONDS = 10.0
-"""How long processes that a dead owner started may still hold its lock."""
+"""How long to wait for child processes of a dead owner, which hold its lock."""
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Makes this process the owner of a run directory, which is made where it is missing.
+    """Makes this process the owner of a run directory, which is created if missing.
 
-    The lock is the kernel's (`flock`), so that a killed owner holds nothing. Drafts that one left are removed.
+    The kernel's lock (`flock`) is released if the owner is killed. Temporary files that it left are removed.
 
     Raises:
-        RunError: another process owns it; the message says which.
+        RunError: another process owns the directory; the message says which.
     """
     path = folder / NAME
     try:
@@ -54,7 +54,7 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def locks() -> tuple[int, ...]:
-    """The file descriptors of the locks that this process holds; a process that inherits them holds the locks too."""
+    """File descriptors of the locks that this process holds; a process that inherits them also holds the locks."""
     return tuple(_held)
 
 
@@ -65,19 +65,19 @@ def _lock(handle: int, folder: Path) -> None:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(handle)
-            # The children of a process that was killed end a moment after it.
+            # Children of a killed process end shortly after it.
             if not _dead(holder) or time.monotonic() - start > _ORPHAN_SECONDS:
                 raise RunError(
                     f"{folder} is in use by {_named(holder)}; wait for it or stop it, or choose another --out"
                 ) from None
             time.sleep(0.1)
         except OSError as error:
-            # Some network file systems have no locks at all; working there is the person's own decision.
+            # Some network file systems do not support locks; using them is the user's decision.
             return remark(f"warning: {folder} cannot be locked ({error.strerror}); start no second command in it")
 
 
 def _sign(handle: int) -> None:
-    """Says in the file who holds it; information for people, the lock is not in it."""
+    """Writes the holder into the lock file, for messages only; the lock does not depend on it."""
     command = " ".join(["spos-quant", *sys.argv[1:]])
     try:
         os.ftruncate(handle, 0)
@@ -85,7 +85,7 @@ def _sign(handle: int) -> None:
             handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command}).encode(), 0
         )
     except OSError:
-        return  # a full disk is told by the first file that matters
+        return  # the next write to the run reports a full disk
 
 
 def _holder(handle: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Searchers propose architectures and never touch a model; evaluators judge them. To add a searcher: one file."""
+"""Searchers propose architectures without access to a model; evaluators score them. A new searcher is one file."""

@@ -1,4 +1,4 @@
-"""The additive estimate of a space from evaluations around its reference, and its optima within budgets."""
+"""Additive loss estimate of a search space from perturbations of its reference, and its optima under budgets."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from spos_quant.space.search_space import Architecture
 
 
 class AdditiveEstimate:
-    """Learns from `architectures`, which need not keep the budgets, and proposes what is best by the sum.
+    """Estimates losses as a sum over axes and proposes the optima of that sum.
 
     Args:
-        problem: What is searched.
+        problem: The search problem.
 
     Attributes:
-        architectures: What must be evaluated first: the reference and every perturbation from it; nothing where the
-            problem brings its sensitivities.
+        architectures: Must be evaluated first: the reference and all its perturbations, feasible or not. Empty if the
+            problem provides the sensitivities.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._departures = Perturbations(problem.sampler.table)
-        self.architectures = self._departures.architectures if problem.losses is None else []
+        self._perturbations = Perturbations(problem.sampler.table)
+        self.architectures = self._perturbations.architectures if problem.losses is None else []
         self._losses: Losses = problem.losses or ()
 
     def learn(self, results: Sequence[Scored]) -> None:
-        """Takes the results of `architectures`."""
-        self._losses = measured(self._departures, {s.architecture: (s.score, s.loss) for s in results}).losses(
+        """Fits the estimate to the results of `architectures`."""
+        self._losses = measured(self._perturbations, {s.architecture: (s.score, s.loss) for s in results}).losses(
             self.problem.space
         )
 
     def best(self, count: int) -> list[Architecture]:
-        """The `count` best by the sum within the budgets.
+        """The `count` best feasible architectures by the estimated sum.
 
         Raises:
-            BudgetError: the integer program found none, which narrow bands may lead to.
+            BudgetError: the integer program found none, which can happen with narrow cost bands.
         """
         found = optima(self.problem.sampler.table, self._losses, self.problem.sampler.budgets, count=count)
         if not found:
@@ -48,13 +48,13 @@ class AdditiveEstimate:
         return found
 
     def at_shares(self, shares: Sequence[float]) -> list[Architecture]:
-        """The best by the sum where the first budget, or the cost without any, is cut down to shares of its range.
+        """The best architecture by the estimated sum for several shares of the first budget.
 
-        The range of a budget goes from the cheapest architecture to its limit. Shares that nothing keeps are left out;
-        equal solutions come once.
+        Share 0 is the cost of the cheapest architecture, share 1 the limit of the budget, or the highest cost if there
+        is no budget. Infeasible shares are skipped and duplicates removed.
         """
         table, budgets = self.problem.sampler.table, self.problem.sampler.budgets
-        metric = budgets[0].metric if budgets else self._departures.metric
+        metric = budgets[0].metric if budgets else self._perturbations.metric
         low, high = cost_range(table, metric)
         first = budgets[0] if budgets else Budget(metric, high, "100%")
         found: dict[Architecture, None] = {}

@@ -1,4 +1,4 @@
-"""`sq.search`: the search as a function, for people with a training loop of their own."""
+"""`sq.search`: the search as a function, for users with their own training loop."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SearchResult:
     """What a search found."""
 
     best: Architecture
-    """The best architecture within the budgets."""
+    """The best feasible architecture."""
     front: list[Entry]
-    """The architectures within the budgets that no other beats in both cost and score, from cheap to dear."""
+    """The Pareto front of cost and score among the feasible architectures, by ascending cost."""
     evaluations: list[Entry]
-    """Everything evaluated, in order; what the knapsack learns from may be above the budgets."""
+    """All evaluations, in order; those that the additive estimate is fitted to may exceed the budgets."""
 
 
 def search(
@@ -48,22 +48,23 @@ def search(
     show: bool = False,
     **budgets: str | float,
 ) -> SearchResult:
-    """Searches a trained supernet under budgets and leaves the best path active, as it was judged.
+    """Searches a trained supernet under budgets and leaves the best path active, in the state in which it was scored.
 
     Args:
-        supernet: Trained by activating one path per step.
+        supernet: Trained with one active path per step.
         evaluate: `f(module) -> float`, higher is better; called in evaluation mode without gradients.
-        recalibrate: Batches of training images (or pairs whose first item is images) that BatchNorm statistics are
-            recomputed from for every path. Must be given where the model has BatchNorm; None says that none is needed.
-        seed: Same seed, same result.
-        searcher: A registered searcher.
-        config: Population, generations and so on; the search space's own where None.
+        recalibrate: Batches of training images (or pairs whose first item is images) from which the BatchNorm
+            statistics of every path are recomputed. Required if the model has BatchNorm; None states that none is
+            needed.
+        seed: The same seed gives the same result.
+        searcher: Name of a registered searcher.
+        config: Population, generations and so on. None takes the search space's own settings.
         show: Shows progress on stderr.
-        **budgets: `bitops_budget`, `macs_budget`, `params_budget`, `weight_bytes_budget`, such as "6.3Gi".
+        **budgets: `bitops_budget`, `macs_budget`, `params_budget`, `weight_bytes_budget`, for example "6.3Gi".
 
     Raises:
-        BudgetError: a budget that cannot be read or kept.
-        ConfigError: BatchNorm without `recalibrate`, an unknown searcher, an `evaluate` that gives no number.
+        BudgetError: a budget that cannot be parsed or that no architecture satisfies.
+        ConfigError: BatchNorm without `recalibrate`, an unknown searcher, or an `evaluate` that returns no number.
     """
     recalibrate = given_recalibration(supernet, recalibrate)
     unknown = [name for name in budgets if not name.endswith("_budget")]

@@ -1,4 +1,4 @@
-"""The contract of searchers, and the loop that drives one: ask, evaluate, tell."""
+"""The searcher interface, and the loop that runs a searcher: ask, evaluate, tell."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from spos_quant.space.search_space import Architecture, SearchSpace
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How an architecture answers in the supernet; it belongs to the run, not to a budget."""
+    """The quality of an architecture in the supernet. It depends on the run, not on a budget."""
 
     architecture: Architecture
     score: float
-    """Higher is better: top-1 in [0, 1], or what the user's function gave."""
+    """Higher is better: top-1 in [0, 1], or the value of the user's function."""
     loss: float | None = None
-    """Mean cross-entropy in nats, where it is known."""
+    """Mean cross-entropy in nats; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with its cost in the metric that the search minds."""
+    """An evaluation with its cost in the metric of the search."""
 
     architecture: Architecture
     score: float
     loss: float | None
     cost: int
     within: bool = True
-    """Whether it keeps the budgets; what does not may teach a searcher something but never wins."""
+    """Whether it satisfies the budgets. Infeasible results may inform a searcher but never win."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What makes one architecture better than another.
+    """A total order of architectures.
 
-    What keeps the budgets comes first. Without `least_score` the highest score wins, or the lowest loss; with it the
-    cheapest architecture that reaches it. Ties break by score, then loss, or the other way round, then by lower cost,
-    then by the architecture itself, so that the order is total.
+    Feasible architectures come first. Without `least_score` the highest score wins (or the lowest loss); with it, the
+    cheapest architecture that reaches it. Ties are broken by score and loss (or loss and score), then by lower cost,
+    then by the architecture tuple.
     """
 
     least_score: float | None = None
     rank_by: str = "top1"
-    """`loss` puts the loss before the score."""
+    """`top1` compares the score before the loss, `loss` the loss before the score."""
 
     def rank(self, scored: Scored) -> tuple[Any, ...]:
         """A sort key: the smallest is the best."""
@@ -69,7 +69,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a searcher works on: a space, the architectures within the budgets, and an order among results."""
+    """A search problem: the space, a sampler of its feasible architectures, settings, and the order of results."""
 
     space: SearchSpace
     sampler: FeasibleSampler
@@ -77,28 +77,28 @@ class Problem:
     seed: int
     objective: Objective = field(default_factory=Objective)
     losses: Losses | None = None
-    """Sensitivities that are known before the search; None leaves it to the searcher to measure what it needs."""
+    """Sensitivities known before the search. None: the searcher measures them if it needs them."""
 
 
 class Searcher(Protocol):
-    """Ask-and-tell: holds the strategy, never touches a model or data.
+    """Ask-and-tell interface of a search strategy, without access to a model or data.
 
-    The proposals of a generation follow from (seed, generation) and from what was told before, so that telling the
-    logged results again restores everything.
+    The proposals of a generation depend only on (seed, generation) and on the results told before. Telling the logged
+    results again therefore restores the state.
     """
 
     @property
     def planned(self) -> int:
-        """How many architectures it asks for at most."""
+        """Upper bound on the number of architectures it asks for."""
 
     def ask(self) -> list[Architecture]:
-        """The next generation, no architecture ever asked before; empty ends the search.
+        """The next generation of architectures, none of which was asked before. An empty list ends the search.
 
-        Those above the budgets are there to learn from and cannot win.
+        Infeasible architectures inform the searcher and cannot win.
         """
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """The results of the last `ask`, in the same order."""
+        """Takes the results of the last `ask`, in the same order."""
 
 
 searchers: Registry[Callable[[Problem], Searcher]] = Registry(
@@ -106,7 +106,7 @@ searchers: Registry[Callable[[Problem], Searcher]] = Registry(
 )
 
 Evaluator = Callable[[Sequence[Architecture]], Iterable[Evaluation]]
-"""Judges architectures and yields their evaluations in order."""
+"""Evaluates architectures and yields the evaluations in the same order."""
 
 
 @dataclass
@@ -115,8 +115,8 @@ class Outcome:
 
     Attributes:
         results: Every architecture of this search with its score and cost, in the order of evaluation.
-        generations: The generation of each.
-        complete: False where a time limit ended the search early.
+        generations: The generation of each result.
+        complete: False if a time limit ended the search early.
     """
 
     results: list[Scored] = field(default_factory=list)
@@ -124,16 +124,16 @@ class Outcome:
     complete: bool = True
 
     def best(self, objective: Objective, beside: Sequence[Scored] = ()) -> Scored:
-        """The best result under an objective, those `beside` included.
+        """The best result under an objective, among `results` and `beside`.
 
         Raises:
-            BudgetError: nothing within the budgets was evaluated before the time limit.
+            BudgetError: no feasible architecture was evaluated before the time limit.
         """
         best = min([*self.results, *beside], key=objective.rank)
         if not best.within:
             raise BudgetError(
                 "the time limit ended the search before anything within the budget was evaluated; repeat the command "
-                "to go on: what was evaluated is kept"
+                "to continue: all evaluations are kept"
             )
         return best
 
@@ -150,11 +150,11 @@ def drive(
     """Runs a searcher to its end.
 
     Args:
-        searcher: Proposes.
-        evaluate: Judges a generation as a batch.
+        searcher: Proposes architectures.
+        evaluate: Evaluates a generation as a batch.
         cost: The costs of architectures, in order.
-        keeps: Whether each of them keeps the budgets.
-        deadline: A `time.monotonic()` after which no further architecture is started.
+        keeps: Whether each architecture satisfies the budgets.
+        deadline: A `time.monotonic()` value after which no further evaluation starts.
         on_result: Called after every evaluation.
     """
     outcome = Outcome()

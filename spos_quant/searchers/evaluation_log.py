@@ -1,7 +1,7 @@
 """`evaluations.sqlite`: every evaluation of a run, the only state of a search.
 
-An evaluation belongs to the run, not to a budget or a searcher: searching again with the same seed asks for the same
-architectures in the same order and finds them here, which is what resuming is.
+An evaluation belongs to the run, not to a budget or a searcher. A search resumes by running again: with the same seed
+it asks for the same architectures in the same order and finds them here.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class EvaluationLog:
     """The evaluations of one run under one evaluator.
 
     Args:
-        path: The SQLite file; made where it is missing.
+        path: The SQLite file; created if missing.
         space: Encodes architectures.
-        settings: Identifies supernet and evaluator; evaluations under other settings are kept but not used.
+        settings: Identifies supernet and evaluator. Evaluations under other settings are kept but not used.
 
     Raises:
         RunError: the file is damaged, cannot be written, or was written in a newer format.
@@ -57,7 +57,7 @@ class EvaluationLog:
             raise RunError(f"{self.path} has format {version}; this version reads up to {FORMAT}: update spos-quant")
         if 0 < version < FORMAT:
             raise RunError(f"{self.path} has format {version}, before any release; delete it to evaluate anew")
-        # SQLite reads a page that is cut off as zeros and trusts an index that misses rows: only asking finds both.
+        # SQLite reads a truncated page as zeros and trusts an incomplete index; only this check detects both.
         ((found, *_), *_) = self._run("PRAGMA integrity_check(1)")
         if found != "ok":
             raise RunError(f"{self.path}: is damaged ({' '.join(found.split())}); delete it to evaluate anew")
@@ -67,7 +67,7 @@ class EvaluationLog:
     def _run(self, statement: str, *values: str) -> list[Any]:
         try:
             return self._db.execute(statement, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for a damaged name in a message of SQLite's
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter if a message of SQLite quotes a damaged name
             raise self._error(error) from None
 
     def _error(self, error: Exception) -> RunError:
@@ -80,11 +80,11 @@ class EvaluationLog:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; a search that goes on later opens it again."""
+        """Closes the file."""
         self._db.close()
 
     def get(self, architecture: Architecture) -> Evaluation | None:
-        """The evaluation of an architecture, None where it was never evaluated under these settings."""
+        """The evaluation of an architecture; None if it was not evaluated under these settings."""
         text = self.space.encode(architecture)
         rows = self._run(
             "SELECT score, loss, checksum FROM evaluations WHERE settings = ? AND architecture = ?", self.settings, text
@@ -92,7 +92,7 @@ class EvaluationLog:
         return self._checked(text, *rows[0]) if rows else None
 
     def add(self, evaluation: Evaluation) -> None:
-        """Appends an evaluation; it is on disk when this returns."""
+        """Appends an evaluation, which is on disk when this returns."""
         text, score, loss = self.space.encode(evaluation.architecture), evaluation.score, evaluation.loss
         try:
             self._db.execute(
@@ -106,7 +106,7 @@ class EvaluationLog:
             ) from None
 
     def _checksum(self, text: str, score: float, loss: float | None) -> str:
-        """SQLite notices damage to its structure, not to a value."""
+        """SQLite detects damage to its structure but not to a value."""
         return hashlib.sha256(repr((self.settings, text, score, loss)).encode()).hexdigest()[:16]
 
     def _check(self, text: str, score: float, loss: float | None, checksum: str) -> None:
@@ -121,7 +121,7 @@ class EvaluationLog:
         return Evaluation(self.space.decode(text), score, loss)
 
     def columns(self) -> tuple[list[str], list[float], list[float | None]]:
-        """Architectures as text, scores and losses of all evaluations, in order; of millions in seconds."""
+        """Encoded architectures, scores and losses of all evaluations, in order; millions take seconds."""
         rows = self._rows()
         for row in rows:
             self._check(*row)
@@ -137,7 +137,7 @@ class EvaluationLog:
             yield self._checked(*row)
 
     def made_otherwise(self, known: Collection[str]) -> int:
-        """How many evaluations the file holds under settings that are not among the known ones."""
+        """Number of evaluations under settings other than `known`."""
         marks = ", ".join("?" * len(known))
         ((count,),) = self._run(f"SELECT COUNT(*) FROM evaluations WHERE settings NOT IN ({marks})", *known)
         return int(count)

@@ -1,4 +1,4 @@
-"""Evaluators: from architectures to scores, in this process."""
+"""Evaluators that score architectures in this process."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from spos_quant.train.devices import median_seconds
 from spos_quant.train.evaluation import Score, batch_norms, recalibrate, score, to_evaluation
 
 _PASSES = 9
-"""Passes that show which way takes less time, the first of which does not count."""
+"""Timed forward passes per variant, the first of which is discarded."""
 UNSET: Any = object()
-"""Stands for `recalibrate` that was not given."""
+"""Marks a `recalibrate` argument that was not given."""
 
 
 def given_recalibration(supernet: Supernet, recalibration: Iterable[object] | None) -> Iterable[object] | None:
-    """The batches that BatchNorm statistics are recomputed from, or None where a person says that none are needed.
+    """The batches for BatchNorm recalibration, or None if the user stated that none are needed.
 
     Raises:
-        ConfigError: nothing is said of them, and the supernet has BatchNorm.
+        ConfigError: the argument is missing and the supernet has BatchNorm.
     """
     if recalibration is not UNSET:
         return recalibration
@@ -50,17 +50,17 @@ class SupernetEvaluator:
     """Activates an architecture, recalibrates its BatchNorm statistics and scores it on search-val.
 
     Args:
-        supernet: Trained; its active path changes.
+        supernet: Trained. Its active path changes.
         recalibration: Batches of training images under the training augmentation.
         validation: Batches of search-val images and labels.
-        compiled: Whether fake quantization runs as compiled loops; the scores do not depend on it. None: if passes of
-            the first candidate take less time with them, as on a GPU only some networks' do.
-        channels_last: Whether weights, and with them what convolutions give, lie in memory with their channels last:
-            faster, and other last bits of the scores.
-        int8: Whether convolutions sum integers, where the processor can (`quant.integers`): faster, and now and then
-            another level of an activation.
-        prefix_bytes: What the activations of an image may take that are kept for the next candidate, which may share
-            them; batches must then be the same each time. Scores do not depend on it.
+        compiled: Whether fake quantization runs in compiled kernels; scores do not depend on it. None times both
+            variants on the first candidate and takes the faster one: on a GPU, compiling speeds up only some networks.
+        channels_last: Whether weights, and therefore convolution outputs, are in channels-last memory format. This is
+            faster and changes the last bits of the scores.
+        int8: Whether convolutions use integer arithmetic if the processor supports it (`quant.integers`). This is
+            faster and occasionally rounds an activation to another level.
+        prefix_bytes: Memory per image for activations kept for the next candidate, which may share its first blocks.
+            Requires the same batches each time. Scores do not depend on it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SupernetEvaluator:
     ) -> None:
         self.supernet, self.recalibration, self.validation = supernet, recalibration, validation
         self.compiled, self.int8 = compiled, int8
-        if channels_last:  # convolutions take their memory format from the weights
+        if channels_last:  # convolution outputs take the memory format of the weights
             supernet.to(memory_format=torch.channels_last)
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
@@ -85,27 +85,27 @@ class SupernetEvaluator:
         self._prefix: PrefixCache | None = None
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
-        """Evaluations in order, made as they are asked for."""
+        """Yields evaluations in order, each computed on demand."""
         device = next(self.supernet.parameters()).device
         for architecture in architectures:
             self.supernet.activate(architecture)
             if self.compiled is None:
-                seconds = [self._seconds_per_pass(way, device) for way in (False, True)]
+                seconds = [self._seconds_per_pass(compiled, device) for compiled in (False, True)]
                 self.compiled = seconds[True] < seconds[False]
             with compiled_kernels(self.compiled, str(device)), kept_weights(self._layers, integers=self.int8):
-                result = self._judged(architecture)
+                result = self._score(architecture)
             yield Evaluation(architecture, result.top1, result.loss)
 
     @torch.no_grad()
     def _seconds_per_pass(self, compiled: bool, device: torch.device) -> float:
-        """Of the active path on the first batch."""
+        """Median forward time of the active path on the first batch."""
         images, _ = next(iter(self.validation))
         images = images.to(device)
         to_evaluation(self.supernet)
         with compiled_kernels(compiled, str(device)), kept_weights(self._layers):
             return median_seconds([partial(self.supernet, images)] * _PASSES, device)
 
-    def _judged(self, architecture: Architecture) -> Score:
+    def _score(self, architecture: Architecture) -> Score:
         """The score of the active path."""
         prefix = self._prefix_cache()
         training, validation = self.recalibration, self.validation
@@ -117,7 +117,7 @@ class SupernetEvaluator:
                 return score(self.supernet, validation)
 
     def _prefix_cache(self) -> PrefixCache | None:
-        """Made with the first candidate; None where nothing is to be kept."""
+        """Created with the first candidate; None if `prefix_bytes` is 0."""
         if self._prefix is None and self._prefix_bytes:
             device = next(self.supernet.parameters()).device
             images, _ = next(iter(self.validation))
@@ -126,12 +126,12 @@ class SupernetEvaluator:
 
 
 class FunctionEvaluator:
-    """Scores the active supernet with a function of the user's.
+    """Scores the active path of a supernet with a function of the user.
 
     Args:
-        supernet: Trained; its active path changes.
-        function: Takes the module, returns a number; higher is better.
-        recalibration: Batches of images, or pairs whose first item is images; None where there is nothing to do.
+        supernet: Trained. Its active path changes.
+        function: Takes the module and returns a number; higher is better.
+        recalibration: Batches of images, or pairs whose first item is images. None skips recalibration.
     """
 
     def __init__(
@@ -142,14 +142,14 @@ class FunctionEvaluator:
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
 
     def prepare(self, architecture: Architecture) -> None:
-        """Makes the supernet what the function judges: the path active, BatchNorm recalibrated, evaluation mode."""
+        """Activates the path, recalibrates BatchNorm and sets evaluation mode."""
         self.supernet.activate(architecture)
         if self.recalibration is not None:
             recalibrate(self.supernet, self.recalibration, self._norms)
         self.supernet.eval()
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
-        """Evaluations in order. Raises `ConfigError` where the function gives no finite number."""
+        """Yields evaluations in order. Raises `ConfigError` if the function returns no finite number."""
         for architecture in architectures:
             with torch.no_grad(), kept_weights(self._layers):
                 self.prepare(architecture)
@@ -162,17 +162,17 @@ class FunctionEvaluator:
 
 
 class ThreadLimit:
-    """An evaluator that computes with so many CPU threads, whatever the process uses otherwise.
+    """Runs an evaluator with a fixed number of CPU threads, regardless of the setting of the process.
 
-    The order in which threads add numbers up changes last bits, and near a tie the winner with them. So the number is
-    part of a search's settings and not of the machine's.
+    The number of threads changes the order of summation and thus the last bits of a score, which can decide a near tie.
+    It is therefore a setting of the search and not of the machine.
     """
 
     def __init__(self, evaluator: Evaluator, threads: int) -> None:
         self.evaluator, self.threads = evaluator, threads
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
-        """Evaluations in order."""
+        """Yields evaluations in order."""
         for architecture in architectures:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
@@ -184,14 +184,14 @@ class ThreadLimit:
 
 
 class LoggedEvaluator:
-    """Looks evaluations up in a log and makes only those that it misses."""
+    """Looks evaluations up in a log and computes only the missing ones."""
 
     def __init__(self, evaluator: Evaluator, log: EvaluationLog) -> None:
         self.evaluator, self.log = evaluator, log
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
-        """Evaluations in order; new ones are in the log before they are yielded."""
-        # Looked up once: another process may log some of the missing ones while this one makes them.
+        """Yields evaluations in order; new ones are logged before they are yielded."""
+        # Looked up once: another process may log some of the missing ones while this one computes them.
         known = {architecture: self.log.get(architecture) for architecture in architectures}
         made = iter(self.evaluator([a for a, evaluation in known.items() if evaluation is None]))
         for architecture in architectures:

@@ -1,10 +1,12 @@
 """The evolutionary search of Single Path One-Shot NAS ([Guo2020], Algorithm 1), under budgets.
 
-Differs from the authors' code in that children are completed within the budgets by exact sampling instead of being
-drawn until one fits, so that no budget, however tight, can make it hang, and in that an axis that becomes relevant by a
-mutation or a crossover is drawn anew. With `search.first: uniform` the first population is led by the uniform bit
-configurations within the budgets, so that what is found scores no worse than any of them; with `knapsack` by these and,
-in turn, optima of the additive estimate, for which every perturbation from the reference is evaluated before.
+Differences from the authors' code: children are completed within the budgets by exact sampling instead of being drawn
+until one fits, so that the search cannot hang under a tight budget. An axis that becomes relevant by a mutation or a
+crossover is sampled anew.
+
+With `search.first: uniform` the first population starts with the feasible uniform bit configurations, so that the
+result scores no worse than any of them. With `knapsack` it alternates between optima of the additive estimate and
+these; all perturbations of the reference are evaluated before it.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420.
@@ -24,14 +26,14 @@ from spos_quant.space.uniform import uniform_architectures
 from spos_quant.streams import Stream, generator
 
 _TRIES = 20
-"""Draws per child before the place goes to a random architecture."""
+"""Draws per child before a random architecture takes its place."""
 _SHARES = tuple(1 - i / 20 for i in range(11))
-"""Of the budget: where the first population's optima end."""
+"""Shares of the budget range for which the first population contains an optimum."""
 
 
 @searchers.register("evolution")
 class Evolution:
-    """A first population (`search.first`), then generations of crossovers and mutations of the best so far."""
+    """A first population (`search.first`), then generations of crossovers and mutations of the best results so far."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -42,12 +44,12 @@ class Evolution:
 
     @property
     def planned(self) -> int:
-        """All generations, and the perturbations where the first population needs them."""
+        """The size of all generations, plus the perturbations if the first population needs them."""
         config = self.problem.config
         return config.population * config.generations + (len(self.estimate.architectures) if self.estimate else 0)
 
     def ask(self) -> list[Architecture]:
-        """The next generation; empty after the last one, or where no feasible architecture is left."""
+        """The next generation; empty after the last one or if no feasible architecture is left."""
         config = self.problem.config
         if self.estimate is not None and self.generation < 0:
             return list(self.estimate.architectures)
@@ -63,11 +65,11 @@ class Evolution:
             self._add(asked, config.crossover, lambda: self._crossover(parents, rng))
             self._add(asked, config.mutation, lambda: self._mutate(parents, rng))
         self._add_random(asked, config.population - len(asked), rng)
-        # Neighbours then share their first blocks, which an evaluator may keep; the first ones are the leaders'.
+        # Sorted neighbours share their first blocks (`PrefixCache`); generation 0 keeps its initial candidates first.
         return sorted(asked) if self.generation else asked
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """Takes the scores of the last generation."""
+        """Takes the results of the last generation."""
         if self.estimate is not None and self.generation < 0:
             self.estimate.learn(results)
         self.results += results
@@ -75,18 +77,18 @@ class Evolution:
         self.generation += 1
 
     def _initial_candidates(self) -> list[Architecture]:
-        """What the first population starts with, before it is filled up at random."""
+        """The candidates that the first population starts with; random ones fill it up."""
         if self.problem.config.first == "random":
             return []
         optima = [] if self.estimate is None else self.estimate.at_shares(_SHARES)
-        in_turn = zip_longest(optima, self._uniform_baselines())
-        return [leader for pair in in_turn for leader in pair if leader is not None]
+        alternating = zip_longest(optima, self._uniform_baselines())
+        return [candidate for pair in alternating for candidate in pair if candidate is not None]
 
     def _uniform_baselines(self) -> list[Architecture]:
-        """The uniform bits within the budgets, the most bits first."""
+        """The feasible uniform bit configurations, by descending bits."""
         baselines = list(uniform_architectures(self.problem.space).values())[::-1]
         kept: list[bool] = self.problem.sampler.keeps(baselines).tolist() if baselines else []
-        return [corner for corner, within in zip(baselines, kept, strict=True) if within]
+        return [baseline for baseline, within in zip(baselines, kept, strict=True) if within]
 
     def _parents(self) -> list[Architecture]:
         best = sorted(self.results, key=self.problem.objective.rank)
@@ -106,7 +108,7 @@ class Evolution:
         fill_with_new(self.problem, self.seen, asked, count, rng)
 
     def _crossover(self, parents: list[Architecture], rng: np.random.Generator) -> Architecture | None:
-        """A child that takes every axis from one of two parents, uniform over all such children within the budgets."""
+        """A child that takes every axis from one of two parents, uniform over all such feasible children."""
         first, second = (parents[i] for i in rng.integers(len(parents), size=2))
         allowed: dict[int, list[int]] = {}
         for parent in (first, second):
@@ -116,18 +118,18 @@ class Evolution:
         return self.problem.sampler.complete(allowed, rng)
 
     def _mutate(self, parents: list[Architecture], rng: np.random.Generator) -> Architecture | None:
-        """A copy of a parent with some axes drawn anew, uniform over all such copies within the budgets."""
+        """A copy of a parent with some axes resampled, uniform over all such feasible copies."""
         parent = parents[int(rng.integers(len(parents)))]
-        drawn = rng.random(len(parent)) < self.problem.config.mutation_prob
+        resampled = rng.random(len(parent)) < self.problem.config.mutation_prob
         kept = self.problem.space.relevant(parent)
-        allowed = {a: [parent[a]] for a in range(len(parent)) if kept[a] and not drawn[a]}
+        allowed = {a: [parent[a]] for a in range(len(parent)) if kept[a] and not resampled[a]}
         return self.problem.sampler.complete(allowed, rng)
 
 
 def fill_with_new(
     problem: Problem, seen: set[Architecture], asked: list[Architecture], count: int, rng: np.random.Generator
 ) -> None:
-    """Adds up to `count` random feasible architectures that were never asked; fewer where they are hard to find."""
+    """Appends up to `count` random feasible architectures not asked before; fewer if they are hard to find."""
     for _ in range(_TRIES):
         if count <= 0:
             return

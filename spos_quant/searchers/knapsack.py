@@ -1,6 +1,6 @@
-"""Bits by sensitivity: the exact optimum of an additive estimate, what HAWQ and others do with an integer program.
+"""Bits by sensitivity: the exact optimum of an additive loss estimate, as HAWQ and others find by integer programming.
 
-It needs no supernet that was trained for the purpose, which makes it the baseline that a search must beat.
+It needs no supernet trained for search and is therefore the baseline that a search must beat.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from spos_quant.space.search_space import Architecture
 
 @searchers.register("knapsack")
 class Knapsack:
-    """Evaluates every perturbation from the reference, then the `search.solutions` best by the sum within the budgets.
+    """Evaluates all perturbations of the reference, then the `search.solutions` best feasible architectures by the sum.
 
-    Where the cheapest architecture of some score is wanted, there is no budget: then a population of optima from the
-    cheapest to the most expensive is evaluated.
+    If the objective is the cheapest architecture of at least some score, there is no budget. The searcher then
+    evaluates a population of optima from the cheapest to the most expensive.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -28,7 +28,7 @@ class Knapsack:
 
     @property
     def planned(self) -> int:
-        """The perturbations and the solutions."""
+        """The number of perturbations plus the number of solutions."""
         return len(self.estimate.architectures) + self._count
 
     @property
@@ -37,7 +37,7 @@ class Knapsack:
         return config.solutions if self.problem.objective.least_score is None else config.population
 
     def ask(self) -> list[Architecture]:
-        """First the perturbations, whatever they cost; then solutions that are none of them."""
+        """First the perturbations, feasible or not; then the solutions that are not among them."""
         if self.generation == 0:
             return list(self.estimate.architectures)
         if self.generation > 1:
@@ -49,7 +49,7 @@ class Knapsack:
         return [a for a in found if a not in self.seen]
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """Learns from the perturbations."""
+        """Fits the estimate to the results of the perturbations."""
         if self.generation == 0:
             self.estimate.learn(results)
         self.seen.update(scored.architecture for scored in results)

@@ -1,4 +1,4 @@
-"""The front of cost and score, and the area that it commands."""
+"""The Pareto front of cost and score, and its hypervolume."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spos_quant.searchers.base import Objective, Scored
 
 
 def front(results: Iterable[Scored]) -> list[Scored]:
-    """The results that no other beats in both cost and score, from cheap to dear.
+    """The results that are not dominated in cost and score, by ascending cost.
 
-    Of several with the same cost and score one stays, the first in the order of `Objective`; a dearer one of equal
-    score is beaten.
+    Of results with equal cost and score, only the first in the order of `Objective` stays. A result of equal score and
+    higher cost is dominated.
     """
     kept: list[Scored] = []
     for scored in sorted(results, key=lambda s: (s.cost, *Objective().rank(s))):
@@ -24,33 +24,33 @@ def front(results: Iterable[Scored]) -> list[Scored]:
 
 
 def contenders(costs: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """The few of many results that can be on their front: nothing cheaper scores as high, nothing as cheap higher.
+    """Indices of the results that can be on the front: no cheaper one scores as high, no equally cheap one higher.
 
     Args:
         costs: `[N]`.
         scores: `[N]`.
 
     Returns:
-        Ascending indices; of results with equal cost and score all are kept, for `front` to choose from.
+        Ascending indices. Results with equal cost and score are all kept, for `front` to choose from.
     """
     order = np.lexsort((-scores, costs))
     _, first, group = np.unique(costs[order], return_index=True, return_inverse=True)
-    best = scores[order][first]  # of each cost
+    best = scores[order][first]  # per distinct cost
     before = np.concatenate([[-np.inf], np.maximum.accumulate(best)[:-1]]) if len(best) else best
     kept = (scores[order] == best[group]) & (best[group] > before[group])
     return np.sort(order[kept])
 
 
 def hypervolume(results: Sequence[Scored], *, cost: int, score: float) -> float:
-    """The area that results command, as a share of the rectangle between a reference point and the ideal.
+    """The area dominated by results, as a share of the rectangle between a reference point and the ideal point.
 
-    A result commands every (cost, score) at its cost or above and at its score or below. The ideal costs nothing and
-    scores 1.
+    A result dominates every (cost, score) at its cost or above and at its score or below. The ideal point has cost 0
+    and score 1.
 
     Args:
-        results: Whatever was evaluated; only its front counts.
-        cost: Of the reference point, above 0: what costs as much or more commands nothing.
-        score: Of the reference point, below 1: what scores as little or less commands nothing.
+        results: Any evaluated results; only their front counts.
+        cost: Cost of the reference point, above 0. Results of this cost or more dominate nothing.
+        score: Score of the reference point, below 1. Results of this score or less dominate nothing.
 
     Returns:
         The exact share, in [0, 1].

@@ -1,7 +1,7 @@
-"""Activations behind the blocks that two candidates in a row have in common, so that the second need not make them.
+"""A cache of activations after the first blocks that two consecutive candidates have in common.
 
-A candidate that agrees with the one before it in its first blocks gives the same activations there, for the same
-images, and has the same BatchNorm statistics in them. Nothing is rounded anew: scores are equal to the last bit.
+A candidate that agrees with the previous one in its first blocks has the same activations and BatchNorm statistics
+there, for the same images. The cached activations are exact: scores are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from spos_quant.train.evaluation import to_evaluation
 
 Item = TypeVar("Item")
 Pass = tuple[str, int]
-"""What a batch is for, and its number."""
+"""The purpose of a batch (`recalibrate` or `score`), and its index."""
 
 
 class PrefixCache:
-    """The activations of one candidate behind its choice blocks, for all batches that it was judged on.
+    """The activations of the last candidate after its choice blocks, for all batches that it was evaluated on.
 
-    Blocks count as far as each gets what the one before it gives, and as nobody else reads that: a network is tried
-    with a few images before anything is left out.
+    Covers the leading blocks that form a chain: each block reads the output of the previous one, and no other module
+    reads it. The constructor verifies on a few images that skipping these blocks leaves the output unchanged.
 
     Args:
-        supernet: Whose candidates are judged; nothing else may run it meanwhile.
-        images: A few images `[n, C, H, W]` to try.
-        limit: Bytes of activations per image; behind every second, fourth, ... block where all would be too many.
+        supernet: The supernet whose candidates are evaluated. Nothing else may run it meanwhile.
+        images: A few images `[n, C, H, W]` for the verification.
+        limit: Bytes of activations per image. If all blocks take more, only every second, fourth, ... block is cached.
     """
 
     def __init__(self, supernet: Supernet, images: Tensor, limit: int) -> None:
         blocks = list(named_blocks(supernet.body).values())
         self.rest, axes = _axes(supernet.space)
         self.start = 0
-        """Blocks of the candidate at hand that need not run."""
+        """Number of leading blocks of the current candidate that are skipped."""
         self.at: Pass = ("", 0)
         self.kept: dict[Pass, dict[int, Tensor]] = {}
-        """Of every pass, what was given behind so many blocks."""
+        """Per pass: number of blocks -> the output after so many blocks."""
         self.last: Architecture | None = None
         to_evaluation(supernet)
         chain = _chain(supernet, blocks, images)
@@ -52,10 +52,10 @@ class PrefixCache:
         self.axes = [axes[index] for index in chain]
         self.cuts: Sequence[int] = range(1, len(chain) + 1)
         if chain:
-            self._try(supernet, images, limit)
+            self._select_cuts(supernet, images, limit)
 
-    def _try(self, supernet: Supernet, images: Tensor, limit: int) -> None:
-        """Leaves out what does not come to the same, and what does not fit."""
+    def _select_cuts(self, supernet: Supernet, images: Tensor, limit: int) -> None:
+        """Drops all cuts if skipping blocks changes the output, and otherwise enough of them to respect `limit`."""
         with torch.no_grad(), self.candidate(supernet.architecture):
             self.at = ("try", 0)
             whole = supernet(images)
@@ -63,7 +63,7 @@ class PrefixCache:
             self.start = self.cuts[-1]
             try:
                 same = torch.equal(supernet(images), whole)
-            except RuntimeError:  # shapes that do not fit: somebody else reads what a block gives
+            except RuntimeError:  # shape mismatch: another module reads the output of a block
                 same = False
         self.kept.clear()
         self.last = None
@@ -74,11 +74,11 @@ class PrefixCache:
 
     @contextmanager
     def candidate(self, architecture: Architecture) -> Iterator[None]:
-        """While open, passes of this candidate start where it first differs from the last one that was finished."""
+        """While open, forward passes skip the leading blocks that the candidate shares with the last completed one."""
         self.start = self._shared(architecture)
         self.last = None
         for number, block in enumerate(self.blocks, 1):
-            block.__dict__["forward"] = self._step(number, block)
+            block.__dict__["forward"] = self._forward(number, block)
         try:
             yield
             self.last = architecture
@@ -86,14 +86,14 @@ class PrefixCache:
             for block in self.blocks:
                 del block.__dict__["forward"]
 
-    def passes(self, what: str, batches: Iterable[Item]) -> Iterator[Item]:
-        """The batches themselves, each announced before it is given: always the same ones for the same purpose."""
+    def passes(self, purpose: str, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yields the batches and records which one is current. A purpose must have the same batches every time."""
         for number, item in enumerate(batches):
-            self.at = what, number
+            self.at = purpose, number
             yield item
 
     def _shared(self, architecture: Architecture) -> int:
-        """Behind so many blocks activations are there that are this candidate's too."""
+        """Number of leading blocks after which cached activations are valid for this candidate."""
         if self.last is None or any(self.last[axis] != architecture[axis] for axis in self.rest):
             return 0
         same = 0
@@ -103,12 +103,12 @@ class PrefixCache:
             same += 1
         return max((cut for cut in self.cuts if cut <= same), default=0)
 
-    def _step(self, number: int, block: ChoiceBlock) -> Callable[[Tensor], Tensor]:
-        """What a block does in its forward pass."""
+    def _forward(self, number: int, block: ChoiceBlock) -> Callable[[Tensor], Tensor]:
+        """The forward function of a block while a candidate is open."""
 
         def forward(x: Tensor) -> Tensor:
             if number < self.start:
-                return x  # for the next block, which does not read it
+                return x  # ignored by the next block
             kept = self.kept.setdefault(self.at, {})
             if number == self.start:
                 return kept[number]
@@ -121,23 +121,23 @@ class PrefixCache:
 
 
 def _axes(space: SearchSpace) -> tuple[set[int], list[set[int]]]:
-    """The axes that layers outside of blocks read, and those of every block and its layers."""
+    """The axes read by layers outside of blocks, and per block the axes read by it and its layers."""
 
-    def read(*places: Read) -> set[int]:
-        return {place.axis for place in places if place.axis is not None}
+    def axes_of(*references: Read) -> set[int]:
+        return {reference.axis for reference in references if reference.axis is not None}
 
     rest: set[int] = set()
-    blocks = [read(block.op, block.width) for block in space.blocks]
+    blocks = [axes_of(block.op, block.width) for block in space.blocks]
     for layer in space.layers:
-        (rest if layer.block is None else blocks[layer.block]).update(read(layer.weight, layer.act))
+        (rest if layer.block is None else blocks[layer.block]).update(axes_of(layer.weight, layer.act))
     return rest, blocks
 
 
 def _chain(supernet: Supernet, blocks: Sequence[ChoiceBlock], images: Tensor) -> list[int]:
-    """The blocks, by index, that run first and one after the other, each reading what the one before it gives."""
+    """Indices of the leading blocks in execution order, each of which reads the output of the previous one."""
     seen: list[tuple[int, Tensor, Tensor]] = []
     handles = [
-        block.register_forward_hook(lambda _, given, made, index=index: seen.append((index, given[0], made)))
+        block.register_forward_hook(lambda _, inputs, output, index=index: seen.append((index, inputs[0], output)))
         for index, block in enumerate(blocks)
     ]
     try:
@@ -147,8 +147,8 @@ def _chain(supernet: Supernet, blocks: Sequence[ChoiceBlock], images: Tensor) ->
         for handle in handles:
             handle.remove()
     chain = [seen[0][0]] if seen else []
-    for (_, _, made), (index, given, _) in pairwise(seen):
-        if given is not made or index in chain:
+    for (_, _, output), (index, x, _) in pairwise(seen):
+        if x is not output or index in chain:
             break
         chain.append(index)
     return chain

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine."""
+"""A worker backend of local processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from spos_quant.searchers.worker_pool import Work, Worker, WorkerFailure
 
 
 class Processes:
-    """Processes that are started afresh (`spawn`), so that neither threads nor CUDA contexts are inherited.
+    """Local processes with the start method `spawn`, so that they inherit neither threads nor CUDA contexts.
 
-    They ignore Ctrl-C, which is this process's to handle, and end when it does, however it does.
+    They ignore Ctrl-C, which the parent process handles, and end when the parent ends for any reason.
 
     Args:
-        make: Makes what does the tasks from the worker's number; called in the worker, so it must be picklable.
-        workers: Processes, at least one.
+        make: Makes the task function from the worker's number. It is called in the worker and must be picklable.
+        workers: Number of processes, at least one.
     """
 
     noun = "process"
@@ -30,16 +30,16 @@ class Processes:
         self._make, self.size = make, workers
 
     def spawn(self, number: int) -> Process:
-        """A process that starts."""
+        """Starts a process."""
         return Process(self._make, number)
 
     def ready(self, busy: Sequence[Process]) -> list[Process]:
-        """Those that have answered, started or died; waits for the first."""
+        """The workers that answered, started or died; waits for the first."""
         found = wait([worker.pipe for worker in busy])
         return [worker for worker in busy if worker.pipe in found]
 
     def close(self) -> None:
-        """Nothing is left but the workers themselves."""
+        """Nothing to release besides the workers."""
 
 
 class Process(Worker):
@@ -47,14 +47,14 @@ class Process(Worker):
 
     def __init__(self, make: Callable[[int], Work[Any, Any]], number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        # No daemon, which might start no processes of its own, such as those that load pictures.
+        # Not a daemon: daemons cannot start processes, for example data loaders.
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, number))
         self.process.start()
-        theirs.close()  # so that its end is seen here when the process dies
+        theirs.close()  # so that `recv` raises EOFError when the process dies
 
     def submit(self, index: int, task: Any) -> None:
-        """Gives it a task."""
+        """Sends a task to the worker."""
         self.index = index
         try:
             self.pipe.send(task)
@@ -62,21 +62,21 @@ class Process(Worker):
             return
 
     def receive(self) -> Any:
-        """Its answer, None where it has started, an exception that it met, or a `WorkerFailure`."""
+        """Its answer, None if it has just started, an exception that it raised, or a `WorkerFailure`."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            return WorkerFailure(_how(self.process.exitcode))
+            return WorkerFailure(_exit_cause(self.process.exitcode))
 
     def end(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Kills the process, even during a task."""
         self.pipe.close()
         self.process.kill()
         self.process.join(5)
 
 
-def _how(exit_code: int | None) -> str:
+def _exit_cause(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else str(-exit_code)
         return f"signal {name}"
@@ -84,14 +84,14 @@ def _how(exit_code: int | None) -> str:
 
 
 def failure(error: Exception) -> Exception:
-    """What is told where the search runs: a user's error as it is, ours by its name."""
+    """The exception to raise in the main process: a user error unchanged, any other error as `RuntimeError`."""
     if isinstance(error, SposQuantError):
         return error
     return RuntimeError(f"a worker process failed: {type(error).__name__}: {error}")
 
 
 def _serve(pipe: Connection[Any, Any], make: Callable[[int], Work[Any, Any]], number: int) -> None:
-    """A worker: says that it has started, then answers every task, until the other end is closed."""
+    """Runs in the worker: reports the start, then answers every task until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
     try:
@@ -103,12 +103,12 @@ def _serve(pipe: Connection[Any, Any], make: Callable[[int], Work[Any, Any]], nu
             pipe.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    except Exception as error:  # noqa: BLE001 - told where the search runs
+    except Exception as error:  # noqa: BLE001 - raised in the main process
         pipe.send(failure(error))
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone: a training goes on for hours and would write on."""
+    """Ends this process when its parent is gone: a training would otherwise keep writing for hours."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Random search: the baseline that any strategy must beat."""
+"""Random search, the baseline that every strategy must beat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spos_quant.streams import Stream, generator
 
 @searchers.register("random")
 class RandomSearch:
-    """As many architectures as the evolution would ask for, each uniform over those within the budgets."""
+    """As many architectures as the evolution asks for, sampled uniformly from the feasible ones."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -21,11 +21,11 @@ class RandomSearch:
 
     @property
     def planned(self) -> int:
-        """All generations."""
+        """The size of all generations."""
         return self.problem.config.population * self.problem.config.generations
 
     def ask(self) -> list[Architecture]:
-        """The next population; empty after the last one, or where no feasible architecture is left."""
+        """The next population; empty after the last one or if no feasible architecture is left."""
         asked: list[Architecture] = []
         if self.generation < self.problem.config.generations:
             rng = generator(Stream.RANDOM_SEARCH, self.problem.seed, self.generation)
@@ -33,6 +33,6 @@ class RandomSearch:
         return asked
 
     def tell(self, results: Sequence[Scored]) -> None:
-        """Counts the generation; the scores change nothing."""
+        """Counts the generation; the scores have no effect."""
         self.seen.update(scored.architecture for scored in results)
         self.generation += 1

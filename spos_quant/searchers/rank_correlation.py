@@ -1,4 +1,4 @@
-"""How well one judge orders architectures as another does: the supernet, held against training each alone.
+"""Rank agreement of predicted scores (from the supernet) with true scores (from training each architecture alone).
 
 References:
     [Kendall1945] The treatment of ties in ranking problems, Biometrika 33: tau-b.
@@ -18,19 +18,19 @@ from spos_quant.streams import Stream, generator
 
 Values = npt.NDArray[np.float64]
 BEST = (1, 3, 5, 10)
-"""How many of the judge's favourites one might train."""
+"""Values of k for `regret`: how many of the best predicted architectures are trained."""
 LEAST = 3
-"""Architectures in a group that an order is read from."""
+"""Minimum number of architectures in a group for `within`."""
 _RESAMPLES = 1_000
 
 
 def kendall(a: Sequence[float] | Values, b: Sequence[float] | Values) -> float | None:
-    """Kendall's tau-b [Kendall1945] in [-1, 1]; None where one side ties everywhere or there are fewer than two."""
+    """Kendall's tau-b [Kendall1945] in [-1, 1]; None if one side is constant or has fewer than two values."""
     return _number(kendalltau(a, b, variant="b").statistic) if len(a) > 1 else None
 
 
 def spearman(a: Sequence[float] | Values, b: Sequence[float] | Values) -> float | None:
-    """Spearman's rank correlation in [-1, 1]; None where one side ties everywhere or there are fewer than two."""
+    """Spearman's rank correlation in [-1, 1]; None if one side is constant or has fewer than two values."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return _number(spearmanr(a, b).statistic)
@@ -40,17 +40,17 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def regret(judged: Values, truth: Values, k: int) -> float:
-    """What is lost by training only the judge's `k` favourites: the best truth of all less the best among those.
+def regret(predicted: Values, truth: Values, k: int) -> float:
+    """The loss from training only the `k` best predicted architectures: the best true score less the best among those.
 
-    Where the judge ties, the favourites are those that the truth likes least: nobody can count on luck.
+    Ties of the prediction are resolved pessimistically, towards the lower true score.
     """
-    favourites = np.lexsort((truth, -judged))[:k]
-    return float(truth.max() - truth[favourites].max())
+    chosen = np.lexsort((truth, -predicted))[:k]
+    return float(truth.max() - truth[chosen].max())
 
 
 def residuals(values: Values, costs: Values) -> Values:
-    """What a parabola in the logarithm of the cost leaves unexplained (least squares)."""
+    """The residuals of `values` after a least-squares fit of a parabola in the logarithm of the cost."""
     logs = np.log(np.maximum(costs, 1))
     spread = np.ptp(logs)
     if not spread:
@@ -59,13 +59,13 @@ def residuals(values: Values, costs: Values) -> Values:
     design = np.stack([np.ones_like(z), z, z * z], axis=1)
     fitted: Values = design @ np.linalg.lstsq(design, values, rcond=None)[0]
     rest: Values = values - fitted
-    # What is left of an exact fit is rounding, in which there is no order.
+    # After an exact fit only rounding errors remain; their order is meaningless.
     rest[np.abs(rest) <= 1e-9 * max(1.0, float(np.abs(values).max()))] = 0.0
     return rest
 
 
 def within(groups: Sequence[int], a: Values, b: Values) -> float | None:
-    """The mean of tau-b over groups of at least `LEAST` architectures; None where there is none."""
+    """The mean of tau-b over groups of at least `LEAST` architectures; None if there are none."""
     labels = np.asarray(groups)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     found = [kendall(a[m], b[m]) for m in members if len(m) >= LEAST]
@@ -76,12 +76,12 @@ def within(groups: Sequence[int], a: Values, b: Values) -> float | None:
 def interval(
     statistic: Callable[[npt.NDArray[np.int64]], float | None], n: int, seed: int
 ) -> tuple[float, float] | None:
-    """The 95 % percentile interval of a statistic over resamples of `n` architectures.
+    """The 95 % bootstrap percentile interval of a statistic over resamples of `n` architectures.
 
     Args:
-        statistic: Takes the `[n]` indices of a resample; resamples without a value are left out.
-        n: Architectures.
-        seed: Of the resamples.
+        statistic: Takes the `[n]` indices of a resample; resamples for which it returns None are skipped.
+        n: Number of architectures.
+        seed: Seed of the resamples.
     """
     rng = generator(Stream.RESAMPLES, seed)
     found = [statistic(rng.integers(n, size=n)) for _ in range(_RESAMPLES)]
@@ -93,22 +93,22 @@ def interval(
 
 
 def fidelity(
-    judged: Sequence[float], truth: Sequence[float], costs: Sequence[int], strata: Sequence[int], *, seed: int
+    predicted: Sequence[float], truth: Sequence[float], costs: Sequence[int], strata: Sequence[int], *, seed: int
 ) -> dict[str, Any]:
-    """How a judge orders `N` architectures, against their truth.
+    """The rank agreement of predicted with true scores of `N` architectures.
 
     Args:
-        judged: `[N]` what the judge says; higher is better.
-        truth: `[N]` what they are worth; higher is better.
-        costs: `[N]`, since more bits mostly are better: two figures leave the cost out.
-        strata: `[N]` groups of like cost.
-        seed: Of the bootstrap.
+        predicted: `[N]` predicted scores; higher is better.
+        truth: `[N]` true scores; higher is better.
+        costs: `[N]` costs. More bits mostly score higher, so `within_strata` and `residual` correct for the cost.
+        strata: `[N]` labels of groups of similar cost.
+        seed: Seed of the bootstrap.
 
     Returns:
-        `kendall` with its `interval`, `spearman`, `within_strata` (mean tau over the strata), `residual` (tau of what
-        the cost does not explain), and `regret` by number of favourites.
+        `kendall` with its `interval`, `spearman`, `within_strata` (mean tau over the strata), `residual` (tau of the
+        residuals after a fit of the cost) with its `residual_interval`, and `regret` by `k`.
     """
-    a, b, c = (np.asarray(x, dtype=np.float64) for x in (judged, truth, costs))
+    a, b, c = (np.asarray(x, dtype=np.float64) for x in (predicted, truth, costs))
     rest_a, rest_b = residuals(a, c), residuals(b, c)
     labels = np.asarray(strata)
     return {
@@ -123,15 +123,15 @@ def fidelity(
 
 
 def ceiling(truths: Sequence[Sequence[float]], costs: Sequence[int], strata: Sequence[int]) -> dict[str, Any] | None:
-    """How two trainings of the same architectures with different seeds order them: no judge can be held to more.
+    """The rank agreement of trainings of the same architectures with different seeds: an upper bound for predictions.
 
     Args:
-        truths: Per seed, `[N]` what the architectures are worth.
-        costs: `[N]`.
-        strata: `[N]`.
+        truths: Per seed, `[N]` true scores.
+        costs: `[N]` costs.
+        strata: `[N]` labels of groups of similar cost.
 
     Returns:
-        The means over pairs of seeds of `kendall`, `spearman`, `within_strata` and `residual`; None of a single seed.
+        The means over pairs of seeds of `kendall`, `spearman`, `within_strata` and `residual`; None for a single seed.
     """
     c = np.asarray(costs, dtype=np.float64)
     found: dict[str, list[float | None]] = {}

@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster. Loads `ray` when a cluster is asked for, never before."""
+"""A worker backend of Ray actors. `ray` is imported only when a cluster is requested."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from spos_quant.searchers.process_backend import failure
 from spos_quant.searchers.worker_pool import STARTING, Work, Worker, WorkerFailure
 
 LOCAL = "local"
-"""The address that stands for a cluster of this machine alone, which ends with the command."""
+"""The address of a cluster on this machine alone, which ends with the command."""
 _PATIENCE_SECONDS = 20.0
-"""After so long without an actor that works, the command says what it waits for."""
+"""After this time without a running actor, the command reports what it waits for."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one actor takes of its node."""
+    """The resources of a node that one actor takes."""
 
     cpus: float
     gpus: float
@@ -36,13 +36,13 @@ class Share:
         return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
 
     def fits(self, resources: dict[str, float]) -> int:
-        """How many such shares a node has."""
+        """How many such shares fit on a node."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return min((int(resources.get(name, 0) / much + 1e-9) for name, much in wanted.items() if much), default=0)
 
 
 def check_address(address: str) -> None:
-    """Raises `ConfigError` where Ray is not installed, or nothing listens at an address."""
+    """Raises `ConfigError` if Ray is not installed or nothing listens at the address."""
     if find_spec("ray") is None:
         raise ConfigError("--ray needs Ray, which is not installed; install it with: pip install 'spos-quant[ray]'")
     host, colon, port = address.rpartition(":")
@@ -66,18 +66,19 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
 class Actors:
     """Actors of a Ray cluster, each with its share of a node.
 
-    What makes their work goes into the object store once, and every actor loads it from its own node's copy. An actor
-    that dies, with its process or its whole node, is replaced wherever the cluster has room. The cluster is told
-    nothing of the run: whoever uses the answers writes them down.
+    `make` is put into the object store once; every actor loads it from the copy on its node. An actor that dies, alone
+    or with its node, is replaced wherever the cluster has room. Actors do not write to the run directory: the caller
+    stores the answers.
 
     Args:
-        make: Makes what does the tasks from the worker's number and whether it has a GPU.
+        make: Makes the task function from the worker's number and whether it has a GPU.
         address: `local`, `auto` or a cluster's address.
-        workers: Actors; 0 means as many as the cluster has room for now.
-        share: What each takes. `gpus` None takes one where the cluster has any.
+        workers: Number of actors; 0 means as many as the cluster has room for now.
+        cpus: CPUs per actor.
+        gpus: GPUs per actor; None takes one if the cluster has any.
 
     Raises:
-        ConfigError: no such cluster, or no node of it that has room for one actor.
+        ConfigError: there is no such cluster, or no node has room for one actor.
     """
 
     noun = "actor"
@@ -108,13 +109,13 @@ class Actors:
             raise
 
     def spawn(self, number: int) -> RayWorker:
-        """An actor that starts as soon as the cluster has room for it."""
+        """Creates an actor, which starts as soon as the cluster has room for it."""
         return RayWorker(self._ray, self._actor.remote(), (self._made, number, self.share.gpus > 0))
 
     def ready(self, busy: Sequence[RayWorker]) -> list[RayWorker]:
-        """Those that have answered, started or died; waits for the first."""
+        """The workers that answered, started or died; waits for the first."""
         asked = [worker.answer for worker in busy]
-        # Nothing but actors that start: there may be no room for any of them, now that a node is gone.
+        # If all actors are starting, there may be no room for any of them, for example after a node was lost.
         patience = _PATIENCE_SECONDS if all(worker.index == STARTING for worker in busy) else None
         found, _ = self._ray.wait(asked, timeout=patience, fetch_local=False)
         if not found:
@@ -123,25 +124,25 @@ class Actors:
         return [worker for worker in busy if worker.answer in found]
 
     def close(self) -> None:
-        """Leaves the cluster; ends one that was started for this command."""
+        """Disconnects from the cluster, and stops it if this command started it."""
         if self._own:
             self._ray.shutdown()
 
 
 class RayWorker(Worker):
-    """One actor, and the answer that it is asked for."""
+    """One actor, and the reference to its pending answer."""
 
     def __init__(self, ray: Any, actor: Any, start: tuple[Any, ...]) -> None:
         self._ray, self._actor = ray, actor
         self.answer = actor.start.remote(*start)
 
     def submit(self, index: int, task: Any) -> None:
-        """Gives it a task."""
+        """Sends a task to the actor."""
         self.index = index
         self.answer = self._actor.do.remote(task)
 
     def receive(self) -> Any:
-        """Its answer, None where it has started, an exception that it met, or a `WorkerFailure`."""
+        """Its answer, None if it has just started, an exception that it raised, or a `WorkerFailure`."""
         try:
             return self._ray.get(self.answer)
         except self._ray.exceptions.RayTaskError as error:
@@ -150,29 +151,29 @@ class RayWorker(Worker):
                 f"--ray: an actor cannot work ({last}); every node needs the same Python and the same packages"
             )
         except self._ray.exceptions.RayError as error:
-            return WorkerFailure(_how(error))
+            return WorkerFailure(_cause(error))
 
     def end(self) -> None:
-        """Ends the actor, whatever it is doing."""
+        """Kills the actor, even during a task."""
         self._ray.kill(self._actor)
 
 
 class _Actor:
-    """What runs on the cluster."""
+    """The class that runs on the cluster."""
 
     def start(self, make: Callable[[int, bool], Work[Any, Any]], number: int, gpu: bool) -> Exception | None:
-        """Makes what does the tasks; an exception is returned rather than raised, which Ray would wrap."""
+        """Makes the task function. Exceptions are returned, because Ray would wrap raised ones."""
         try:
             self.work = make(number, gpu)
-        except Exception as error:  # noqa: BLE001 - told where the search runs
+        except Exception as error:  # noqa: BLE001 - raised in the main process
             return failure(error)
         return None
 
     def do(self, task: Any) -> Any:
-        """Does a task; returns its answer or the exception that it met."""
+        """Runs a task; returns its answer or the exception that it raised."""
         try:
             (answer,) = self.work([task])
-        except Exception as error:  # noqa: BLE001 - told where the search runs
+        except Exception as error:  # noqa: BLE001 - raised in the main process
             return failure(error)
         return answer
 
@@ -189,10 +190,10 @@ def _size(share: Share, nodes: Sequence[dict[str, float]], workers: int) -> int:
 
 
 def _connect(ray: Any, address: str, cpus: int) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers of its use otherwise
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray sends usage statistics
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address == LOCAL:
-        # As with processes, more actors than cores are a person's own decision.
+        # As with processes, the user may request more actors than cores.
         options |= {"num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
     try:
         with _own_signals():
@@ -203,7 +204,7 @@ def _connect(ray: Any, address: str, cpus: int) -> None:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps this process's way of handling SIGTERM, which Ray would take over."""
+    """Restores the SIGTERM handler of this process, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -214,6 +215,6 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, kept)
 
 
-def _how(error: Exception) -> str:
-    """The first line of what Ray says, which may be pages."""
+def _cause(error: Exception) -> str:
+    """The first line of Ray's message, which may be long."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if str(error) else type(error).__name__

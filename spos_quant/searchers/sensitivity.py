@@ -1,4 +1,4 @@
-"""`sq.sensitivity`: what every candidate gives up, as a function, for people with a training loop of their own."""
+"""`sq.sensitivity`: the loss increase of every candidate, as a function, for users with their own training loop."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def sensitivity(
     seed: int = 0,
     show: bool = False,
 ) -> Sensitivity:
-    """What is given up when one axis alone leaves the most expensive architecture for one candidate.
+    """The degradation when a single axis of the most expensive architecture takes another candidate.
 
-    `measured` evaluates every perturbation. `gradient` estimates bits from gradients alone, for weights and activations,
-    on a trained supernet or on a float model just quantized; see `spos_quant.train.fisher`.
+    `measured` evaluates every perturbation. `gradient` estimates the loss increase of bits from gradients alone, for
+    weights and activations, on a trained supernet or on a float model just quantized; see `spos_quant.train.fisher`.
 
     Args:
         supernet: Its active path changes.
         evaluate: `f(module) -> float`, higher is better; for `measured`.
-        recalibrate: Batches of training images that BatchNorm statistics are recomputed from for every path. `measured`
-            must be given them where the model has BatchNorm; None says that none is needed. `gradient` takes the
-            statistics as they are where they are not given.
+        recalibrate: Batches of training images from which the BatchNorm statistics of every path are recomputed.
+            `measured` requires them if the model has BatchNorm; None states that none is needed. `gradient` keeps the
+            statistics as they are if they are not given.
         estimate: `measured` or `gradient`.
         batches: Inputs, or pairs of inputs and labels; for `gradient`.
-        loss: `(output, labels) -> sum over the batch`; for `gradient`. None takes outputs as logits and draws labels
-            from them.
-        seed: Of the labels that are drawn.
+        loss: `(output, labels) -> sum over the batch`; for `gradient`. None takes outputs as logits and uses the Fisher
+            information of their own probabilities.
+        seed: Seed of the random signs of that estimate.
         show: Shows progress on stderr.
 
     Returns:
-        Rows of perturbations with what they give up; `.optima(supernet.table, weight_bytes_budget="w4a8")` gives the exact
+        The perturbations with their degradation. `.optima(supernet.table, weight_bytes_budget="w4a8")` gives the exact
         optimum of their sum.
 
     Raises:
-        ConfigError: an unknown estimate, one without what it needs, BatchNorm without `recalibrate`, an `evaluate` that
-            gives no number.
+        ConfigError: an unknown estimate, a missing argument of the estimate, BatchNorm without `recalibrate`, or an
+            `evaluate` that returns no number.
     """
     if estimate not in ESTIMATES:
         raise ConfigError(f"unknown estimate {estimate!r}{near(estimate, ESTIMATES)}")

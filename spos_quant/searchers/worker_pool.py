@@ -1,4 +1,4 @@
-"""Work done elsewhere, by processes or by actors: answers in order; who dies is replaced and its work is done again."""
+"""A pool of workers (processes or actors): ordered answers; a worker that dies is replaced and its task repeated."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from spos_quant.space.search_space import Architecture
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 Work = Callable[[Sequence[Task]], Iterable[Answer]]
-"""What a worker does: takes tasks, yields an answer for each, in order. An evaluator is one."""
+"""The task function of a worker: takes tasks and yields an answer for each, in order. An evaluator is one."""
 _TRIES = 3
-"""How often a task may end its worker before the command gives up."""
+"""How often a task may kill its worker before the command fails."""
 _AHEAD = 4
-"""Tasks per worker that may be finished before an earlier one is: what a kill costs at most."""
+"""Tasks per worker that may finish before an earlier one does. A kill loses at most this much work."""
 STARTING = -1
-"""Stands for the number of a task while a worker starts."""
+"""The task index of a worker that is starting."""
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """What a worker answered that ended instead."""
+    """The answer of a worker that died instead of answering."""
 
     how: str
 
 
 class Worker(ABC):
-    """One process or actor. It starts by itself, and is then given one task at a time."""
+    """One process or actor. It starts on construction and then takes one task at a time."""
 
     index: int | None = STARTING
-    """The number of its task, `STARTING` until it has started, None where it is free."""
+    """The index of its task, `STARTING` until it has started, None if it is idle."""
 
     @abstractmethod
     def submit(self, index: int, task: Any) -> None:
-        """Gives it a task. That it died already is noticed when its answer is collected."""
+        """Sends it a task. If the worker is already dead, `collect` reports that."""
 
     @abstractmethod
     def receive(self) -> Any:
-        """Its answer, None where it has started, an exception that it met, or a `WorkerFailure`."""
+        """Its answer, None if it has just started, an exception that it raised, or a `WorkerFailure`."""
 
     @abstractmethod
     def end(self) -> None:
-        """Ends it, whatever it is doing."""
+        """Kills it, even during a task."""
 
     def collect(self) -> tuple[int, Any]:
-        """The number of its task, and the answer or a `WorkerFailure`. Raises what it raised."""
+        """The index of its task, and the answer or a `WorkerFailure`. Raises the exception that the worker raised."""
         assert self.index is not None
         index, self.index = self.index, None
         answer = self.receive()
@@ -62,49 +62,49 @@ class Worker(ABC):
 
 
 class WorkerBackend(Protocol):
-    """Where workers come from.
+    """Creates workers and waits for them.
 
     Attributes:
-        size: Workers at most.
-        noun: What one is called in messages.
+        size: Maximum number of workers.
+        noun: The word for a worker in messages.
     """
 
     size: int
     noun: str
 
     def spawn(self, number: int) -> Worker:
-        """A worker that starts; `number` is below `size`."""
+        """Starts a worker; `number` is below `size`."""
 
     def ready(self, busy: Sequence[Any]) -> Sequence[Any]:
-        """Those of its workers that something can be collected from; waits for the first."""
+        """The workers that can be collected; waits for the first."""
 
     def close(self) -> None:
-        """Gives back what is not a worker's own."""
+        """Releases resources other than the workers."""
 
 
 class WorkerPool(Generic[Task, Answer]):
-    """Does tasks by the workers of a backend, each of which makes its own way of doing them once.
+    """Runs tasks on the workers of a backend. Each worker makes its task function once.
 
     Args:
-        backend: Processes of this machine, or actors of a cluster.
-        doing: What a task is called in messages.
+        backend: Local processes, or actors of a cluster.
+        doing: The word for a task in messages.
         smaller: The setting that lowers the memory of a task, for messages.
     """
 
     def __init__(
         self, backend: WorkerBackend, *, doing: str = "evaluation", smaller: str = "search.batch_size"
     ) -> None:
-        self._crew, self._doing, self._smaller = backend, doing, smaller
+        self._backend, self._doing, self._smaller = backend, doing, smaller
         self._workers: list[Worker | None] = [None] * backend.size
-        self._numbered = 0  # tasks of earlier calls: one that was abandoned may still be worked on
+        self._numbered = 0  # tasks of earlier calls, some of which may still run if a call was abandoned
         self._failed_starts = 0
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Answer]:
         """Answers in the order of `tasks`.
 
         Raises:
-            RunError: a task ended its worker again and again, or no worker can start.
-            SposQuantError: what doing it raised.
+            RunError: a task killed its worker repeatedly, or no worker can start.
+            SposQuantError: raised by a task.
         """
         first, self._numbered = self._numbered, self._numbered + len(tasks)
         todo = deque(enumerate(tasks, first))
@@ -114,7 +114,7 @@ class WorkerPool(Generic[Task, Answer]):
             while turn not in done:
                 self._submit_all(todo, turn + _AHEAD * len(self._workers))
                 busy = [worker for worker in self._workers if worker is not None and worker.index is not None]
-                for worker in self._crew.ready(busy):
+                for worker in self._backend.ready(busy):
                     index, answer = worker.collect()
                     if isinstance(answer, WorkerFailure):
                         self._replace(worker)
@@ -139,41 +139,41 @@ class WorkerPool(Generic[Task, Answer]):
         self.close()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Kills the workers and closes the backend."""
         for i, worker in enumerate(self._workers):
             if worker is not None:
                 worker.end()
             self._workers[i] = None
-        self._crew.close()
+        self._backend.close()
 
     def _submit_all(self, todo: deque[tuple[int, Task]], limit: int) -> None:
         for worker in self._workers:
             if worker is not None and worker.index is None and todo and todo[0][0] < limit:
                 worker.submit(*todo.popleft())
-        coming = sum(worker is not None and worker.index == STARTING for worker in self._workers)
+        starting = sum(worker is not None and worker.index == STARTING for worker in self._workers)
         for i, worker in enumerate(self._workers):
-            if worker is None and coming < len(todo):
-                self._workers[i] = self._crew.spawn(i)
-                coming += 1
+            if worker is None and starting < len(todo):
+                self._workers[i] = self._backend.spawn(i)
+                starting += 1
 
-    def _died(self, death: WorkerFailure, task: Task, tries: int) -> None:
-        noun = self._crew.noun
+    def _died(self, failure: WorkerFailure, task: Task, tries: int) -> None:
+        noun = self._backend.noun
         if tries >= _TRIES:
             raise RunError(
-                f"the {self._doing} of {task} ended its {noun} {_TRIES} times ({death.how}); "
+                f"the {self._doing} of {task} ended its {noun} {_TRIES} times ({failure.how}); "
                 f"if memory ran out, give fewer --workers or a smaller {self._smaller}"
             )
-        remark(f"a worker {noun} ended ({death.how}); its {self._doing} is done again")
+        remark(f"a worker {noun} ended ({failure.how}); its {self._doing} is done again")
 
-    def _did_not_start(self, death: WorkerFailure) -> None:
-        noun = self._crew.noun
+    def _did_not_start(self, failure: WorkerFailure) -> None:
+        noun = self._backend.noun
         self._failed_starts += 1
         if self._failed_starts >= _TRIES:
             raise RunError(
-                f"a worker {noun} ended before it had started, {_TRIES} times in a row ({death.how}); "
+                f"a worker {noun} ended before it had started, {_TRIES} times in a row ({failure.how}); "
                 "if memory ran out, give fewer --workers"
             )
-        remark(f"a worker {noun} ended before it had started ({death.how}); another one starts")
+        remark(f"a worker {noun} ended before it had started ({failure.how}); another one starts")
 
     def _replace(self, dead: Worker) -> None:
         dead.end()
@@ -181,4 +181,4 @@ class WorkerPool(Generic[Task, Answer]):
 
 
 EvaluatorPool = WorkerPool[Architecture, Evaluation]
-"""Judges architectures by several workers."""
+"""Evaluates architectures with several workers."""

@@ -28,13 +28,13 @@ class LayerBits(Strict):
     act_bits: int | None = Field(ge=1, le=32)
     """Bits of the layer's input."""
     out_channels: int | None = Field(default=None, ge=1)
-    """Output channels, where the width was searched."""
+    """Output channels; given if the width was searched."""
     signed: bool | None = None
     """Whether the quantizer of the input is signed."""
 
 
 class BlockChoice(Strict):
-    """What a choice block became."""
+    """The operator and width of a choice block."""
 
     op: str
     """Registered operator."""
@@ -43,7 +43,7 @@ class BlockChoice(Strict):
 
 
 class BitConfig(Strict):
-    """A bit configuration, the form in which an architecture moves between people and tools."""
+    """A bit configuration: an architecture as a file that people and tools exchange."""
 
     format: Literal["spos-quant/bit-config/1"]
     """Name and version of this format."""
@@ -52,19 +52,19 @@ class BitConfig(Strict):
     input: tuple[Annotated[int, Field(ge=1)], ...]
     """Shape of one image: channels, height, width."""
     activation_bits_at: Literal["layer input"]
-    """Where `act_bits` applies."""
+    """The tensor that `act_bits` applies to."""
     layers: dict[str, LayerBits]
     """Bits by module name of the float model."""
     blocks: dict[str, BlockChoice] = Field(default_factory=dict)
-    """Operators and widths by block name, where they were searched."""
+    """Operators and widths by block name; given if they were searched."""
     quantizer: str | None = None
     """Registered quantizers."""
     residual_bits: int | None = None
     """Bits of quantized residual additions."""
     cost: dict[str, Any] = Field(default_factory=dict)
-    """Information only."""
+    """For information; not read."""
     provenance: dict[str, Any] = Field(default_factory=dict)
-    """Information only; neither dates nor durations."""
+    """For information; not read. Holds neither dates nor durations."""
 
     @property
     def is_float(self) -> bool:
@@ -72,7 +72,7 @@ class BitConfig(Strict):
         return all(bits.weight_bits is None and bits.act_bits is None for bits in self.layers.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values in a fixed order, without the keys that say nothing."""
+        """Plain values in a fixed order, without empty keys."""
         raw = self.model_dump(mode="json")
         for layer in raw["layers"].values():
             for key in ("out_channels", "signed"):
@@ -83,7 +83,7 @@ class BitConfig(Strict):
 
 
 def parse_bit_config(raw: object, where: str) -> BitConfig:
-    """A validated bit configuration; `where` names its source in messages. Raises `SpaceError`."""
+    """Validates a bit configuration; `where` names its source in messages. Raises `SpaceError` if it is invalid."""
     if not isinstance(raw, Mapping):
         raise SpaceError(f"{where}: expected a bit configuration (a JSON object), got {describe(raw)}")
     given = raw.get("format")
@@ -96,11 +96,11 @@ def parse_bit_config(raw: object, where: str) -> BitConfig:
 
 
 def read_bit_config(path: Path) -> BitConfig:
-    """The bit configuration in a file. Raises `SpaceError`, or `RunError` where a run's was damaged."""
+    """The bit configuration in a file. Raises `SpaceError` if invalid, `RunError` if its checksum does not match."""
     check(path)
     try:
         text = read_text(path, "a bit configuration (JSON)")
-        raw = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+        raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
     except ConfigError as error:
         raise SpaceError(str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -108,8 +108,8 @@ def read_bit_config(path: Path) -> BitConfig:
     return parse_bit_config(raw, str(path))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, none of whose keys may be there twice: the last would win without a word."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises if a key appears twice, since `json` would silently keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -117,12 +117,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number that JSON knows")
+def _reject_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def parse_uniform(text: str) -> tuple[Bits, Bits] | None:
-    """`w3a4` as (3, 4), `float` as (None, None); None where `text` is neither. Raises `SpaceError` beyond 8 bits."""
+    """`w3a4` as (3, 4), `float` as (None, None); None if `text` is neither. Raises `SpaceError` above 8 bits."""
     if text.lower() == "float":
         return None, None
     match = _UNIFORM.fullmatch(text)

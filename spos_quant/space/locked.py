@@ -1,4 +1,4 @@
-"""A search space with nothing left to choose: the network that a bit configuration describes."""
+"""A search space with a single architecture: the network that a bit configuration describes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from spos_quant.space.spec import Bits, SpaceSpec, parse_spec
 
 
 def locked_spec(space: SearchSpace, config: BitConfig, extra_bits: Sequence[int] = ()) -> SpaceSpec:
-    """The space with one candidate per axis, those of `config`, whether or not the space offers them.
+    """The space with one candidate per axis, taken from `config` even if the space does not offer it.
 
-    Layers that the space keeps float and that `config` quantizes lose that protection; float layers elsewhere stay
-    searchable with one float candidate, so that they go on counting towards BitOps.
+    Layers that `config` quantizes are removed from `keep_float`. Other float layers stay searchable with one float
+    candidate, so that they still count towards BitOps.
 
     Args:
         space: The space of the network.
-        config: Of any bits.
-        extra_bits: Bit-widths that a quantized operand may have too where they are higher than its own, which stays first.
+        config: Any bit-widths.
+        extra_bits: Bit-widths to add as candidates to every quantized operand whose own bits are lower. The operand's
+            own bits stay the first candidate.
 
     Raises:
         SpaceError: the configuration names blocks or layers that the network does not have.
@@ -33,12 +34,12 @@ def locked_spec(space: SearchSpace, config: BitConfig, extra_bits: Sequence[int]
             "op": [choice.op if choice else own_op],
             "width": [choice.width if choice else 1.0],
         }
-    kept = []
+    keep_float = []
     for name, bits in config.layers.items():
         if (bits.weight_bits, bits.act_bits) == (None, None) and not _searchable(space, name):
-            kept.append(name)
+            keep_float.append(name)
         else:
-            # As two axes, since layers that read one tensor share activation bits but not weight bits.
+            # Two axes: layers that read the same tensor share activation bits but not weight bits.
             overrides.setdefault(name, {}).update(
                 weight_bits=_with_higher(bits.weight_bits, extra_bits), act_bits=_with_higher(bits.act_bits, extra_bits)
             )
@@ -46,7 +47,7 @@ def locked_spec(space: SearchSpace, config: BitConfig, extra_bits: Sequence[int]
     raw |= {
         "axes": {"weight_bits": [None], "act_bits": [None]},
         "bits_per": "layer",
-        "keep_float": kept,
+        "keep_float": keep_float,
         "overrides": overrides,
         "groups": [],
         "quantizer": config.quantizer or space.spec.retrain_quantizer,

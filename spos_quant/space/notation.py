@@ -1,4 +1,4 @@
-"""Architecture strings of other projects, by backbone; they are read and printed beside our own lists of indices."""
+"""Architecture strings of other projects, by backbone: read and printed in addition to candidate indices."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from spos_quant.registry import Registry
 
 @dataclass(frozen=True)
 class Notation:
-    """How a project writes which operator sits where."""
+    """How a project writes an architecture as a string."""
 
     read: Callable[[str], dict[str, str] | None]
-    """From a string to the operator of every axis, by the name that blocks share; None where it is another notation.
-    Raises `SpaceError` where it is this one, but wrong."""
+    """Parses a string to an operator per axis name (`BlockShapes.axis`); None if it is in another notation.
+    Raises `SpaceError` if it is in this notation but invalid."""
     write: Callable[[Mapping[str, str]], str]
     """The inverse."""
 

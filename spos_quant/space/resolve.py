@@ -1,4 +1,4 @@
-"""From what a person wrote and the network_shapes of a network to axes and the places that read them."""
+"""Builds a `SearchSpace`, its axes and the slots that use them, from a `SpaceSpec` and network shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORDS = ("first", "last")
 
 
 def block_axes(spec: SpaceSpec, block: str) -> AxesSpec:
-    """The candidates of one choice block: the space's, then every override whose pattern matches, in order."""
+    """The candidates of one choice block: the space's, updated by every matching override in order."""
     axes = spec.axes
     for pattern, override in spec.overrides.items():
         if fnmatchcase(block, pattern):
@@ -26,7 +26,7 @@ def block_axes(spec: SpaceSpec, block: str) -> AxesSpec:
 
 
 def _names(layer: LayerShapes) -> tuple[str, ...]:
-    """What patterns may call a layer."""
+    """The names by which a pattern can match a layer."""
     return tuple(name for name in (layer.name, layer.block, layer.unit) if name)
 
 
@@ -39,19 +39,19 @@ def _layer_axes(spec: SpaceSpec, layer: LayerShapes) -> AxesSpec:
 
 
 def resolve(spec: SpaceSpec, network_shapes: NetworkShapes) -> SearchSpace:
-    """The search space of `spec` over a network with this network_shapes.
+    """The search space of `spec` over a network with these shapes.
 
     Raises:
-        SpaceError: a pattern that matches nothing, an operator or width given to a layer, layers that must share an
-            axis but were given different candidates.
+        SpaceError: a pattern matches nothing, an operator or width is given to a layer, or layers that must share an
+            axis have different candidates.
     """
     _check_patterns(spec, network_shapes)
     kept = kept_float(spec, network_shapes.layers, network_shapes.float_ends)
-    maker = _Maker()
-    _check_tied(spec, network_shapes.blocks)
-    blocks = tuple(_block_slot(maker, block, network_shapes) for block in network_shapes.blocks)
+    builder = _AxisBuilder()
+    _check_shared_axes(spec, network_shapes.blocks)
+    blocks = tuple(_block_slot(builder, block, network_shapes) for block in network_shapes.blocks)
     index = {block.name: i for i, block in enumerate(network_shapes.blocks)}
-    bits = _BitAxes(spec, network_shapes, kept).reads(maker)
+    bits = _BitAxes(spec, network_shapes, kept).reads(builder)
     layers = []
     for layer in network_shapes.layers:
         quantized = layer.name not in kept and not spec.full_precision
@@ -71,12 +71,15 @@ def resolve(spec: SpaceSpec, network_shapes: NetworkShapes) -> SearchSpace:
         )
     reference_kept = kept_float(spec, network_shapes.reference, network_shapes.float_ends)
     default = {layer.name: layer.name not in reference_kept for layer in network_shapes.reference}
-    axes, blocks, places = maker.finish(blocks, tuple(layers))
-    return SearchSpace(spec, network_shapes, axes, blocks, places, default)
+    axes, blocks, slots = builder.finish(blocks, tuple(layers))
+    return SearchSpace(spec, network_shapes, axes, blocks, slots, default)
 
 
 def kept_float(spec: SpaceSpec, layers: Sequence[LayerShapes], float_ends: Sequence[str] = ()) -> frozenset[str]:
-    """Names of the layers that `keep_float` names; an end that stays float anyway keeps no other layer float."""
+    """Names of the layers that `keep_float` matches.
+
+    If `first` or `last` is in `float_ends`, that end is float anyway, and the word matches no other layer.
+    """
     kept = set()
     for pattern in spec.keep_float:
         if pattern in float_ends:
@@ -93,15 +96,15 @@ def _check_patterns(spec: SpaceSpec, network_shapes: NetworkShapes) -> None:
     names = list(
         dict.fromkeys([*blocks, *(n for x in (*network_shapes.layers, *network_shapes.reference) for n in _names(x))])
     )
-    for place, pattern in (
+    for key, pattern in (
         *(("overrides", p) for p in spec.overrides),
         *(("keep_float", p) for p in spec.keep_float if p not in _WORDS),
         *(("groups", p) for group in spec.groups for p in group),
     ):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise SpaceError(
-                f"{spec.name}: {place}: {pattern!r} matches no choice block or layer"
-                f"{near(pattern, [*names, *_WORDS] if place == 'keep_float' else names)}"
+                f"{spec.name}: {key}: {pattern!r} matches no choice block or layer"
+                f"{near(pattern, [*names, *_WORDS] if key == 'keep_float' else names)}"
             )
     for pattern, override in spec.overrides.items():
         if (override.op or override.width) and not any(fnmatchcase(name, pattern) for name in blocks):
@@ -112,14 +115,14 @@ def _check_patterns(spec: SpaceSpec, network_shapes: NetworkShapes) -> None:
 
 
 @dataclass
-class _Maker:
-    """Collects axes in the order in which the network meets them."""
+class _AxisBuilder:
+    """Collects axes and the references to them."""
 
     axes: list[Axis] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict)
 
     def read(self, owner: str, kind: str, candidates: tuple[Any, ...]) -> Read:
-        """A read of the owner's axis of this kind, made where it is new; a constant where there is one candidate."""
+        """A reference to the owner's axis of this kind, created if new; a constant if there is one candidate."""
         if len(candidates) == 1:
             return Read(None, candidates)
         name = f"{owner}.{kind}"
@@ -131,19 +134,19 @@ class _Maker:
     def finish(
         self, blocks: tuple[BlockSlot, ...], layers: tuple[LayerSlot, ...]
     ) -> tuple[tuple[Axis, ...], tuple[BlockSlot, ...], tuple[LayerSlot, ...]]:
-        """Axes in order of the blocks, each with the conditions under which some place reads it."""
+        """Axes in order of the blocks, each with the conditions under which a slot uses it, and renumbered slots."""
         uses: dict[int, list[Use]] = {i: [] for i in range(len(self.axes))}
         for block in blocks:
             if block.op.axis is not None:
                 uses[block.op.axis].append(())
         for layer in layers:
-            place = None if layer.block is None else blocks[layer.block]
+            slot = None if layer.block is None else blocks[layer.block]
             condition: Use = ()
-            if place is not None and place.op.axis is not None and layer.op is not None:
-                condition = ((place.op.axis, frozenset({layer.op})),)
+            if slot is not None and slot.op.axis is not None and layer.op is not None:
+                condition = ((slot.op.axis, frozenset({layer.op})),)
             reads = [layer.weight, layer.act]
-            if place is not None and len(layer.shapes) > 1:
-                reads.append(place.width)
+            if slot is not None and len(layer.shapes) > 1:
+                reads.append(slot.width)
             for read in reads:
                 if read.axis is not None:
                     uses[read.axis].append(condition)
@@ -160,7 +163,7 @@ class _Maker:
                     reads += [layer.weight, layer.act]
             order += [r.axis for r in reads if r.axis is not None]
         order += [r.axis for layer in layers for r in (layer.weight, layer.act) if r.axis is not None]
-        # An axis that no layer reads (widths of a space whose operators have none) decides nothing and is dropped.
+        # Axes that nothing uses are dropped, for example widths if no operator has any.
         order = [a for a in dict.fromkeys(order) if uses[a]]
         new = {old: i for i, old in enumerate(order)}
 
@@ -178,17 +181,17 @@ class _Maker:
 
         axes = tuple(Axis(self.axes[o].name, self.axes[o].kind, self.axes[o].candidates, conditions(o)) for o in order)
         blocks = tuple(BlockSlot(b.name, renumber(b.op), renumber(b.width)) for b in blocks)
-        places = tuple(
+        slots = tuple(
             LayerSlot(
                 x.name, x.kind, x.block, x.op, x.quantized, renumber(x.weight), renumber(x.act), x.shapes, x.reads
             )
             for x in layers
         )
-        return axes, blocks, places
+        return axes, blocks, slots
 
 
 def _merge(uses: Iterable[Use]) -> tuple[Use, ...]:
-    """Uses of the same single axis as one use that allows the union of candidates."""
+    """Merges conditions on the same single axis into one that allows the union of their candidates."""
     single: dict[int, frozenset[int]] = {}
     other: list[Use] = []
     for use in uses:
@@ -199,8 +202,8 @@ def _merge(uses: Iterable[Use]) -> tuple[Use, ...]:
     return (*dict.fromkeys(other), *(((axis, allowed),) for axis, allowed in sorted(single.items())))
 
 
-def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockShapes]) -> None:
-    """Blocks that read the same axes must have the same candidates, where there is anything to choose."""
+def _check_shared_axes(spec: SpaceSpec, blocks: Iterable[BlockShapes]) -> None:
+    """Raises `SpaceError` if blocks that share an axis have different candidates."""
     first: dict[str, BlockShapes] = {}
     for block in blocks:
         other = first.setdefault(block.axis, block)
@@ -212,16 +215,16 @@ def _check_tied(spec: SpaceSpec, blocks: Iterable[BlockShapes]) -> None:
                 )
 
 
-def _block_slot(maker: _Maker, block: BlockShapes, network_shapes: NetworkShapes) -> BlockSlot:
+def _block_slot(builder: _AxisBuilder, block: BlockShapes, network_shapes: NetworkShapes) -> BlockSlot:
     varies = any(len(layer.shapes) > 1 for layer in network_shapes.layers if layer.block == block.name)
-    op = maker.read(block.axis, "op", block.ops)
-    unread = (1.0,) if 1.0 in block.widths else block.widths[:1]
-    width = maker.read(block.axis, "width", block.widths) if varies else Read(None, unread)
+    op = builder.read(block.axis, "op", block.ops)
+    constant = (1.0,) if 1.0 in block.widths else block.widths[:1]
+    width = builder.read(block.axis, "width", block.widths) if varies else Read(None, constant)
     return BlockSlot(block.name, op, width)
 
 
 class _BitAxes:
-    """Which layers share a bits axis: those of a block, those that read one tensor, those that a group names."""
+    """Decides which layers share a bits axis: those of a block, those that read the same tensor, those of a group."""
 
     def __init__(self, spec: SpaceSpec, network_shapes: NetworkShapes, kept: frozenset[str]) -> None:
         self.spec = spec
@@ -234,61 +237,61 @@ class _BitAxes:
                     "give axes.bits, an override, or name it in keep_float"
                 )
 
-    def reads(self, maker: _Maker) -> dict[str, tuple[Read, Read]]:
-        """Per layer name, the reads of its weight bits and its activation bits."""
+    def reads(self, builder: _AxisBuilder) -> dict[str, tuple[Read, Read]]:
+        """Per layer name, the references to the axes of its weight bits and activation bits."""
         weight_key, act_key = self._keys("weight"), self._keys("act")
         result: dict[str, tuple[Read, Read]] = {}
         for layer in self.layers:
             axes = self.given[layer.name]
             if axes.bits is not None:
-                pairs = maker.read(act_key[layer.name], "bits", axes.bits)
+                pairs = builder.read(act_key[layer.name], "bits", axes.bits)
                 weight = Read(pairs.axis, tuple(pair[0] for pair in pairs.values))
                 act = Read(pairs.axis, tuple(pair[1] for pair in pairs.values))
             else:
                 assert axes.weight_bits is not None
                 assert axes.act_bits is not None
-                weight = maker.read(weight_key[layer.name], "weight_bits", axes.weight_bits)
-                act = maker.read(act_key[layer.name], "act_bits", axes.act_bits)
+                weight = builder.read(weight_key[layer.name], "weight_bits", axes.weight_bits)
+                act = builder.read(act_key[layer.name], "act_bits", axes.act_bits)
             result[layer.name] = (weight, act)
         return result
 
     def _keys(self, kind: str) -> dict[str, str]:
-        """Per layer, the name of the axis that it reads: a block's or a layer's name."""
-        union = _Union(x.name for x in self.layers)
+        """Per layer, the owner of its axis: the name of a block or layer."""
+        sets = _DisjointSets(x.name for x in self.layers)
         blocks: dict[tuple[str, AxesSpec], str] = {}
         readers: dict[tuple[str, int | None], str] = {}
         for layer in self.layers:
             axes = self.given[layer.name]
-            # Layers of a block share their bits unless an override sets some apart.
+            # Layers of a block share their bits unless an override gives some of them other candidates.
             if self.spec.bits_per == "block" and layer.unit is not None:
                 bits_only = axes.model_copy(update={"op": None, "width": None})
-                union.join(blocks.setdefault((layer.unit, bits_only), layer.name), layer.name)
+                sets.join(blocks.setdefault((layer.unit, bits_only), layer.name), layer.name)
             if kind == "act" or axes.bits is not None:
-                # Where the first reader is kept float, the next one takes its place.
+                # If the first reader is kept float, the next reader represents the tensor.
                 next_reader = readers.setdefault((layer.reads, layer.op), layer.name)
                 first = layer.reads if layer.reads in self.given else next_reader
                 if first != layer.name:
                     self._must_agree(kind, layer.name, first, "read the same tensor and share a quantizer")
-                    union.join(first, layer.name)
+                    sets.join(first, layer.name)
         for group in self.spec.groups:
             members = [x.name for x in self.layers if any(fnmatchcase(name, p) for p in group for name in _names(x))]
             for other in members[1:]:
                 self._must_agree(kind, members[0], other, "are in one group")
-                union.join(members[0], other)
-        return self._named(union)
+                sets.join(members[0], other)
+        return self._set_names(sets)
 
-    def _named(self, union: _Union) -> dict[str, str]:
-        """Per layer, what its set is called: the unit of all its layers and no others, else its first layer."""
+    def _set_names(self, sets: _DisjointSets) -> dict[str, str]:
+        """Per layer, the name of its set: the unit if the set is exactly that unit, else the set's first layer."""
         owners = {x.name: x.unit for x in self.layers}
         owners_of: dict[str, set[str | None]] = {}
         roots_of: dict[str | None, set[str]] = {}
         for name, owner in owners.items():
-            root = union.find(name)
+            root = sets.find(name)
             owners_of.setdefault(root, set()).add(owner)
             roots_of.setdefault(owner, set()).add(root)
         keys = {}
         for name, owner in owners.items():
-            root = union.find(name)
+            root = sets.find(name)
             whole = owners_of[root] == {owner} and roots_of[owner] == {root}
             keys[name] = owner if self.spec.bits_per == "block" and whole and owner is not None else root
         return keys
@@ -303,8 +306,8 @@ class _BitAxes:
             )
 
 
-class _Union:
-    """Disjoint sets of names; a set is represented by its first member in order of execution."""
+class _DisjointSets:
+    """Union-find over layer names; a set is represented by its first member in order of execution."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.order = {name: i for i, name in enumerate(dict.fromkeys(names))}

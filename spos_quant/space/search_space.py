@@ -1,4 +1,4 @@
-"""`SearchSpace`: the axes, the places that read them, and architectures in canonical form."""
+"""`SearchSpace`: the axes, the blocks and layers that use them, and architectures in canonical form."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from spos_quant.space.spec import Bits, SpaceSpec
 from spos_quant.space.tree import Axis, IntArray, Product, decompose, sample_uniform
 
 Architecture = tuple[int, ...]
-"""One candidate index per axis, canonical: an axis that the others make irrelevant is 0. Immutable and hashable."""
+"""One candidate index per axis. Canonical: axes that the other choices make irrelevant are 0. Immutable, hashable."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a place takes from an axis: `values[candidate]`, or a constant where there is nothing to choose."""
+    """A reference to an axis: its value is `values[candidate]`, or the constant `values[0]` if `axis` is None."""
 
     axis: int | None
     values: tuple[Any, ...]
@@ -38,7 +38,7 @@ class Read:
 
 @dataclass(frozen=True)
 class BlockSlot:
-    """A choice block and the axes that it reads."""
+    """A choice block and its axis references."""
 
     name: str
     op: Read
@@ -47,25 +47,27 @@ class BlockSlot:
 
 @dataclass(frozen=True)
 class LayerSlot:
-    """A layer under one operator and the axes that it reads."""
+    """A layer of one operator and its axis references."""
 
     name: str
     kind: str
     block: int | None
     """Index of its choice block."""
     op: int | None
-    """The operator that it belongs to; None where every operator has it."""
+    """Index of the operator that it belongs to; None if every operator has it."""
     quantized: bool
-    """False where the space keeps it float."""
+    """False if the space keeps it float."""
     weight: Read
     act: Read
     shapes: tuple[LayerShape, ...]
+    """One per width candidate; a single one if the width does not change the layer."""
     reads: str
+    """Name of the first layer that reads the same input tensor."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Axes, choice blocks that read them, and the network_shapes of the backbone that they sit in. Immutable.
+    """Axes, the choice blocks and layers that use them, and the shapes of the backbone. Immutable.
 
     Letters: `A` axes, `N` architectures.
     """
@@ -98,19 +100,19 @@ class SearchSpace:
         return self.sample_many(rng, 1)[0]
 
     def sample_many(self, rng: np.random.Generator, n: int) -> list[Architecture]:
-        """`n` architectures, each uniform over all canonical ones. Advances `rng`."""
+        """`n` independent architectures, each uniform over all canonical ones. Advances `rng`."""
         return as_architectures(sample_uniform(self.tree, len(self.axes), n, rng))
 
     def relevant(self, architecture: Sequence[int]) -> tuple[bool, ...]:
-        """Per axis, whether it matters in this architecture."""
+        """Per axis, whether it is relevant in this architecture."""
         decided = dict(enumerate(architecture))
         return tuple(bool(axis.relevant(decided)) for axis in self.axes)
 
     def canonical(self, indices: Sequence[int]) -> Architecture:
-        """The architecture of these candidate indices, irrelevant axes set to 0.
+        """The architecture of these candidate indices, with irrelevant axes set to 0.
 
         Raises:
-            SpaceError: not one index per axis, or an index that its axis does not have.
+            SpaceError: the number of indices is not the number of axes, or an index is out of range.
         """
         if len(indices) != len(self.axes):
             raise SpaceError(
@@ -125,21 +127,21 @@ class SearchSpace:
         return tuple(int(i) if keep else 0 for i, keep in zip(indices, kept, strict=True))
 
     def encode(self, architecture: Architecture) -> str:
-        """A compact string, the candidate indices in order of the axes: `0,3,1`."""
+        """The candidate indices in order of the axes as a string: `0,3,1`."""
         return ",".join(map(str, self.canonical(architecture)))
 
     def decode(self, text: str) -> Architecture:
-        """The architecture of a string that `encode` wrote, or a person; brackets are allowed.
+        """The architecture of a string of candidate indices, as `encode` writes it; brackets are allowed.
 
-        Backbones of other projects take the strings of those projects too (`space.notation`).
+        Backbones of other projects also accept the strings of those projects (`space.notation`).
 
         Raises:
-            SpaceError: neither, or an architecture that is not in this space.
+            SpaceError: the string is in neither notation, or the architecture is not in this space.
         """
         inner = text.strip().strip("()[]")
         try:
             indices = [int(part) for part in inner.replace(" ", ",").split(",") if part]
-        except ValueError:  # what is no list of indices may be written as another project does
+        except ValueError:  # may be in the notation of another project
             ops = notations[self.spec.backbone].read(text) if self.spec.backbone in notations else None
             if ops is not None:
                 return self._of_operators(ops, text)
@@ -150,19 +152,20 @@ class SearchSpace:
         others = [axis.name for axis in self.axes if axis.kind != "op"]
         if others:
             raise SpaceError(
-                f"architecture {text!r} says nothing of {others[0]!r}; give the {len(self.axes)} candidate indices"
+                f"architecture {text!r} does not set {others[0]!r}; give the {len(self.axes)} candidate indices"
             )
         found: dict[int, int] = {}
-        for block, network_shapes in zip(self.blocks, self.network_shapes.blocks, strict=True):
-            self._match(found, block.op, ops[network_shapes.axis], f"block {block.name!r}: operator")
+        for block, shapes in zip(self.blocks, self.network_shapes.blocks, strict=True):
+            self._match(found, block.op, ops[shapes.axis], f"block {block.name!r}: operator")
         return self.canonical([found[a] for a in range(len(self.axes))])
 
     def notation(self, architecture: Architecture) -> str | None:
-        """The architecture's operators as the project that the backbone comes from writes them; None without one."""
+        """The architecture in the notation of the project that the backbone comes from; None if there is none."""
         if self.spec.backbone not in notations:
             return None
         pairs = zip(self.network_shapes.blocks, self.blocks, strict=True)
-        return notations[self.spec.backbone].write({o.axis: str(block.op.value(architecture)) for o, block in pairs})
+        ops = {shapes.axis: str(block.op.value(architecture)) for shapes, block in pairs}
+        return notations[self.spec.backbone].write(ops)
 
     def active_layers(self, architecture: Architecture) -> Iterator[tuple[LayerSlot, LayerShape]]:
         """The layers of this architecture in order of execution, each with its shape."""
@@ -174,7 +177,7 @@ class SearchSpace:
             yield layer, layer.shapes[width]
 
     def bit_config(self, architecture: Architecture, **information: Mapping[str, Any]) -> BitConfig:
-        """The bit configuration of an architecture; `cost` and `provenance` may be added as information."""
+        """The bit configuration of an architecture; `information` may hold `cost` and `provenance`."""
         architecture = self.canonical(architecture)
         searched = any(len(b.op.values) > 1 or len(b.width.values) > 1 for b in self.blocks)
         layers = {}
@@ -203,9 +206,9 @@ class SearchSpace:
         return parse_bit_config(raw, self.name)
 
     def uniform_config(self, weight_bits: Bits, act_bits: Bits) -> BitConfig:
-        """The backbone as published with every searchable layer at these bits, whether or not the space offers it.
+        """The backbone as published with every searchable layer at these bits, even if the space does not offer them.
 
-        Layers that the space keeps float stay float; layers that it locks to one candidate keep that.
+        Layers that the space keeps float stay float; layers with a single candidate keep it.
         """
         float_all = weight_bits is None and act_bits is None
         locked = [x for x in self.layers if x.quantized and not float_all]
@@ -226,14 +229,14 @@ class SearchSpace:
         return self._config(layers, blocks, {})
 
     def uniform(self, weight_bits: Bits, act_bits: Bits) -> Architecture:
-        """The architecture of `uniform_config`. Raises `SpaceError` where it is no candidate of this space."""
+        """The architecture of `uniform_config`. Raises `SpaceError` if it is not in this space."""
         return self.architecture(self.uniform_config(weight_bits, act_bits))
 
     def architecture(self, config: BitConfig) -> Architecture:
         """The architecture that a bit configuration names, the inverse of `bit_config`.
 
         Raises:
-            SpaceError: a block, operator, width, layer or bit pair that is no candidate of this space.
+            SpaceError: a block, operator, width, layer or bit pair is not in this space.
         """
         self.check_names(config)
         found: dict[int, int] = {}
@@ -260,18 +263,18 @@ class SearchSpace:
         return result
 
     def check_names(self, config: BitConfig) -> None:
-        """Raises `SpaceError` where a configuration names a block or layer that this network does not have."""
+        """Raises `SpaceError` if a configuration names a block or layer that this network does not have."""
         known = {layer.name for layer in self.layers} | {layer.name for layer in self.network_shapes.reference}
         for name in config.layers:
             if name not in known:
                 raise SpaceError(
-                    f"bit configuration names a layer {name!r} that {self.name!r} has not{near(name, known)}"
+                    f"bit configuration names a layer {name!r} that {self.name!r} does not have{near(name, known)}"
                 )
         blocks = {block.name for block in self.blocks}
         for name in config.blocks:
             if name not in blocks:
                 raise SpaceError(
-                    f"bit configuration names a block {name!r} that {self.name!r} has not{near(name, blocks)}"
+                    f"bit configuration names a block {name!r} that {self.name!r} does not have{near(name, blocks)}"
                 )
 
     def _match(self, found: dict[int, int], read: Read, value: object, what: str) -> None:
@@ -282,7 +285,7 @@ class SearchSpace:
             )
         if read.axis is not None and found.setdefault(read.axis, matches[0]) != matches[0]:
             raise SpaceError(
-                f"{what} {value!r} contradicts another place that reads axis {self.axes[read.axis].name!r}"
+                f"{what} {value!r} contradicts another block or layer that uses axis {self.axes[read.axis].name!r}"
             )
 
     def _match_bits(self, found: dict[int, int], layer: LayerSlot, weight_bits: Bits, act_bits: Bits) -> None:
@@ -295,7 +298,7 @@ class SearchSpace:
             self._match(found, layer.act, act_bits, f"{what} activation bits")
 
     def describe(self, architecture: Architecture) -> dict[str, Any]:
-        """The value of every axis that matters, by name."""
+        """The value of every relevant axis, by name."""
         kept = self.relevant(architecture)
         return {
             axis.name: axis.candidates[i] for axis, i, keep in zip(self.axes, architecture, kept, strict=True) if keep
@@ -303,7 +306,7 @@ class SearchSpace:
 
 
 def _only(read: Read, default: Any) -> Any:
-    """The value of a place without a choice, else `default`."""
+    """The value of a constant reference, else `default`."""
     return read.values[0] if read.axis is None else default
 
 

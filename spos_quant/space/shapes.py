@@ -1,7 +1,7 @@
-"""The network_shapes of a network: its choice blocks and the shape of every layer under every operator and width.
+"""Network shapes: the choice blocks of a network and the shape of every layer under every operator and width.
 
-Read once from the model itself by a dry run on the meta device (`spos_quant.supernet.dry_run`) and stored as JSON, so
-that axes, sizes and costs need no torch afterwards.
+They are measured once by a dry run of the model on the meta device (`spos_quant.supernet.dry_run`) and stored as JSON,
+so that axes, sizes and costs need no torch afterwards.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 FORMAT = "spos-quant/network_shapes/4"
 
 
-class Geometry(NamedTuple):  # which JSON writes without the names: a space has thousands of them
-    """One call of a layer, as far as it decides how long that takes, for one image."""
+class Geometry(NamedTuple):  # JSON writes a tuple without names: a space has thousands of them
+    """The properties of one layer call that determine its latency, for one image."""
 
     kind: str
-    """Class name of the float layer, such as `Conv2d`."""
+    """Class name of the float layer, for example `Conv2d`."""
     input: tuple[int, ...]
-    """Shape of what it reads: channels and positions, or, for a linear layer, features last."""
+    """Input shape: channels, then spatial dimensions; for a linear layer, features last."""
     weight: tuple[int, ...]
-    """Shape of its weight."""
+    """Weight shape."""
     stride: tuple[int, ...] = ()
-    """Per dimension; empty, as the next two, for a linear layer."""
+    """Per dimension; `()` for a linear layer, as are `padding` and `dilation`."""
     padding: tuple[int, ...] = ()
-    """At the begin of each dimension, then at its end."""
+    """At the beginning of each dimension, then at the end of each."""
     dilation: tuple[int, ...] = ()
     """Per dimension."""
     groups: int = 1
@@ -33,20 +33,20 @@ class Geometry(NamedTuple):  # which JSON writes without the names: a space has 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a cost metric may know of a layer, for one image."""
+    """What cost metrics know about a layer, for one image."""
 
     macs: int
     """Multiply-adds."""
     weights: int
     """Elements of the weight tensor."""
     biases: int
-    """Elements of the bias, 0 where it has none."""
+    """Elements of the bias; 0 if it has none."""
     out_channels: int
     """Output channels or features."""
     geometry: Geometry | None = None
-    """Of each of its runs; None where they differ, or nobody asked."""
+    """Geometry of each call; None if the calls differ or it was not measured."""
     runs: int = 1
-    """How often it runs."""
+    """Calls per forward pass."""
 
 
 @dataclass(frozen=True)
@@ -54,36 +54,36 @@ class LayerShapes:
     """A convolution or linear layer of the float network."""
 
     name: str
-    """Module name in the float network; the same name under two operators is the same place."""
+    """Module name in the float network; layers of different operators may share a name."""
     kind: str
-    """Class name of the float layer, such as `Conv2d`."""
+    """Class name of the float layer, for example `Conv2d`."""
     block: str | None
     """The choice block that it belongs to."""
     op: int | None
-    """Index of the block's operator that has it; None where every operator does (a shortcut)."""
+    """Index of the block's operator that has it; None if every operator has it (a shortcut)."""
     reads: str
-    """Name of the first layer on the path that reads the same tensor: equal for layers that share a quantizer."""
+    """Name of the first layer on the path that reads the same input tensor; equal for layers that share a quantizer."""
     unit: str | None
-    """Layers of one unit share their bits where `bits_per` is `block`.
+    """Layers of one unit share their bits if `bits_per` is `block`.
 
     It is the axis name of their choice block, or a block of the module tree."""
     shapes: tuple[LayerShape, ...]
-    """One per width candidate of the block; a single one where the width does not change the layer."""
+    """One per width candidate of the block; a single one if the width does not change the layer."""
 
 
-_USUAL = (("geometry", None), ("runs", 1))
-"""What is not written down, because it is read so."""
+_DEFAULTS = (("geometry", None), ("runs", 1))
+"""Default values, which the JSON leaves out."""
 
 
 @dataclass(frozen=True)
 class BlockShapes:
-    """A choice block and what it can become."""
+    """A choice block with its operators and widths."""
 
     name: str
     ops: tuple[str, ...]
     widths: tuple[float, ...]
     axis: str
-    """Blocks of one such name read the same axes."""
+    """Name of its axes; blocks with the same name share axes."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,23 @@ class NetworkShapes:
     reference_ops: tuple[str, ...]
     """The backbone's own operator, per block."""
     reference: tuple[LayerShapes, ...]
-    """The layers of the backbone as published: its own operators at width 1.0, whether or not the space offers them."""
+    """The layers of the backbone as published: its own operators at width 1.0, even if not offered by the space."""
     other_macs: int = 0
-    """Multiply-adds outside of these layers; always float."""
+    """Multiply-adds outside these layers; always float."""
     float_ends: tuple[str, ...] = ()
-    """Those of `first` and `last` whose layer is none of these, because it cannot be quantized."""
+    """`first` or `last`, if that layer of the backbone cannot be quantized and so is not in `layers`."""
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain values that `from_json` reads back."""
 
-        def unusual(items: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {key: value for key, value in items if (key, value) not in _USUAL}
+        def without_defaults(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {key: value for key, value in items if (key, value) not in _DEFAULTS}
 
-        return {"format": FORMAT, **asdict(self, dict_factory=unusual)}
+        return {"format": FORMAT, **asdict(self, dict_factory=without_defaults)}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> NetworkShapes:
-        """The network_shapes that `to_json` wrote. Raises `KeyError` or `TypeError` where it is none."""
+        """The network shapes that `to_json` wrote. Raises `KeyError` or `TypeError` if `raw` is in another format."""
 
         def layer(item: dict[str, Any]) -> LayerShapes:
             return LayerShapes(**{**item, "shapes": tuple(map(shape, item["shapes"]))})

@@ -1,4 +1,4 @@
-"""What a person writes: the YAML of a search space, validated before anything is built."""
+"""The YAML of a search space, validated before anything is built."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.reading import describe, read_yaml
 
 MAX_CANDIDATES = 100
-"""Per axis: far more than anyone searches, few enough to measure."""
+"""Largest number of candidates per axis: more than a search needs, few enough to measure."""
 MAX_SIDE = 4096
-"""Of an image."""
+"""Largest height or width of an image."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Bits = int | None
 """A bit-width of 1 to 8, or None for float."""
@@ -41,18 +41,18 @@ Width = Annotated[float, BeforeValidator(_read_width)]
 
 
 class AxesSpec(Strict):
-    """Candidates of a choice block; a key left out takes the space's, or the backbone's own."""
+    """Candidates of a choice block; an absent key takes the value of the space, else of the backbone."""
 
     op: tuple[str, ...] | None = None
     """Operators, by registered name."""
     width: tuple[Width, ...] | None = None
     """Factors on the block's inner channels."""
     bits: tuple[tuple[BitWidth, BitWidth], ...] | None = None
-    """Pairs of weight bits and bits of the layer's input; `float` for either."""
+    """Pairs of weight bits and bits of the layer's input; either may be `float`."""
     weight_bits: tuple[BitWidth, ...] | None = None
-    """Weight bits as an axis of their own, together with `act_bits`."""
+    """Weight bits as a separate axis; requires `act_bits`."""
     act_bits: tuple[BitWidth, ...] | None = None
-    """Activation bits as an axis of their own, together with `weight_bits`."""
+    """Activation bits as a separate axis; requires `weight_bits`."""
 
     @field_validator("op", "width", "bits", "weight_bits", "act_bits")
     @classmethod
@@ -76,7 +76,7 @@ class AxesSpec(Strict):
         return self
 
     def updated(self, other: AxesSpec) -> AxesSpec:
-        """These axes with what `other` gives put in their place."""
+        """These axes, with those that `other` gives replaced."""
         given = {key: value for key, value in other if value is not None}
         if "bits" in given:
             given |= {"weight_bits": None, "act_bits": None}
@@ -86,16 +86,16 @@ class AxesSpec(Strict):
 
 
 class SpaceSpec(Strict):
-    """A search space as written: see the built-in ones in `search_spaces/`."""
+    """The specification of a search space; `search_spaces/` holds the built-in ones."""
 
     name: str
-    """A word for run directories and reports."""
+    """Name in run directories and reports."""
     backbone: str
     """A registered backbone."""
     weights: str | None = None
-    """A file of float weights (safetensors, or a state dict that loads without running code) to start from."""
+    """A file of float weights to start from: safetensors, or a state dict that loads without running code."""
     input: tuple[int, ...] = Field(min_length=1)
-    """Channels, height and width of an image; in Python, the shape of any input."""
+    """Shape of one input: `[C, H, W]` of an image; in Python, any shape."""
     classes: int = Field(ge=2, le=1_000_000)
     """Number of classes."""
     axes: AxesSpec = AxesSpec()
@@ -103,31 +103,31 @@ class SpaceSpec(Strict):
     bits_per: str = Field(default="block", pattern=r"^(block|layer)$")
     """`block`: the layers of a block share their bits; `layer`: each layer has its own."""
     keep_float: tuple[str, ...] = ("first", "last")
-    """Module or block names, globs, or `first` / `last` in order of execution: never quantized, never searched."""
+    """Layers that are never quantized or searched: module or block names, globs, `first` or `last` (by execution)."""
     overrides: dict[str, AxesSpec] = Field(default_factory=dict)
-    """Candidates by block name, module name or glob; the last match wins, one candidate locks."""
+    """Candidates by block name, module name or glob; the last match wins, a single candidate is fixed."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Lists of module or block names whose layers read one bits axis."""
+    """Lists of module or block names whose layers share one bits axis."""
     residual_bits: None = None
-    """Reserved for quantized residual additions; only null is read."""
+    """Reserved for quantized residual additions; must be null."""
     quantizer: str = "midrise+pact"
     """Registered weight quantizer and activation quantizer, joined by `+`."""
     batch_norm: str = Field(default="shared", pattern=r"^(shared|per-bits)$")
-    """Whether all bit-widths share the affine parameters of a BatchNorm, or each of the layer in front has its own."""
+    """Affine parameters of a BatchNorm: `shared` by all bit-widths, or one set per bit-width of the preceding layer."""
     data: str | None = None
-    """The data set where none is given on the command line; never code."""
+    """The data set if the command line gives none; never code."""
     train: SupernetTrainConfig = SupernetTrainConfig()
     """How the supernet is trained."""
     retrain: RetrainConfig = RetrainConfig()
-    """How the found subnet is retrained."""
+    """How the subnet found by the search is retrained."""
     search: SearchConfig = SearchConfig()
     """How the supernet is searched."""
     rank: dict[str, Any] = Field(default_factory=dict)
-    """Keys of `retrain` that a ranking trains its networks with in place of the run's, such as `{iterations: 500}`."""
+    """Keys that replace those of `retrain` in the trainings of a ranking, for example `{iterations: 500}`."""
     ray: RayConfig = RayConfig()
-    """What an evaluator takes of a Ray cluster."""
+    """Ray resources of one evaluator."""
     log: tuple[str, ...] = ()
-    """Registered loggers that training curves and search scores go to: one name or a list."""
+    """Registered loggers of training curves and search scores: one name or a list."""
 
     @field_validator("log", mode="before")
     @classmethod
@@ -137,7 +137,7 @@ class SpaceSpec(Strict):
     @field_validator("name")
     @classmethod
     def _name_is_a_word(cls, value: str) -> str:
-        # It names folders and files.
+        # The name becomes part of file names.
         if not _NAME.fullmatch(value):
             raise ValueError(
                 "expected a word of at most 64 letters, digits, dots, dashes and underscores that starts with a letter "
@@ -160,25 +160,25 @@ class SpaceSpec(Strict):
 
     @property
     def ranked(self) -> RetrainConfig:
-        """How the networks of a ranking are trained alone: `retrain` with the keys of `rank`."""
+        """How the networks of a ranking are trained stand-alone: `retrain` updated by `rank`."""
         recipe = self.retrain.model_dump(mode="json")
         if "epochs" in self.rank:
-            recipe["iterations"] = None  # which would take the place of epochs
+            recipe["iterations"] = None  # `iterations` would override `epochs`
         return validate(RetrainConfig, recipe | self.rank, "rank")
 
     @property
     def retrain_quantizer(self) -> str:
-        """The quantizers that a model is retrained with, and has from then on."""
+        """The quantizers of the retrained model."""
         return self.retrain.quantizer or self.quantizer
 
     @property
     def full_precision(self) -> bool:
-        """Whether the space offers no bits at all, so that it searches float networks."""
+        """Whether the space offers no bit-widths, so that it searches float networks."""
         offered = [self.axes, *self.overrides.values()]
         return all(_float_only(axes) for axes in offered)
 
     def structure(self) -> dict[str, Any]:
-        """What decides the float network, and with it the network_shapes: operators and widths, not bits or recipes."""
+        """What determines the float network and its shapes: operators and widths, not bits or recipes."""
         wider = {pattern: axes for pattern, axes in self.overrides.items() if axes.op or axes.width}
         shapes = {pattern: {"op": axes.op, "width": axes.width} for pattern, axes in ({"": self.axes} | wider).items()}
         return {"backbone": self.backbone, "input": self.input, "classes": self.classes, "axes": list(shapes.items())}
@@ -190,15 +190,15 @@ def _float_only(axes: AxesSpec) -> bool:
 
 
 def parse_spec(raw: Mapping[str, Any], where: str, *, images: bool = True) -> SpaceSpec:
-    """A validated search space from a mapping.
+    """Validates the specification of a search space.
 
     Args:
-        raw: What a YAML file holds.
+        raw: The mapping of a YAML file.
         where: Names its source in messages.
-        images: Whether its input must be an image.
+        images: Whether the input must be an image.
 
     Raises:
-        SpaceError: unknown key, wrong type or an impossible value, with its place.
+        SpaceError: unknown key, wrong type or invalid value; the message names the key.
     """
     try:
         spec = validate(SpaceSpec, raw, where)
@@ -206,7 +206,7 @@ def parse_spec(raw: Mapping[str, Any], where: str, *, images: bool = True) -> Sp
         raise SpaceError(str(error)) from None
     if spec.train.distill and spec.weights is None:
         raise SpaceError(
-            f"{where}.train.distill: a supernet learns from the float model of `weights`, which this space has not; "
+            f"{where}.train.distill: a supernet is distilled from the float model of `weights`, which are not given; "
             "give weights, or use retrain.distill"
         )
     if images and not (len(spec.input) == 3 and min(spec.input) >= 1 and max(spec.input) <= MAX_SIDE):
@@ -217,5 +217,5 @@ def parse_spec(raw: Mapping[str, Any], where: str, *, images: bool = True) -> Sp
 
 
 def read_spec(path: Path) -> SpaceSpec:
-    """The search space that a YAML file holds. Raises `ConfigError` or `SpaceError` with the place of what is wrong."""
+    """The search space in a YAML file. Raises `ConfigError` or `SpaceError`; the message names the invalid key."""
     return parse_spec(read_yaml(path), path.name)

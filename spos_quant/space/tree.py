@@ -1,9 +1,9 @@
-"""Conditional axes as a tree of independent decisions: the one structure behind size, sampling and budgets.
+"""Conditional axes as a tree of independent decisions, which size, sampling and budgets are computed from.
 
-Axes that a condition or a cost term ties together cannot be decided independently. Deciding one of them (the axis that
-the others depend on first) splits what remains into independent parts, and so on: a *choice* node has one child per
-candidate, a *product* node one child per independent part, a *leaf* decides a single axis. Every canonical architecture
-is exactly one way down the tree, so counts multiply and add exactly, whatever the size of the space.
+Axes that share a condition or a cost term cannot be decided independently. Deciding one of them splits the rest into
+independent parts, recursively: a *choice* node has one child per candidate, a *product* node one child per independent
+part, a *leaf* decides a single axis. Every canonical architecture corresponds to exactly one way through the tree, so
+that counts multiply (product) and add (choice) exactly, whatever the size of the space.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 Use = tuple[tuple[int, frozenset[int]], ...]
-"""A conjunction: every named axis takes one of the named candidates. Only axes that always matter are named."""
-_TRIED = 8
-"""How many axes are weighed against each other where a tree branches."""
+"""A conjunction: every named axis takes one of its allowed candidates. Named axes are always relevant."""
+_MAX_TRIED = 8
+"""Axes that are compared as the next one to decide."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Axis:
     """One decision with a finite list of candidates.
 
     Attributes:
-        name: Such as `layer1.0.bits`.
+        name: For example `layer1.0.bits`.
         kind: `op`, `width`, `bits`, `weight_bits` or `act_bits`.
         candidates: The values to choose from.
-        uses: The axis matters if any of these holds; otherwise its canonical candidate is 0.
+        uses: The axis is relevant if any of these holds; otherwise its canonical candidate is 0.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Axis:
     uses: tuple[Use, ...] = ((),)
 
     def relevant(self, decided: Mapping[int, int]) -> bool | None:
-        """Whether the axis matters once `decided` (axis -> candidate) is; None where that is still open."""
+        """Whether the axis is relevant given `decided` (axis -> candidate); None if that is still undecided."""
         verdicts = [_holds(use, decided) for use in self.uses]
         return True if True in verdicts else None if None in verdicts else False
 
@@ -54,7 +54,7 @@ def _holds(use: Use, decided: Mapping[int, int]) -> bool | None:
 
 @dataclass(frozen=True)
 class Leaf:
-    """Decides `axis` alone. `terms` are fixed by it, each with the decisions above that it also depends on."""
+    """Decides a single axis; `terms` are the cost terms that it and the ancestors' decisions (`decided`) determine."""
 
     axis: int
     candidates: int
@@ -65,7 +65,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Choice:
-    """Decides `axis`, then goes on in the child of its candidate."""
+    """Decides `axis`, then continues in the child of its candidate."""
 
     axis: int
     children: tuple[Product, ...]
@@ -74,7 +74,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Product:
-    """Independent parts. `terms` are fixed by what was decided above."""
+    """Independent parts; `terms` are the cost terms that the decisions of ancestors (`decided`) determine."""
 
     children: tuple[Leaf | Choice, ...]
     terms: tuple[int, ...]
@@ -86,24 +86,24 @@ Node = Leaf | Choice | Product
 
 
 def decompose(axes: Sequence[Axis], terms: Iterable[frozenset[int]] = ()) -> Product:
-    """The decision tree of `axes`, where each of `terms` names the axes that a cost term depends on.
+    """The decision tree of `axes`; each of `terms` holds the axes that a cost term depends on.
 
-    Equal parts below different decisions are one node, so that axes shared by many blocks do not multiply the tree.
+    Equal subtrees are one node, so that axes shared by many blocks do not multiply the tree.
     """
     builder = _Builder(axes, tuple(terms))
     return builder.product({}, range(len(axes)), range(len(builder.terms)))
 
 
 class _Builder:
-    """Makes the nodes of one tree."""
+    """Builds the nodes of one tree."""
 
     def __init__(self, axes: Sequence[Axis], terms: tuple[frozenset[int], ...]) -> None:
         self.axes = axes
         self.terms = terms
-        self._made: dict[tuple[Any, ...], Leaf | Choice] = {}
+        self._nodes: dict[tuple[Any, ...], Leaf | Choice] = {}
 
     def product(self, decided: dict[int, int], open_axes: Iterable[int], terms: Iterable[int]) -> Product:
-        """The independent parts of `open_axes`; `terms` are those that nothing further up fixed."""
+        """The independent parts of `open_axes`; `terms` are those that no ancestor determined."""
         still = frozenset(a for a in open_axes if self.axes[a].relevant(decided) is not False)
         needs = {t: self.terms[t] & still for t in terms}
         parts = _parts(still, self._links(still, needs.values(), decided))
@@ -116,13 +116,13 @@ class _Builder:
         return Product(children, tuple(fixed), decided, prod(child.size for child in children))
 
     def part(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> Leaf | Choice:
-        """One connected part, made once for all decisions above that mean the same to it."""
-        minded = {a for x in part for use in self.axes[x].uses for a, _ in use}.union(*(self.terms[t] for t in terms))
-        known = {a: decided[a] for a in sorted(minded) if a in decided}
+        """One connected part; the same node for all decisions of ancestors that agree on what it depends on."""
+        needed = {a for x in part for use in self.axes[x].uses for a, _ in use}.union(*(self.terms[t] for t in terms))
+        known = {a: decided[a] for a in sorted(needed) if a in decided}
         key = (part, terms, tuple(known.items()))
-        if key not in self._made:
-            self._made[key] = self._part(known, part, terms)
-        return self._made[key]
+        if key not in self._nodes:
+            self._nodes[key] = self._part(known, part, terms)
+        return self._nodes[key]
 
     def _part(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> Leaf | Choice:
         if len(part) == 1:
@@ -137,11 +137,11 @@ class _Builder:
         return Choice(best, children, sum(child.size for child in children))
 
     def _first(self, decided: dict[int, int], part: frozenset[int], terms: tuple[int, ...]) -> int:
-        """The axis to decide first: of those that matter for certain, the one that leaves the smallest parts."""
+        """The axis to decide first: of those known to be relevant, the one that leaves the smallest parts."""
         links = self._links(part, [self.terms[t] & part for t in terms], decided)
         degree = {a: sum(a in link for link in links) for a in part}
         certain = [a for a in sorted(part) if self.axes[a].relevant(decided)]
-        tried = sorted(certain, key=lambda a: -degree[a])[:_TRIED]
+        tried = sorted(certain, key=lambda a: -degree[a])[:_MAX_TRIED]
 
         def largest_left(axis: int) -> int:
             return max(map(len, _parts(part - {axis}, [link - {axis} for link in links])))
@@ -151,7 +151,7 @@ class _Builder:
     def _links(
         self, open_axes: frozenset[int], needs: Iterable[frozenset[int]], decided: Mapping[int, int]
     ) -> list[frozenset[int]]:
-        """Sets of open axes that cannot be decided independently: by a cost term, or by a condition still open."""
+        """Sets of open axes that share a cost term or an undecided condition."""
         conditions = (
             frozenset({a, *(b for use in self.axes[a].uses for b, _ in use if b in open_axes)})
             for a in sorted(open_axes)
@@ -161,7 +161,7 @@ class _Builder:
 
 
 def _parts(open_axes: frozenset[int], links: Iterable[frozenset[int]]) -> list[frozenset[int]]:
-    """Connected parts of the open axes, in the order of their first axis."""
+    """Connected components of the open axes, in order of their first axis."""
     root = {a: a for a in open_axes}
 
     def find(a: int) -> int:
@@ -193,7 +193,7 @@ def _sample(node: Node, rows: IntArray, out: IntArray, rng: np.random.Generator)
         for part in node.children:
             _sample(part, rows, out, rng)
     else:
-        # Python integers divide exactly at any size; the quotients are ordinary probabilities.
+        # Python integers of any size divide to a correctly rounded float.
         share = np.array([child.size / node.size for child in node.children])
         picked = rng.choice(len(share), size=len(rows), p=share / share.sum())
         out[rows, node.axis] = picked

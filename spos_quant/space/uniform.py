@@ -7,9 +7,9 @@ from spos_quant.space.search_space import Architecture, SearchSpace
 
 
 def uniform_architectures(space: SearchSpace) -> dict[str, Architecture]:
-    """The uniform bit configurations that are architectures of the space, by names such as `w4a4`.
+    """The uniform bit configurations that are architectures of the space, by name (`w4a4`).
 
-    Those are left out for which the backbone's own operator, width 1.0 or the pair itself is no candidate somewhere.
+    A pair is left out if, in some layer or block, the pair, the backbone's own operator or width 1.0 is no candidate.
     """
     found = {}
     for pair in offered_pairs(space):
@@ -21,11 +21,11 @@ def uniform_architectures(space: SearchSpace) -> dict[str, Architecture]:
 
 
 def offered_pairs(space: SearchSpace) -> list[tuple[int, int]]:
-    """Every pair of weight and activation bits that some layer of the space may have."""
+    """Every pair of weight and activation bits that some layer of the space can have."""
     pairs = set()
-    for place in space.layers:
-        if place.weight.axis is not None and place.weight.axis == place.act.axis:
-            pairs |= set(zip(place.weight.values, place.act.values, strict=True))
+    for layer in space.layers:
+        if layer.weight.axis is not None and layer.weight.axis == layer.act.axis:
+            pairs |= set(zip(layer.weight.values, layer.act.values, strict=True))
         else:
-            pairs |= {(w, a) for w in place.weight.values for a in place.act.values}
+            pairs |= {(w, a) for w in layer.weight.values for a in layer.act.values}
     return sorted((w, a) for w, a in pairs if w is not None and a is not None)

@@ -1,1 +1,1 @@
-"""What a command does inside a run directory: one module per stage, each leaving its artifact."""
+"""The stages that commands run inside a run directory: one module and one artifact per stage."""

@@ -1,4 +1,4 @@
-"""Stage: bit configurations side by side, each retrained by the same recipe, exported and measured."""
+"""Bench stage: retrains bit configurations with one recipe, then exports and measures each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_quant.cost.budget import budgets_json
+from spos_quant.cost.metrics import formula_metrics
 from spos_quant.errors import ConfigError, ExportError
 from spos_quant.export.latency import ROUNDS, latencies
 from spos_quant.progress import remark
@@ -28,7 +29,7 @@ __all__ = ["bench", "bench_run", "check", "searches"]
 FORMAT = "spos-quant/bench/1"
 MOST_SEEDS = 1_000
 _THREADS = 1
-"""Of a timed call."""
+"""CPU threads of a timed call."""
 
 
 def bench(
@@ -46,29 +47,29 @@ def bench(
     show: bool = False,
     **budgets: str | float | Sequence[str | float],
 ) -> dict[str, Any]:
-    """Retrains bit configurations by one recipe, evaluates, exports and measures them; finished work is skipped.
+    """Retrains bit configurations with one recipe, evaluates, exports and measures them; skips finished work.
 
     Args:
         target: A search space (built in, or a YAML file) or a run directory.
         bits: `w4a4`, `float`, bit configuration files, `random:3` (that many architectures, uniform within each
-            budget), a registered searcher such as `knapsack`, or `best`, what the evolution finds.
-        seeds: How often each is retrained: with the run's seed and those after it.
-        out: Run directory, `runs/<space>` where None.
-        data: Data set, the space's or the run's where None.
+            budget), a registered searcher such as `knapsack`, or `best` (the evolutionary search).
+        seeds: Retrainings per configuration; their seeds count up from the run's seed.
+        out: Run directory; None: `runs/<space>`.
+        data: Data set; None: that of the space or the run.
         seed: Seed of a new run.
-        set: Settings of a new run, such as `["retrain.epochs=5"]`.
+        set: Settings of a new run, for example `["retrain.epochs=5"]`.
         device: `auto`, `cpu` or `cuda`.
-        workers: Processes, each of which trains one model at a time; they change no result.
-        export: Whether each is exported and its file timed; without, rows of what was not exported before lack both.
+        workers: Processes that train one model at a time each; results do not depend on them.
+        export: Whether to export each model and time its file. If False, only files of earlier commands are used.
         show: Shows progress on stderr.
-        **budgets: `bitops_budget` and so on, one value or a list of them, for `random:3`, searchers and `best`.
+        **budgets: `bitops_budget` and so on, one value or a list, for `random:3`, searchers and `best`.
 
     Returns:
-        What `spos-quant bench --json` prints: `run`, `rows`, `seeds` and the paths of what was written.
+        What `spos-quant bench --json` prints: `run`, `rows`, `seeds` and the paths of the written files.
 
     Raises:
-        SposQuantError: settings, bits or budgets that are wrong, before anything is trained.
-        TypeError: a keyword that does not end in `_budget`.
+        SposQuantError: settings, bits or budgets are wrong; raised before any training.
+        TypeError: a keyword does not end in `_budget`.
     """
     given: dict[str, list[str] | None] = {}
     for name, value in budgets.items():
@@ -85,7 +86,7 @@ def bench(
 
 
 def check(run: Run, bits: Sequence[str], budgets: Sequence[Budgets], seeds: int) -> list[Word]:
-    """What a bench is asked for, understood. Raises as `read_words` does, and `ConfigError` for a wrong `seeds`."""
+    """Parses the items of `--bits`. Raises as `read_words` does, and `ConfigError` for a wrong `seeds`."""
     if not 1 <= seeds <= MOST_SEEDS:
         raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS:,}")
     return read_words(run, bits, budgets)
@@ -103,12 +104,11 @@ def bench_run(
     ray: str | None = None,
     export: bool = True,
 ) -> dict[str, Any]:
-    """`bench` in a run that this process owns.
+    """`bench` in a run directory that this process has locked.
 
-    Equal networks under several names are trained once. The first seed's model is that of `retrain`. A model that
-    cannot be exported keeps its row, without a file.
-
-    Searches evaluate on the Ray cluster at `ray`, where it is given; trainings stay on this machine.
+    Equal networks with several names are trained once. The first seed's model is that of `retrain`. A model that
+    cannot be exported keeps its row, without a file. If `ray` is the address of a Ray cluster, searches evaluate there;
+    trainings stay on this machine.
 
     Returns:
         `run, rows, seeds, path, csv, report, skipped`.
@@ -146,7 +146,7 @@ def bench_run(
 
 
 def _export(result: Result, show: bool) -> str | None:
-    """Exports a result unless it is; returns why no file can be had of it, where none can."""
+    """Exports a result unless its file exists. Returns the error message if it cannot be exported, else None."""
     if _file(result) is not None:
         return None
     try:
@@ -158,7 +158,7 @@ def _export(result: Result, show: bool) -> str | None:
 
 
 def _latencies(run: Run, results: Sequence[Result]) -> dict[str, Any]:
-    """Milliseconds by key of result, measured together; those of the last bench where its files were the same."""
+    """Latencies in ms by result key, measured together; those of the last bench if its files were the same."""
     paths = {result.key: Path(file["path"]) for result in results if (file := _file(result))}
     digests = {key: digest(path) for key, path in paths.items()}
     before = run.bench().get("latency", {})
@@ -176,7 +176,7 @@ def _latencies(run: Run, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _file(result: Result) -> dict[str, Any] | None:
-    """What was exported of a result in its natural format; None where nothing was."""
+    """The export of a result in its natural format; None if there is none."""
     form = natural_format(result)
     made = (item for item in exports(result) if item["format"] == form and Path(item["path"]).exists())
     return next(made, None)
@@ -190,7 +190,7 @@ def _row(entry: Entry, seeds: Sequence[int], times: Mapping[str, float], refused
         "bits": entry.bits,
         "key": result.key,
         "budget": budgets_json(list(entry.budgets)) or None,
-        **{name: cost[name] for name in ("bitops", "macs", "params", "weight_bytes")},
+        **{name: cost[name] for name, metric in formula_metrics().items() if metric.budget},
         "file_bytes": file.get("bytes"),
         "format": file.get("format"),
         "export_error": refused,
@@ -204,6 +204,6 @@ def _row(entry: Entry, seeds: Sequence[int], times: Mapping[str, float], refused
 
 
 def _statistics(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and standard deviation (of a sample; None of a single value)."""
+    """Mean and sample standard deviation (None for a single value)."""
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {f"{name}_mean": statistics.fmean(values), f"{name}_std": spread}

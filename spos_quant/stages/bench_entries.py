@@ -1,4 +1,4 @@
-"""What a bench compares: words such as `w2a2`, a file, `random:3`, `knapsack` and `best`, as results of a run."""
+"""Parses the items of `bench --bits` (`w2a2`, a file, `random:3`, `knapsack`, `best`) into results of a run."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Entry:
     """One configuration of a bench."""
 
     bits: str
-    """What it was called: the word or file, without the number of draws."""
+    """The item of `--bits`, without the number of draws."""
     result: Result
     budgets: Budgets = ()
-    """What it had to keep."""
+    """The budgets of the draw or the search."""
     supernet_top1: float | None = None
-    """What it scored in the supernet, where a search found it."""
+    """Its top-1 in the supernet if a search found it."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """One item of `--bits`, understood.
+    """One parsed item of `--bits`.
 
     Attributes:
-        text: As it was written.
-        searcher: The searcher that finds it; None where none does.
-        draws: Architectures drawn within a budget; 0 where the word is no draw.
+        text: The item as given.
+        searcher: The searcher that finds the configuration; None if it is not searched.
+        draws: Number of architectures to draw within each budget; 0 if the item is not `random:N`.
     """
 
     text: str
@@ -54,22 +54,22 @@ class Word:
     draws: int = 0
 
     def count(self, budgets: int) -> int:
-        """How many configurations it means, where there are so many budgets."""
+        """Number of configurations for this number of budgets."""
         return (self.draws or 1) * budgets if self.bounded else 1
 
     @property
     def bounded(self) -> bool:
-        """Whether it means something only under a budget."""
+        """Whether it needs a budget."""
         return bool(self.draws or self.searcher)
 
 
 def read_words(run: Run, texts: Sequence[str], budgets: Sequence[Budgets]) -> list[Word]:
-    """What the items of `--bits` mean; everything that can be wrong with them is wrong now.
+    """Parses and fully checks the items of `--bits`.
 
     Raises:
-        ConfigError: no item, an unknown word or a number of draws that is none.
-        SpaceError: bits or a file that do not fit the network.
-        BudgetError: a word that needs a budget without one, or a budget that no architecture keeps.
+        ConfigError: there is no item, or a number of draws is invalid.
+        SpaceError: an item is unknown, or bits or a file do not fit the network.
+        BudgetError: an item needs a budget and none is given, or no architecture keeps a budget.
     """
     words = [_read_word(run, text) for text in dict.fromkeys(text.strip() for text in texts)]
     if not words:
@@ -97,16 +97,16 @@ def _read_word(run: Run, text: str) -> Word:
     if text == BEST or text in searchers:
         return Word(text, searcher=_BEST_SEARCHER if text == BEST else text)
     known = [BEST, f"{RANDOM}:3", "w4a4", "float", *searchers]
-    raise SpaceError(f"{text!r} is neither bits, a bit configuration file nor a way to find one{near(text, known)}")
+    raise SpaceError(f"{text!r} is neither bits, a bit configuration file nor a searcher{near(text, known)}")
 
 
 def needs_supernet(run: Run, words: Sequence[Word]) -> bool:
-    """Whether something is searched in the supernet, or inherits from it."""
+    """Whether a search or the retraining (`init: inherit`) uses the supernet."""
     return run.spec.retrain.init == "inherit" or any(word.searcher for word in words)
 
 
 def searches(words: Sequence[Word], budgets: Sequence[Budgets]) -> list[Request]:
-    """The searches that words ask for, each once per budget."""
+    """The searches of all words, one per budget."""
     return [Request(each, word.searcher) for word in words if word.searcher for each in budgets]
 
 
@@ -120,25 +120,25 @@ def entries(
     workers: int,
     ray: str | None = None,
 ) -> list[Entry]:
-    """The configurations in the order of the words, those under a budget once per budget; searches what is missing.
+    """The configurations in the order of the words, bounded ones once per budget; runs missing searches.
 
     Args:
-        run: Its supernet is trained where something is searched.
+        run: The run; its supernet must be trained if a word is searched.
         words: From `read_words`.
-        budgets: What drawn and searched configurations must keep.
-        device: Where candidates are judged.
-        show: Whether progress is shown.
+        budgets: The budgets of drawn and searched configurations.
+        device: Device that evaluates candidates.
+        show: Whether to show progress.
         workers: Evaluator processes.
         ray: Address of a Ray cluster whose actors evaluate instead.
     """
     wanted = [(word, each) for word in words if word.searcher for each in budgets]
     found = search_run(run, searches(words, budgets), device=device, show=show, workers=workers, ray=ray)
     searched = {pair: run.result(done["key"]) for pair, done in zip(wanted, found, strict=True)}
-    return list(_each(run, words, budgets, searched))
+    return list(_iter_entries(run, words, budgets, searched))
 
 
 def shared(found: Sequence[Entry]) -> list[Entry]:
-    """The entries, equal networks with the result of the first of them, so that each is trained once."""
+    """The entries; equal networks share the result of the first one, so that each network is trained once."""
     first: dict[object, Result] = {}
     kept = []
     for entry in found:
@@ -151,7 +151,7 @@ def shared(found: Sequence[Entry]) -> list[Entry]:
 
 
 def _network(space: SearchSpace, config: BitConfig) -> object:
-    """What a configuration decides, said in one way however it was written."""
+    """Canonical form of the network that a configuration describes; equal networks compare equal."""
     blocks = [
         (choice.op, choice.width) if (choice := config.blocks.get(block.name)) else (op, 1.0)
         for block, op in zip(space.network_shapes.blocks, space.network_shapes.reference_ops, strict=True)
@@ -159,7 +159,7 @@ def _network(space: SearchSpace, config: BitConfig) -> object:
     return repr((config_rows(space, config), blocks, config.quantizer or space.spec.retrain_quantizer))
 
 
-def _each(
+def _iter_entries(
     run: Run, words: Sequence[Word], budgets: Sequence[Budgets], searched: dict[tuple[Word, Budgets], Result]
 ) -> Iterator[Entry]:
     for word in words:
@@ -176,7 +176,7 @@ def _each(
 
 
 def draw(run: Run, budgets: Budgets, count: int) -> list[Architecture]:
-    """`count` different architectures, each uniform over those within the budgets: the first ones whatever `count`."""
+    """`count` different architectures, uniform within the budgets; a smaller `count` gives a prefix of a larger one."""
     sampler = FeasibleSampler(run.table, budgets)
     found: list[Architecture] = []
     for number in range(count):
@@ -192,7 +192,7 @@ def draw(run: Run, budgets: Budgets, count: int) -> list[Architecture]:
 
 
 def _put(run: Run, budgets: Budgets, number: int, architecture: Architecture) -> Result:
-    """The result of a drawn architecture, with its bit configuration written."""
+    """Writes the bit configuration of a drawn architecture; returns its result."""
     rows = architecture_rows(run.space, architecture)
     bitops = None if run.spec.full_precision else total(rows, "bitops")
     cost: dict[str, Any] = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}

@@ -1,10 +1,11 @@
-"""The model card that lies beside exported files: where a model comes from, what it costs, how it answers."""
+"""The model card beside exported files: origin, cost and accuracy of a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 
+from spos_quant.cost.metrics import formula_metrics
 from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.run_dir import digest, read_artifact, store
 from spos_quant.space.bit_config import BitConfig, read_bit_config
@@ -18,7 +19,7 @@ _FORMULA = (
 
 
 def write_card(result: Result) -> None:
-    """Writes `model-card.md` of a retrained result anew from its artifacts; the same artifacts give the same card."""
+    """Rewrites `model-card.md` of a retrained result; equal artifacts give an equal card."""
     config = read_bit_config(result.bits_path)
     parts = (_head(result), _accuracy(result), _cost(result, config), _files(result), _origin(result, config))
     store(result.card_path, ("\n\n".join(parts) + "\n").encode("utf-8"))
@@ -41,17 +42,16 @@ def _accuracy(result: Result) -> str:
         for split, key in (("search-val", "search_val"), ("test", "test"))
         if key in metrics
     ]
-    told = f"Data: `{result.run.data_source}`; architectures were chosen on search-val, nothing on test."
+    note = f"Data: `{result.run.data_source}`; architectures were selected on search-val, never on test."
     missing = "" if "test" in metrics else "\n\nNot evaluated on the test split yet."
-    return f"## Accuracy\n\n{told}\n\n" + _table(("split", "top-1", "loss", "images"), rows) + missing
+    return f"## Accuracy\n\n{note}\n\n" + _table(("split", "top-1", "loss", "images"), rows) + missing
 
 
 def _cost(result: Result, config: BitConfig) -> str:
     run = result.run
     cost = space_summary(run.space, config_rows(run.space, config))
-    names = ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")
     limits = result.search().get("budget") or {}
-    rows = [(name, _count(cost[name]), _count(limits.get(name))) for name in names]
+    rows = [(name, _count(cost[name]), _count(limits.get(name))) for name in formula_metrics()]
     layers = [
         (
             f"`{layer['name']}`",
@@ -88,9 +88,9 @@ def _files(result: Result) -> str:
         for item in items
         if (result.path / item["path"]).is_file()
     ]
-    head = ("file", "format", "bytes", "labels as the model", "logits differ by", "SHA-256")
+    head = ("file", "format", "bytes", "top-1 agreement with the model", "max abs. logit difference", "SHA-256")
     weights = f"Weights: `{result.model_path.name}`, SHA-256 `{digest(result.model_path)}`."
-    return f"## Files\n\n{weights}\n\n{_table(head, rows)}\n\nLabels and logits were compared on search-val."
+    return f"## Files\n\n{weights}\n\n{_table(head, rows)}\n\nAgreement and difference were measured on search-val."
 
 
 def _origin(result: Result, config: BitConfig) -> str:

@@ -1,4 +1,4 @@
-"""`spos-quant cost`: what architectures cost; no torch where the network_shapes is stored."""
+"""`spos-quant cost`: costs of architectures. Does not load torch if the network shapes are stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_quant.cost.budget import cost_range
-from spos_quant.cost.metrics import metrics
+from spos_quant.cost.metrics import formula_metrics
 from spos_quant.cost.rows import architecture_rows, config_rows, space_summary
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, SpaceError
@@ -15,23 +15,24 @@ from spos_quant.space.search_space import SearchSpace
 
 
 def space_cost(space: SearchSpace) -> dict[str, Any]:
-    """`space, size, cheapest, dearest`: the last two map every metric to the least and the most it can be."""
+    """`space, size, cheapest, dearest`; the last two map every metric to its minimum and maximum over the space."""
     table = CostTable(space)
-    ends = {name: cost_range(table, name) for name in metrics}
+    ends = {name: cost_range(table, name) for name in formula_metrics()}
     cheapest: dict[str, int | None] = {name: low for name, (low, _) in ends.items()}
     most_expensive: dict[str, int | None] = {name: high for name, (_, high) in ends.items()}
-    if space.spec.full_precision:
-        cheapest["bitops"] = most_expensive["bitops"] = None
+    for name in ends:
+        if not table.applies(name):
+            cheapest[name] = most_expensive[name] = None
     return {"space": space.name, "size": space.size, "cheapest": cheapest, "dearest": most_expensive}
 
 
 def architecture_cost(
     space: SearchSpace, *, uniform: str | None = None, bits: str | None = None, arch: str | None = None
 ) -> dict[str, Any]:
-    """What one architecture or bit configuration costs, with its layers; `notation` where another project names it.
+    """Costs of one architecture or bit configuration, by layer; `notation` is its name in another project, if any.
 
     Raises:
-        ConfigError: more than one was given, or a text that names none.
+        ConfigError: not exactly one was given, or the text is invalid.
     """
     if sum(given is not None for given in (uniform, bits, arch)) != 1:
         raise ConfigError("give one of --uniform, --bits and --arch")
@@ -57,7 +58,7 @@ def _encoded(space: SearchSpace, config: BitConfig) -> str | None:
     try:
         return space.encode(space.architecture(config))
     except SpaceError:
-        return None  # analytic: no candidate of this space
+        return None  # only costed: not an architecture of this space
 
 
 def _summary(space: SearchSpace, rows: Any, architecture: str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Training in several ranks: the same stage in each of them, started by torchrun.
+"""Distributed training: every rank runs the same stage, started by torchrun.
 
-Where all devices are in one machine, a command starts the ranks itself. On several, torchrun is started on each:
+If all devices are in one machine, a command starts the ranks itself. Otherwise start torchrun on each machine:
 
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
@@ -25,26 +25,26 @@ from spos_quant.stages.run import Run
 from spos_quant.train.batches import TrainingSteps
 
 SUPERNET = "supernet"
-"""What is trained: this, or the place of a result."""
+"""What to train: this, or the path of a result relative to the run directory."""
 _OWNED = "SPOS_QUANT_OWNED"
-"""Set where the command that started the ranks owns the run for them."""
+"""Environment variable: the command that started the ranks holds the run's lock."""
 
 _OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-"""Set to 1, each start of a job has a key-value store of its own. Else ranks that torchrun starts again read in its
-store where their fellows listened before (PyTorch issue 135712): they spend restarts on connecting to the dead."""
+"""If 1, each start of a job has its own key-value store. Otherwise ranks that torchrun restarts read stale addresses of
+their peers in the store and spend restarts on connecting to dead processes (PyTorch issue 135712)."""
 
 
 def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
-    """Trains in one process per device where the configuration asks for several; False leaves it to this process.
+    """Trains in one process per device if there are several ranks; returns False if this process must train itself.
 
     Raises:
-        ConfigError: a batch that the ranks cannot share evenly, or ranks on several machines: their launchers are a
-            person's to start.
+        ConfigError: the ranks cannot share a batch evenly, or they are on several machines, where the user must start
+            the launchers.
         RunError: one of the processes failed.
     """
     if config.ranks == 1 or _is_rank():
         return False
-    TrainingSteps(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises
+    TrainingSteps(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises for an uneven batch
     if config.num_nodes > 1:
         raise ConfigError(
             f"num_nodes={config.num_nodes}: start this on each machine: {_OWN_STORE}=1 torchrun "
@@ -53,17 +53,17 @@ def in_ranks(run: Run, what: str, config: TrainConfig, device: str) -> bool:
             f"-m spos_quant.stages.distributed {run.path} {what}; then repeat this command"
         )
     command = [sys.executable, "-m", "spos_quant.stages.distributed", str(run.path), what, device]
-    # Ranks that outlive this process go on writing, so that they must go on owning the run.
+    # Ranks that outlive this process still write to the run, so they inherit its lock.
     with subprocess.Popen(command, pass_fds=locks(), env={**os.environ, _OWNED: "1"}) as launcher:
         try:
             failed = launcher.wait()
         except KeyboardInterrupt:
-            launcher.send_signal(signal.SIGTERM)  # which it hands on: the ranks end after the step they are in
+            launcher.send_signal(signal.SIGTERM)  # torchrun forwards it; the ranks stop after their current step
             launcher.wait()
             raise
     if failed:
         raise RunError(
-            f"training on {config.devices} devices failed (see above); repeat the command to go on from the last "
+            f"training on {config.devices} devices failed (see above); repeat the command to resume from the last "
             "checkpoint"
         )
     return True
@@ -74,7 +74,7 @@ def _is_rank() -> bool:
 
 
 def main() -> None:
-    """One rank, or the launcher of all ranks on this machine where torchrun did not start this process."""
+    """Runs one rank; if torchrun did not start this process, launches all ranks on this machine."""
     path, what, *rest = sys.argv[1:]
     device = rest[0] if rest else "auto"
     try:
@@ -88,7 +88,7 @@ def main() -> None:
     except SposQuantError as error:
         remark(f"rank {os.environ.get('RANK', '-')}: error: {error}")
         sys.exit(2)
-    except RuntimeError as error:  # what an exchange raises where another rank has died
+    except RuntimeError as error:  # raised by a collective operation if another rank has died
         remark(f"rank {os.environ.get('RANK', '-')}: {printable(f'{type(error).__name__}: {error}')}")
         sys.exit(1)
 
@@ -109,7 +109,7 @@ def _train(path: str, what: str, device: str) -> None:
 
 
 def _owned(run: Run) -> AbstractContextManager[None]:
-    """The first rank owns the run for all of them, unless who started it does."""
+    """Rank 0 locks the run for all ranks, unless the command that started them has."""
     return claim(run.path) if os.environ["RANK"] == "0" and _OWNED not in os.environ else nullcontext()
 
 
@@ -123,7 +123,7 @@ def _launch(path: str, what: str, device: str) -> None:
     ranks = ["-m", "spos_quant.stages.distributed", path, what, device]
     try:
         torchrun(["--standalone", "--nproc-per-node", str(config.devices), *ranks])
-    except (ChildFailedError, SignalException):  # what happened stands on stderr; a traceback of torchrun's says less
+    except (ChildFailedError, SignalException):  # the ranks printed the cause; torchrun's traceback adds nothing
         sys.exit(1)
 
 

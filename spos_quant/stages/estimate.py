@@ -1,4 +1,4 @@
-"""`--dry-run`: what a command would do and about how long, from a few measured steps; nothing is written."""
+"""`--dry-run`: work and approximate time of a command, from a few measured steps; writes nothing."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class Trainings:
-    """Models that a command trains beside the supernet."""
+    """Models that a command trains in addition to the supernet."""
 
     count: int
     recipe: TrainConfig
     judged: int = 0
-    """How many of them are evaluated in the supernet first."""
+    """Number of them that are evaluated in the supernet first."""
 
 
 def estimate(
     run: Run, requests: list[Request], *, workers: int = 0, trainings: Trainings | None = None
 ) -> dict[str, Any]:
-    """`space, size, metric, range, budgets` and, per stage, units of work and seconds.
+    """`space, size, metric, range, budgets` and `stages`: units of work and seconds of each stage.
 
-    Seconds come from a few training steps and two evaluations on this machine's CPU, before anything is written.
+    Seconds come from a few training steps and evaluations on this machine's CPU.
     """
     metric = metric_of(run, requests[0].budgets if requests else ())
     supernet = build(run.space, seed=run.seed)
@@ -56,12 +56,12 @@ def estimate(
     per_step = _seconds_per_step(run, supernet, sampler)
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
     stages = [_stage("train", run.spec.train, steps, per_step)]
-    atonce = max(1, min(workers, os.cpu_count() or 1))
+    parallel = max(1, min(workers, os.cpu_count() or 1))
     planned = [searchers[request.searcher](problem_of(run, request)).planned for request in requests]
     evaluations = sum(planned) + (0 if trainings is None else trainings.judged)
     if evaluations:
-        each = _seconds_per_evaluation(run, supernet) / atonce
-        name = "search" if requests else "judge"
+        each = _seconds_per_evaluation(run, supernet) / parallel
+        name = "search" if requests else "evaluate"
         stages.append({"stage": name, "units": evaluations, "unit": "architectures", "seconds": evaluations * each})
         finalists = sum(min(places(run), count) for count in planned)
         if finalists:
@@ -71,7 +71,7 @@ def estimate(
         stages.append({"stage": "sensitivity (gradient)", **_gradients(run, supernet)})
     if trainings is not None:
         batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
-        one = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / atonce)
+        one = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / parallel)
         stages.append({**one, "units": one["units"] * trainings.count, "seconds": one["seconds"] * trainings.count})
     elif requests:
         retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
@@ -89,7 +89,7 @@ def estimate(
 
 
 def estimate_sensitivity(run: Run, kind: str, *, workers: int = 0) -> dict[str, Any]:
-    """What `estimate` returns, for training and sensitivities."""
+    """What `estimate` returns, for the supernet training and the sensitivities."""
     supernet = build(run.space, seed=run.seed)
     if kind == "measured":
         units = len(Perturbations(run.table).architectures)
@@ -110,7 +110,7 @@ def _gradients(run: Run, supernet: Supernet) -> dict[str, Any]:
 
 
 def _images(run: Run, *, all_images: bool) -> int:
-    """Of one evaluation."""
+    """Images of one evaluation: BatchNorm recalibration and scoring."""
     return recalibration_batches(run).images + scoring_batches(run, "search-val", all_images=all_images).images
 
 
@@ -120,7 +120,7 @@ def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float
 
 
 def _seconds_per_step(run: Run, supernet: Supernet, sampler: PathSampler) -> float:
-    # As many steps as are measured, however short the training will be.
+    # Always `_STEPS` measured steps, even if the configured training is shorter.
     config = run.spec.train.model_copy(update={"iterations": _STEPS + 1, "devices": 1, "num_nodes": 1})
     times: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Stage: the retrained model is evaluated."""
+"""Evaluation stage: scores the retrained model on a split."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spos_quant.train.evaluation import score
 
 
 def evaluate_result(result: Result, split: str, *, device: str = "auto", show: bool = False) -> dict[str, Any]:
-    """`top1, loss, n, split` of the retrained model; a known answer is given again.
+    """`top1, loss, n, split, key` of the retrained model; stored metrics are returned without a new evaluation.
 
     Args:
-        result: Its model is trained.
+        result: The result; its model must be retrained.
         split: `search-val` or `test`.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
+        show: Whether to show progress.
     """
     result.need_model()
     key = split.replace("-", "_")
@@ -42,5 +42,5 @@ def evaluate_result(result: Result, split: str, *, device: str = "auto", show: b
 
 
 def measured(result: Result) -> dict[str, Any]:
-    """The cost of the retrained model, read from its own layers."""
+    """The cost of the retrained model, measured on its layers."""
     return measure(load_model(result), torch.zeros(1, *result.run.spec.input))

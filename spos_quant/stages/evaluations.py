@@ -1,4 +1,4 @@
-"""Every evaluation of a run as columns, so that a report of millions of them takes seconds."""
+"""All evaluations of a run as columns, so that a report of millions of them takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spos_quant.cost.budget import budgeted, cost_range
+from spos_quant.cost.budget import cost_range
 from spos_quant.searchers.base import Scored
 from spos_quant.searchers.pareto import contenders, front, hypervolume
 from spos_quant.space.tree import IntArray
@@ -17,20 +17,20 @@ from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.run import Run
 
 SHOWN = 5_000
-"""So many evaluations are drawn and written as JSON; every one of them is in the CSV file."""
+"""Above this number the page and the JSON hold a subset of the evaluations; the CSV file holds all."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluations of a run's supernet, in the order in which they were made.
+    """The evaluations of a run's supernet, in the order of evaluation.
 
     Attributes:
         run: The run.
         texts: `[N]` architectures as the space encodes them.
         scores: `[N]` top-1 in the supernet on search-val.
-        losses: `[N]`, in nats; None where it is not known.
-        costs: `[N]` per cost metric that says something in the space.
-        asked: Generation and keys of the searches that asked for an architecture, by its text.
+        losses: `[N]` mean cross-entropy in nats; None if unknown.
+        costs: Cost metric -> `[N]` costs, for the metrics that apply to the space.
+        asked: Encoded architecture -> its earliest generation and the keys of the searches that proposed it.
     """
 
     run: Run
@@ -44,18 +44,18 @@ class Evaluated:
         return len(self.texts)
 
     def front(self, metric: str) -> tuple[list[int], dict[str, Any]]:
-        """The evaluations on the front of a metric, from cheap to dear, and the share of the plane that they command.
+        """Indices on the Pareto front of a metric by increasing cost, and the share of the plane that they dominate.
 
-        The reference point is the score of chance at the cost of the space's most expensive architecture.
+        The reference point of this hypervolume has chance accuracy and the cost of the most expensive architecture.
         """
         costs = self.costs[metric]
         scored = {i: self._scored(i, int(costs[i])) for i in contenders(costs, self.scores).tolist()}
         kept = front(scored.values())
         index = {one.architecture: i for i, one in scored.items()}
         cost, chance = cost_range(self.run.table, metric)[1], 1 / self.run.spec.classes
-        commanded = hypervolume(kept, cost=cost, score=chance)
+        dominated = hypervolume(kept, cost=cost, score=chance)
         return [index[one.architecture] for one in kept], {
-            "hypervolume": commanded,
+            "hypervolume": dominated,
             "reference": {"cost": cost, "score": chance},
         }
 
@@ -63,7 +63,7 @@ class Evaluated:
         return Scored(self.run.space.decode(self.texts[i]), float(self.scores[i]), self.losses[i], cost)
 
     def row(self, i: int, metric: str) -> dict[str, Any]:
-        """One evaluation as plain values, its cost in `metric` and in every other."""
+        """One evaluation as plain values, with its cost in `metric` and in all metrics."""
         text = self.texts[i]
         generation, searches = self.asked.get(text, (None, ()))
         costs = {name: int(values[i]) for name, values in self.costs.items()}
@@ -79,16 +79,16 @@ class Evaluated:
         }
 
     def shown(self, always: Sequence[int]) -> list[int]:
-        """Which evaluations a page shows: all, or `always` and others evenly spaced in the order of evaluation."""
+        """Indices that the page shows: all, or `always` and `SHOWN` evenly spaced in the order of evaluation."""
         if len(self) <= SHOWN:
             return list(range(len(self)))
         spaced = np.linspace(0, len(self) - 1, SHOWN).round().astype(int).tolist()
         return sorted({*always, *spaced})
 
     def columns(self, metric: str, on_front: Sequence[int]) -> dict[str, Sequence[Any]]:
-        """What `evaluations.csv` holds, by column."""
-        nothing: tuple[None, tuple[str, ...]] = (None, ())
-        asked = [self.asked.get(text, nothing) for text in self.texts]
+        """The columns of `evaluations.csv` by name."""
+        unknown: tuple[None, tuple[str, ...]] = (None, ())
+        asked = [self.asked.get(text, unknown) for text in self.texts]
         flags = np.zeros(len(self), dtype=int)
         flags[list(on_front)] = 1
         return {
@@ -104,8 +104,7 @@ class Evaluated:
 
 
 def evaluated(run: Run) -> Evaluated:
-    """The evaluations of the run's supernet; none where it was not searched."""
-    metrics = budgeted(run.table)
+    """The evaluations of the run's supernet; empty if it was not searched."""
     texts: list[str] = []
     scores: list[float] = []
     losses: list[float | None] = []
@@ -113,7 +112,7 @@ def evaluated(run: Run) -> Evaluated:
         with open_log(run) as log:
             texts, scores, losses = log.columns()
     indices = np.fromstring(",".join(texts), dtype=np.int64, sep=",").reshape(len(texts), len(run.space.axes))
-    costs = {name: run.table.totals(indices, name) for name in metrics}
+    costs = {name: run.table.totals(indices, name) for name in run.table.budget_metrics}
     return Evaluated(run, texts, np.array(scores, dtype=np.float64), losses, costs, _asked(run))
 
 

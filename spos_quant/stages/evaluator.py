@@ -1,4 +1,4 @@
-"""The evaluator of a run: in this process, in others of this machine, or on a Ray cluster, with the same answers."""
+"""The evaluator of a run: in this process, in worker processes, or on a Ray cluster, with equal results."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from spos_quant.train.batches import FixedBatches
 from spos_quant.train.devices import device_of
 
 _WORTH_REORDERING = 1_000_000
-"""Pixels of one evaluation from which on its weights lie channels last: a thousand images of 32 x 32."""
+"""Pixels per evaluation from which weights use the channels-last format: a thousand images of 32 x 32."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What an evaluator is made of. It travels to other machines: plain values and arrays, no files of the run.
+    """The parts of an evaluator. They are sent to other machines, so they are plain values and arrays, not run files.
 
-    Pictures that a data set reads from a folder are read from the same folder there.
+    A data set that reads images from a folder reads them from the same folder there.
     """
 
     spec: SpaceSpec
@@ -54,23 +54,23 @@ class Parts:
 
 
 def parts_of(run: Run, all_images: bool = False) -> Parts:
-    """The parts of a run's evaluator, or of one that scores on all images of search-val; its supernet is trained."""
+    """The parts of a run's evaluator; its supernet must be trained. `all_images` scores on all of search-val."""
     weights = {name: tensor.numpy() for name, tensor in read_weights(run.supernet_path).items()}
-    spec = run.spec.model_copy(update={"weights": None})  # the trained ones take their place
+    spec = run.spec.model_copy(update={"weights": None})  # replaced by the trained ones
     validation = scoring_batches(run, "search-val", all_images=all_images)
     return Parts(spec, weights, recalibration_batches(run), validation)
 
 
 def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
-    """An evaluator.
+    """Makes an evaluator.
 
     Args:
-        parts: What it is made of.
+        parts: From `parts_of`.
         device: `auto`, `cpu` or `cuda`.
-        number: Of the worker; workers are dealt out to the CUDA devices in turn.
+        number: Index of the worker; workers are assigned to the CUDA devices round-robin.
     """
     supernet = build(space_of(parts.spec))
-    # Copies: arrays out of an object store cannot be written to, which torch minds.
+    # Copies, because torch expects writable arrays and those from an object store are read-only.
     load_weights(
         supernet, {name: torch.from_numpy(np.array(array)) for name, array in parts.weights.items()}, "supernet"
     )
@@ -80,14 +80,14 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
     supernet.to(where)
     search, (_, height, width) = parts.spec.search, parts.spec.input
     pixels = (len(parts.recalibration) + len(parts.validation)) * height * width
-    # A pass gains a tenth of what a step of training does.
+    # Compiling saves a tenth as much in a forward pass as in a training step.
     long = pixels * search.population * search.generations >= 10 * WORTH_COMPILING
     evaluate = SupernetEvaluator(
         supernet,
         parts.recalibration,
         parts.validation,
         compiled=None if long and where.type == "cuda" else long,
-        # Of one evaluation alone: scores are shared by searches of any size.
+        # Depends on one evaluation only, because searches of any size share scores.
         channels_last=pixels >= _WORTH_REORDERING,
         int8=search.int8 and _integers_on(where),
         prefix_bytes=search.prefix_mb * 2**20 // (len(parts.recalibration) + len(parts.validation)),
@@ -98,53 +98,51 @@ def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
 
 
 def _integers_on(device: torch.device) -> bool:
-    """Whether convolutions can sum integers there; says so where not."""
+    """Whether the device supports integer convolutions; prints a remark if not."""
     can = device.type == "cpu" and integers_available()
     if not can:
         lacks = "works on a CPU" if device.type != "cpu" else "needs a processor with VNNI and a torch with oneDNN"
-        remark(f"search.int8 {lacks}: candidates are judged in float instead, with the same answers but for rounding")
+        remark(f"search.int8 {lacks}: candidates are evaluated in float instead; results differ only by rounding")
     return can
 
 
 def load_evaluator(path: Path, device: str, all_images: bool = False, number: int = 0) -> Evaluator:
-    """The evaluator of a run, loaded from its directory: what a worker process starts with."""
+    """Loads the evaluator of a run from its directory; worker processes call it at start."""
     return make_evaluator(parts_of(open_existing(str(path)), all_images), device, number)
 
 
 def _on_cluster(parts: Parts, device: str, number: int, gpu: bool) -> Evaluator:
-    """What an actor starts with. Without a GPU of its own it takes none, whatever its node has."""
+    """Makes the evaluator of a Ray actor; without an assigned GPU it uses the CPU, even if its node has GPUs."""
     return make_evaluator(parts, device if gpu else "cpu", number)
 
 
 def evaluator_settings(run: Run, all_images: bool = False) -> str:
-    """Identifies what a score depends on beside the architecture: supernet, images, batches, threads."""
+    """Digest of everything besides the architecture that a score depends on: supernet, images, batches, threads."""
     search = run.spec.search
     images = [search.recalibration_images, search.batch_size, None if all_images else search.max_images]
     parts = [digest(run.supernet_path), run.data_source, run.seed, RULE, *images, search.threads]
-    if search.int8:  # a log of float evaluations stays what it is
+    if search.int8:  # added only if set, so that existing logs of float evaluations stay valid
         parts.append("int8")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def open_log(run: Run, all_images: bool = False) -> EvaluationLog:
-    """The evaluations of the run's supernet."""
+    """Opens the log of evaluations of the run's supernet."""
     return EvaluationLog(run.log_path, run.space, evaluator_settings(run, all_images))
 
 
 def logged_evaluator(
     run: Run, device: str, workers: int, stack: ExitStack, *, ray: str | None = None, all_images: bool = False
 ) -> LoggedEvaluator:
-    """Judges architectures in the trained supernet of a run, each once; open until `stack` is closed.
-
-    Whoever evaluates, this process alone writes the log.
+    """The evaluator of a run's supernet, which evaluates each architecture once; only this process writes the log.
 
     Args:
-        run: Its supernet is trained.
+        run: The run; its supernet must be trained.
         device: `auto`, `cpu` or `cuda`.
-        workers: Evaluator processes, or actors; 0 evaluates in this one, or in as many actors as there is room for.
-        stack: Closes workers and log.
+        workers: Evaluator processes or Ray actors; 0 evaluates in this process, or in as many actors as fit.
+        stack: Closes workers and log; the evaluator is usable until then.
         ray: Address of a Ray cluster whose actors evaluate; None evaluates on this machine.
-        all_images: Whether all images of search-val score, whatever `search.max_images` says.
+        all_images: Whether to score on all images of search-val instead of `search.max_images`.
     """
     log = stack.enter_context(open_log(run, all_images))
     if others := log.made_otherwise([evaluator_settings(run, whole) for whole in (False, True)]):

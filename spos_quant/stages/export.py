@@ -1,4 +1,4 @@
-"""Stage: the retrained model is written as files."""
+"""Export stage: writes the retrained model as files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spos_quant.stages.run import Result
 
 
 def export_result(result: Result, form: str, *, show: bool = False) -> dict[str, Any]:
-    """Writes the retrained model as a file, and its card; returns `path, format, bytes, max_abs_diff, agreement`."""
+    """Writes the retrained model and its card; returns `path, format, bytes, max_abs_diff, agreement, key`."""
     result.need_model()
     file = api.exporters[form].file
     run = result.run
@@ -44,7 +44,7 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
 
 
 def write_header(path: Path) -> None:
-    """Writes a file of integers as a C header beside it."""
+    """Writes an `integers` file as a C header beside it."""
     store(path.with_suffix(".h"), c_header(read_integers(path)).encode("utf-8"))
 
 
@@ -54,11 +54,11 @@ def natural_format(result: Result) -> str:
 
 
 def exports(result: Result) -> list[dict[str, Any]]:
-    """What was exported of a result, by format; paths open from the current directory."""
+    """The exports of a result, sorted by format; paths include the run directory."""
     return [{**item, "path": str(result.path / item["path"])} for item in _listed(result)]
 
 
 def _listed(result: Result) -> list[dict[str, Any]]:
-    """What was exported, with the names of the files."""
+    """The exports of a result; paths are file names."""
     items: list[dict[str, Any]] = read_artifact(result.exports_path, list) if result.exports_path.exists() else []
     return items

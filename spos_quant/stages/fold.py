@@ -1,7 +1,7 @@
-"""A retraining that ends in integers: what ships is what was trained.
+"""Ends a retraining in the integer network, so that the exported integers are trained ones.
 
-BatchNorm folded into steps, biases of 32 bits, and sums in 8 bits change a few answers of the fake-quantized model. The
-last part of a training is therefore spent in the network that the files hold, forward with whole numbers.
+BatchNorm folded into scales, 32-bit biases and 8-bit sums change a few predictions of the fake-quantized model. The
+last part of a training therefore trains the network of the exported files, whose forward pass uses integers.
 """
 
 from __future__ import annotations
@@ -30,32 +30,31 @@ from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import Training, fit
 
 _LR = 0.01
-"""Of the retraining's peak learning rate; the network is trained already."""
+"""Peak learning rate relative to the retraining's; the network is already trained."""
 _SPLIT = "search-val"
 
 
 def folds(result: Result) -> bool:
-    """Whether the retraining of a result ends in integers: not that of a float model, nor for a ranking."""
+    """Whether the retraining of a result ends in integers; never for float models or models of a ranking."""
     wanted = result.recipe.fold > 0 and result.subdirectory == RESULTS
     return wanted and not read_bit_config(result.bits_path).is_float
 
 
 def is_folded(result: Result) -> bool:
-    """Whether a retraining has ended in integers as its recipe says."""
+    """Whether the integers of a result were trained with the share in its recipe."""
     return result.folded_path.exists() and result.metrics().get("fold", {}).get("share") == result.recipe.fold
 
 
 def graph_of(result: Result, model: nn.Module) -> IntegerGraph:
-    """The integer graph of a model of a result. Raises `ExportError` where it has none."""
+    """The integer graph of a model of a result. Raises `ExportError` if it has none."""
     images, _ = next(iter(calibration_batches(result.run)))
     return integer_graph(model.eval().cpu(), images)
 
 
 def fold_here(result: Result, *, device: str, show: bool) -> None:
-    """Trains the integers of a retrained model in this process, one rank of several or the only one.
+    """Trains the integer network of a retrained model in this process: the only rank or one of several.
 
-    The result's `fold` metrics say what folding cost and what the training won back, against the retrained model on
-    search-val.
+    The `fold` metrics of the result compare it with the retrained model on search-val, before and after this training.
     """
     run, recipe = result.run, result.recipe
     model = load_model(result)
@@ -79,19 +78,19 @@ def fold_here(result: Result, *, device: str, show: bool) -> None:
         net.cpu()
         _store(net.graph(), result.folded_path)
         after = _compared(result, model, net)
-        told = {"share": recipe.fold, "steps": settings.iterations, "split": _SPLIT, "before": before, "after": after}
-        result.update_metrics(fold=told)
+        fold = {"share": recipe.fold, "steps": settings.iterations, "split": _SPLIT, "before": before, "after": after}
+        result.update_metrics(fold=fold)
         drop(result.checkpoint_path)
     fabric.barrier()
 
 
 def ships_folded(result: Result, form: str) -> bool:
-    """Whether a format holds the integers that the retraining of a result ended in."""
+    """Whether a format exports the trained integers of a result."""
     return form in FORMATS and folds(result) and is_folded(result)
 
 
 def shipped_model(result: Result, form: str) -> nn.Module:
-    """The model that a format holds: in formats of integers those that were trained, if any were."""
+    """The model that a format exports: in integer formats the trained integers, if there are any."""
     if ships_folded(result, form):
         return IntegerNet(read_integers(result.folded_path)).eval()
     return load_model(result)
@@ -100,14 +99,14 @@ def shipped_model(result: Result, form: str) -> nn.Module:
 def _settings(recipe: RetrainConfig, per_epoch: int) -> RetrainConfig:
     steps = round(recipe.fold * recipe.steps(per_epoch))
     changes = {"iterations": steps, "lr": recipe.lr * _LR, "warmup_epochs": 0.0, "distill": 0.0, "ema": 0.0}
-    return recipe.model_copy(update={**changes, "compile": False})  # there is no fake quantization in it
+    return recipe.model_copy(update={**changes, "compile": False})  # it has no fake quantization to compile
 
 
 def _compared(result: Result, model: nn.Module, net: nn.Module) -> dict[str, Any]:
-    """Accuracy of the integers, and how far their answers are from the model's."""
+    """Accuracy of the integer network, and its agreement with the model."""
     pairs, right, n = [], 0, 0
     for x, y in scoring_batches(result.run, _SPLIT, all_images=True):
-        ours, theirs = _answers(model, x), _answers(net.cpu(), x)
+        ours, theirs = _logits(model, x), _logits(net.cpu(), x)
         pairs.append((ours, theirs))
         right += int((theirs.argmax(1) == y.numpy()).sum())
         n += len(y)
@@ -116,9 +115,9 @@ def _compared(result: Result, model: nn.Module, net: nn.Module) -> dict[str, Any
 
 
 @torch.no_grad()
-def _answers(model: nn.Module, x: torch.Tensor) -> Floats:
-    answers: Floats = model.eval()(x).numpy()
-    return np.asarray(answers)
+def _logits(model: nn.Module, x: torch.Tensor) -> Floats:
+    logits: Floats = model.eval()(x).numpy()
+    return np.asarray(logits)
 
 
 def _store(graph: IntegerGraph, path: Path) -> None:

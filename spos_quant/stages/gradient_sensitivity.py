@@ -1,4 +1,4 @@
-"""The gradient estimate of a run's sensitivities: made once, stored, read again."""
+"""The gradient estimate of a run's sensitivities: computed once and stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spos_quant.train.fisher import fisher_sensitivity
 
 
 def gradient_settings(run: Run) -> str:
-    """Identifies what the estimate depends on: supernet, images, batches, threads."""
+    """Digest of everything that the estimate depends on: supernet, images, batches, threads."""
     search = run.spec.search
     images = [search.gradient_images, search.recalibration_images, search.batch_size]
     parts = [digest(run.supernet_path), run.data_source, run.seed, *images, search.threads]
@@ -27,25 +27,25 @@ def gradient_settings(run: Run) -> str:
 
 
 def gradient_sensitivity(run: Run, *, device: str, show: bool) -> tuple[Sensitivity, bool]:
-    """The estimate, and whether it was there already.
+    """The estimate, and whether it was already stored.
 
     Args:
-        run: Its supernet is trained.
+        run: The run; its supernet must be trained.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
+        show: Whether to show progress.
     """
     path, settings = run.sensitivity_path("gradient"), gradient_settings(run)
     if path.exists():
         known: dict[str, Any] = read_artifact(path)
         if known["settings"] == settings:
             return from_json(known, run.table), True
-    found = _made(run, device, show)
+    found = _estimated(run, device, show)
     images = gradient_batches(run).images
     store_json(path, {**found.to_json(run.table), "settings": settings, "images": images})
     return found, False
 
 
-def _made(run: Run, device: str, show: bool) -> Sensitivity:
+def _estimated(run: Run, device: str, show: bool) -> Sensitivity:
     supernet = load_supernet(run).to(device_of(device))
     norms = batch_norms(supernet)
     batches = gradient_batches(run)

@@ -1,4 +1,4 @@
-"""`spos-quant latency`: a run's table of what layers take, measured in onnxruntime or brought from another device."""
+"""`spos-quant latency`: the latency table of a run, measured in onnxruntime or imported from another device."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.latency import LatencyTable, calls, latency_csv, read_latency_csv
+from spos_quant.cost.metrics import LATENCY
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.export.integer.formats import integer_graph
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
@@ -31,24 +31,24 @@ from spos_quant.stages.run import Run
 from spos_quant.streams import Stream, generator
 
 NETWORKS = 10
-"""Whole networks that the sum is held against."""
+"""Whole networks that the sum over layers is compared with."""
 MOST_NETWORKS = 1_000
 _IMAGES = 2
-"""That ranges of integers are read from: they change no time."""
+"""Images that calibrate integer ranges; the ranges do not affect latency."""
 _AT_ONCE = 32
-"""Layers whose rounds are interleaved; after so many the table is written."""
+"""Layers whose rounds are interleaved; the table is written after each such group."""
 _PASSES = 2
-"""Everything is timed so often, at moments that lie apart; the lower median counts, because other work only adds."""
+"""Separate timings of each layer and network; the lower median counts, because other load only adds time."""
 
 
 def template(space: SearchSpace, path: Path) -> int:
-    """Writes a table without times, to be filled in on another device; returns its number of rows.
+    """Writes a table without latencies, to be filled in on another device; returns its number of rows.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     wanted = calls(space)
-    source = LatencyTable(source=f"{space.name} on a device of yours; say which, and how it was measured")
+    source = LatencyTable(source=f"{space.name} on a device of yours; state the device and the method")
     try:
         path.write_text(latency_csv(source, wanted), "utf-8")
     except OSError as error:
@@ -57,33 +57,33 @@ def template(space: SearchSpace, path: Path) -> int:
 
 
 def bring(run: Run, path: Path) -> dict[str, Any]:
-    """Makes a user's table the run's own; searches under a latency budget are then made anew.
+    """Stores a user's table in the run; searches under a latency budget then run again.
 
     Raises:
-        ConfigError: no such table, or one that lacks a layer of the space.
+        ConfigError: the table does not exist or lacks a layer of the space.
     """
     found = read_latency_csv(path)
     found.check(run.space, str(path))
     bare = CostTable(run.space, found)
-    return _kept(run, found if found.rest else found.with_rest(bare), measured=0)
+    return _store_summary(run, found if found.rest else found.with_rest(bare), measured=0)
 
 
 def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[str, Any]:
-    """Measures what the run's table lacks: layers, then whole networks of random architectures.
+    """Measures the rows missing from the run's table: layers, then whole networks of random architectures.
 
     Args:
         run: The run.
         threads: CPU threads of a call.
-        networks: Whole networks to hold the sum against.
-        show: Whether progress is shown.
+        networks: Whole networks to compare the sum over layers with.
+        show: Whether to show progress.
 
     Returns:
-        `path, source, layers, networks, rest, cheapest, dearest` (nanoseconds), `error` as `LatencyTable.error`, and
-        `measured`, the number of rows that are new.
+        `path, source, layers, networks, rest, cheapest, dearest` (the last three in ns), `error` and `said` of the
+        `LatencyTable`, and `measured`, the number of new rows.
 
     Raises:
-        ConfigError: the run has a table of another device or number of threads.
-        ExportError: a layer or a network that has no integer form; it names the module.
+        ConfigError: the run's table is of another device or number of threads.
+        ExportError: a layer or a network has no integer form; the message names the module.
     """
     if not 0 <= networks <= MOST_NETWORKS:
         raise ConfigError(f"--n {networks}: expected 0 to {MOST_NETWORKS:,} networks")
@@ -91,8 +91,8 @@ def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[st
     table = run.table.latency or LatencyTable(source=source)
     if table.source != source:
         raise ConfigError(
-            f"{run.latency_path} was measured elsewhere ({table.source}), here it would be {source}; leave the table "
-            "as it is, bring another one with --table, or choose another --out"
+            f"{run.latency_path} was measured elsewhere ({table.source}), here it would be {source}; keep the table, "
+            "give another one with --table, or choose another --out"
         )
     missing = table.missing(run.space)
     with progress("layers", _PASSES * len(missing), unit="timings", show=show) as tick:
@@ -109,17 +109,17 @@ def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[st
     if fresh:
         whole = _whole(run, fresh, threads, show)
         table = replace(table, networks={**table.networks, **whole})
-    return _kept(run, table.with_rest(CostTable(run.space, table)), measured=len(missing) + len(fresh))
+    return _store_summary(run, table.with_rest(CostTable(run.space, table)), measured=len(missing) + len(fresh))
 
 
 def _draw(space: SearchSpace, seed: int, n: int) -> list[Architecture]:
-    """Random architectures, each once; the first ones are the same however many are asked for."""
+    """Distinct random architectures; a smaller `n` gives a prefix of a larger one."""
     rng = generator(Stream.TIMED_NETWORKS, seed)
     return list(dict.fromkeys(space.sample(rng) for _ in range(min(n, space.size))))
 
 
 def _whole(run: Run, architectures: Sequence[Architecture], threads: int, show: bool) -> dict[str, int]:
-    """Nanoseconds of whole networks, untrained, measured together."""
+    """Latencies in ns of whole untrained networks by encoded architecture, measured together."""
     images = next(iter(scoring_batches(run, "search-val")))[0][:_IMAGES]
     with TemporaryDirectory() as folder, progress("networks", len(architectures), unit="networks", show=show) as tick:
         paths = []
@@ -144,8 +144,8 @@ def _store(run: Run, table: LatencyTable) -> None:
     store(run.latency_path, latency_csv(table).encode("utf-8"))
 
 
-def _kept(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
-    """Writes a table and says what it holds."""
+def _store_summary(run: Run, table: LatencyTable, *, measured: int) -> dict[str, Any]:
+    """Writes a table and returns its summary."""
     _store(run, table)
     costs = CostTable(run.space, table)
     cheapest, most_expensive = cost_range(costs, LATENCY)
@@ -169,7 +169,7 @@ def _source(threads: int) -> str:
 
 
 def _processor() -> str:
-    """The processor's name; where the system does not say it, its kind."""
+    """The processor's name, or its architecture if the system does not report the name."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""`sq.load`: a retrained model out of a run directory. It needs neither the supernet nor what trains or exports one."""
+"""`sq.load`: loads a retrained model from a run directory, without the supernet, training or export modules."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def load(run: str | Path, result: str | None = None) -> nn.Module:
 
     Args:
         run: A run directory.
-        result: Which result, where the run has several.
+        result: Key of the result; required if the run has several.
 
     Raises:
-        RunError: no such run or result, one that is not retrained yet, or a file of it that is damaged.
-        ModelError: weights of another model.
+        RunError: the run or result does not exist, is not retrained yet, or has a damaged file.
+        ModelError: the weights are of another model.
     """
     opened, _ = read_run(Path(run))
     return load_model(opened.pick(result))

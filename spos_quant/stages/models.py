@@ -1,4 +1,4 @@
-"""Models of a run: the supernet, and the plain model of any bit configuration. Loads torch."""
+"""Models and batches of a run: the supernet, and the network of any bit configuration. Loads torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spos_quant.train.batches import FixedBatches
 CALIBRATION_IMAGES = 256
 FLOAT = "float"
 FLOAT_KEY = f"bits-{FLOAT}"
-"""The result of the backbone in float."""
+"""Result key of the float backbone."""
 
 
 def load_supernet(run: Run) -> Supernet:
@@ -33,7 +33,7 @@ def load_supernet(run: Run) -> Supernet:
 
 
 def calibrate(run: Run, supernet: Supernet, only: set[InputQuantizer] | None = None) -> None:
-    """Starts activation clips from training images of the run."""
+    """Initialises activation clips from training images of the run."""
     if supernet.input_quantizers():
         images, _ = next(iter(calibration_batches(run)))
         calibrate_clips(supernet, images, only)
@@ -71,12 +71,12 @@ def make_network(
     """The network of a bit configuration before retraining: a supernet whose `subnet` of zeros is the plain model.
 
     Args:
-        run: Its supernet gives the weights where `inherited`; whatever it does not have starts fresh: clips from
-            training images, learned steps from the weights.
-        config: Any configuration of the run's network, candidate of the space or not.
-        inherited: False starts from fresh weights, or those of the space's `weights` file.
-        seed: Of fresh weights.
-        extra_bits: Higher bit-widths that the network offers beside its own, as `space.locked` does.
+        run: Its supernet provides the weights if `inherited`. Tensors missing there are initialised: clips from
+            training images, learned scales from the weights.
+        config: Any configuration of the run's network, in the space or not.
+        inherited: If False, starts from fresh weights, or from the space's `weights` file.
+        seed: Seed of fresh weights.
+        extra_bits: Higher bit-widths that the network offers besides its own, as in `space.locked`.
     """
     network = build(space_of(locked_spec(run.space, config, extra_bits)), seed=seed)
     missing = {name for name, _ in named_tensors(network)}
@@ -91,16 +91,16 @@ def make_network(
 
 
 def float_teacher(run: Run, share: float) -> nn.Module | None:
-    """The float model whose answers a training learns from; None where it learns from none.
+    """The float teacher of a distillation; None if `share` is 0.
 
-    It is the backbone with the space's `weights`; where there are none, what `retrain --bits float` trained.
+    It is the backbone with the space's `weights`; if there are none, the model of `retrain --bits float`.
 
     Args:
         run: The run.
-        share: Of the loss.
+        share: The teacher's share of the loss.
 
     Raises:
-        ConfigError: neither weights nor a trained float model.
+        ConfigError: there are neither weights nor a trained float model.
     """
     if not share:
         return None
@@ -115,5 +115,5 @@ def float_teacher(run: Run, share: float) -> nn.Module | None:
 
 
 def teacher_files(run: Run, share: float) -> list[Path]:
-    """The files that `float_teacher` reads, as far as the run's settings do not name them."""
+    """The files that `float_teacher` reads and the run's settings do not name."""
     return [run.result(FLOAT_KEY).model_path] if share and run.spec.weights is None else []

@@ -1,4 +1,4 @@
-"""From what a person typed to a run: what makes one, what may change, and the process that owns it."""
+"""Opens a run from command-line arguments: resolves and checks its settings, and locks its directory."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "log": None,
     "ray": RayConfig,
 }
-"""What `--set` may set: sections with their keys, and keys that stand alone."""
+"""Targets of `--set`: sections with keys, and top-level keys (None)."""
 _FREE = (
     *("search.*", "rank", "rank.*", "log", "ray.*"),
     *("*.data_workers", "*.checkpoint_*", "*.nonfinite", "retrain.fold"),
 )
-"""Keys that may change between commands: models do not depend on them, and what does remembers its own."""
+"""Keys that may change between commands. No model depends on them; artifacts that do depend store their values."""
 _ENVIRONMENT = "environment.json"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What makes a run, as far as a person gave it; None and empty take the run's or the space's value."""
+    """The options of a run that the user gave; None and empty take the value of the run or the space."""
 
     out: Path | None = None
     data: str | None = None
@@ -50,12 +50,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is about to be made or gone on with.
+    """A run to be created or resumed.
 
     Attributes:
         run: The run.
-        assigned: Settings that must still be written; None where its directory says them already.
-        found: What `config.yaml` said when the plan was made; None where there was none.
+        assigned: Settings of `--set` to be written; None if the directory already holds them.
+        found: The text of `config.yaml` when the plan was made; None if it did not exist.
     """
 
     run: Run
@@ -64,10 +64,11 @@ class Plan:
 
     @contextmanager
     def open(self) -> Iterator[Run]:
-        """The run, owned by this process, with its settings written.
+        """Locks the run directory, writes the settings and yields the run.
 
         Raises:
-            RunError: another process owns it or changed it in the meantime, or its directory cannot be written.
+            RunError: another process holds the lock or changed the run in the meantime, or the directory cannot be
+                written.
         """
         path = self.run.path
         with claim(path):
@@ -91,13 +92,13 @@ class Plan:
 
 
 def plan_run(target: str, options: Options) -> Plan:
-    """The run that SPACE or RUN and the options mean; nothing is written yet.
+    """Resolves the argument SPACE or RUN and the options to a run; writes nothing.
 
-    An existing directory wins over a space of the same name.
+    An existing directory takes precedence over a space of the same name.
 
     Raises:
-        RunError: a directory without a run, or a run of other settings (the message shows the difference).
-        ConfigError, SpaceError, DataError: an option, a space or a data set that is wrong.
+        RunError: a directory holds no run, or a run with other settings (the message shows the difference).
+        ConfigError, SpaceError, DataError: an option, a space or a data set is wrong.
     """
     path = Path(target)
     if path.is_dir():
@@ -113,7 +114,7 @@ def plan_run(target: str, options: Options) -> Plan:
 
 
 def _check_out(out: Path) -> None:
-    """Refuses a place for a new run that holds something else; a lock, or checksums, are left by a run."""
+    """Raises `RunError` if `out` holds something other than a run; a lock alone, or checksums, come from a run."""
     try:
         foreign = out.exists() and (not out.is_dir() or any(p.name != LOCK for p in out.iterdir()))
     except OSError as error:
@@ -123,12 +124,12 @@ def _check_out(out: Path) -> None:
 
 
 def plan_existing(target: str, options: Options | None = None) -> Plan:
-    """The run in a directory, to be gone on with. Raises `RunError` where there is none."""
+    """The run in a directory, to be resumed. Raises `RunError` if there is none."""
     return _existing(Path(target), None, options or Options())
 
 
 def open_existing(target: str) -> Run:
-    """The run in a directory, to be read. Raises `RunError` where there is none."""
+    """The run in a directory, to be read. Raises `RunError` if there is none."""
     return plan_existing(target).run
 
 
@@ -142,13 +143,13 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
             "package.module:function"
         )
     run = Run(out, spec, absolute_source(source), 0 if options.seed is None else options.seed)
-    # What can be wrong is wrong now, before anything is written: data, paths, quantizers, weights.
+    # Check data, path sampler, quantizers and weights before anything is written.
     _ = run.data
     make_sampler(run.spec.train, run.table, run.seed)
     if spec.train.iterations == 0 and spec.weights is None:
         raise ConfigError(
-            f"train.iterations=0 takes the weights of the space as they are, and space {spec.name!r} names none; give "
-            "weights: FILE in its YAML, or train"
+            f"train.iterations=0 uses the weights of the space without training, and space {spec.name!r} names none; "
+            "give weights: FILE in its YAML, or train"
         )
     _check_quantizers(spec)
     build(run.space)
@@ -156,7 +157,7 @@ def _new(out: Path, spec: SpaceSpec, options: Options) -> Plan:
 
 
 def _check_quantizers(spec: SpaceSpec) -> None:
-    """Raises `ConfigError` where the quantizer of the retraining is unknown."""
+    """Raises `ConfigError` if the quantizer of the retraining is unknown."""
     from spos_quant.quant.quantizers import quantizer_pair
 
     quantizer_pair(spec.retrain_quantizer)
@@ -174,7 +175,7 @@ def _existing(path: Path, written: SpaceSpec | None, options: Options) -> Plan:
             f"{path} is a run of other settings: {'; '.join(changes)}. "
             "Leave those options away, or choose another --out"
         )
-    # What may differ is free; the name stays that of the run.
+    # The remaining differences are allowed; data and name stay those of the run.
     wanted = wanted.model_copy(update={"data": spec.data, "name": spec.name})
     if wanted == spec:
         return Plan(run, None, found)
@@ -191,7 +192,7 @@ def _text(path: Path) -> str | None:
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Assignments by section and key, the newer ones winning."""
+    """Assignments by section and key; newer ones take precedence."""
     merged = dict(old)
     for key, value in new.items():
         merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
@@ -224,7 +225,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def decisive(section: str, settings: BaseModel) -> dict[str, Any]:
-    """The keys of a section that models depend on, as plain values."""
+    """The settings of a section that models depend on, as plain values."""
     values = settings.model_dump(mode="json")
     return {key: value for key, value in values.items() if not _is_free(f"{section}.{key}")}
 
@@ -241,7 +242,7 @@ def _assigned(options: Options) -> dict[str, Any]:
 
 
 def spec_of(target: str, assignments: Sequence[str]) -> SpaceSpec:
-    """A search space with settings of the command line, for what needs no run."""
+    """A search space with settings of the command line, for commands without a run."""
     return _apply(load_spec(target), _assigned(Options(assignments=tuple(assignments))))
 
 
@@ -252,7 +253,7 @@ def _apply(spec: SpaceSpec, assigned: Mapping[str, Any]) -> SpaceSpec:
 
 
 def absolute_source(source: str) -> str:
-    """A data source whose folder, if it names one, can be found from any directory."""
+    """A data source with its folder, if it names one, as an absolute path."""
     name, colon, root = source.partition(":")
     if colon and name in ("imagefolder", "cifar10"):
         try:

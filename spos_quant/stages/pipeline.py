@@ -1,4 +1,4 @@
-"""`spos-quant run`: all stages, with the baselines that a search must be held against."""
+"""`spos-quant run`: all stages, including the baselines to compare a search with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_quant.cost.budget import Budget
+from spos_quant.cost.metrics import column_metrics
 from spos_quant.errors import ConfigError
 from spos_quant.progress import remark
 from spos_quant.space.bit_config import read_bit_config
@@ -27,10 +28,10 @@ _USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))
 def run_all(
     run: Run, request: Request, *, device: str, show: bool, workers: int = 0, ray: str | None = None
 ) -> dict[str, Any]:
-    """Trains, searches, retrains winner and baselines, evaluates, exports and reports; finished stages are skipped.
+    """Trains, searches, retrains winner and baselines, evaluates, exports and reports; skips finished stages.
 
     Returns:
-        `run, results, rows, report`: the searches' summaries, and one row per model for the table.
+        `run, results, rows, report, skipped`: `results` are search summaries, `rows` one table row per model.
     """
     steps = [train_supernet(run, device=device, show=show)]
     (found,) = search_run(run, [request], device=device, show=show, workers=workers, ray=ray)
@@ -55,29 +56,28 @@ def run_all(
 
 
 def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) -> list[Result]:
-    """The cheapest uniform configuration that costs as much as the winner or more; else the most expensive one.
+    """The cheapest uniform configuration that costs at least as much as the winner; else the most expensive one.
 
-    Bits that a table of latencies does not have are left out.
+    Bits that the latency table lacks are skipped.
     """
     if run.spec.full_precision:
         return []
     metric = metric_of(run, budgets)
-
     target = run.table.config_total(read_bit_config(winner.bits_path), metric)
-    priced = []
+    costs = []
     for pair in sorted({*offered_pairs(run.space), *_USUAL}):
         with suppress(ConfigError):
-            priced.append((run.table.config_total(run.space.uniform_config(*pair), metric), pair))
-    if not priced:
+            costs.append((run.table.config_total(run.space.uniform_config(*pair), metric), pair))
+    if not costs:
         remark("no uniform bits to compare with: the latency table has none of them in every layer")
         return []
-    priced.sort()
-    _, (weight_bits, act_bits) = next((p for p in priced if p[0] >= target), priced[-1])
+    costs.sort()
+    _, (weight_bits, act_bits) = next((p for p in costs if p[0] >= target), costs[-1])
     return [given_result(run, f"w{weight_bits}a{act_bits}")]
 
 
 def table_row(result: Result) -> dict[str, Any]:
-    """One line of the table: what a model is, costs and answers, measured from the retrained model itself."""
+    """One table row: name, costs and accuracy of a retrained model; costs are measured on its layers."""
     metrics = result.metrics()
     cost = measured(result)
     file = next((item for item in exports(result) if item["format"] == natural_format(result)), None)
@@ -85,9 +85,7 @@ def table_row(result: Result) -> dict[str, Any]:
     return {
         "model": name,
         "key": result.key,
-        "bitops": cost["bitops"],
-        "macs": cost["macs"],
-        "weight_bytes": cost["weight_bytes"],
+        **{name: cost[name] for name in column_metrics()},
         "search_val_top1": metrics["search_val"]["top1"],
         "test_top1": metrics["test"]["top1"] if "test" in metrics else None,
         "file_bytes": file["bytes"] if file else None,

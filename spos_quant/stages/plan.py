@@ -1,4 +1,4 @@
-"""`spos-quant plan`: time and memory of the main job on many devices, from what is measured and what is assumed."""
+"""`spos-quant plan`: time and memory of the main job on many devices, from measurements and assumptions."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ FORMAT = "spos-quant/plan/1"
 MOST_GPUS = 100_000
 _TIMES = 8
 _IMAGES = (4, 16)
-"""Sizes of the two batches whose times tell what a step costs and what an image."""
+"""Batch sizes of the two timings that separate the time per step from the time per image."""
 _BACKWARD = 3
-"""A training step computes as much as so many forward passes."""
+"""Operations of a training step, in forward passes."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one device does and a supernet needs. Seconds are medians over random paths.
+    """Measured speed of one device and memory of a supernet. Seconds are medians over random paths.
 
     Attributes:
-        step_seconds: Of an optimizer step whatever the size of its batch.
-        image_seconds: Of each image of a step, along one path.
-        evaluation_seconds: Of each image of an evaluation, recalibration or scoring.
-        macs: Mean multiply-adds of an image along those paths.
-        weight_bytes: Of the supernet's parameters as it trains them, 4 bytes each.
-        buffer_bytes: Of its running statistics.
-        subnet_bytes: Of the most expensive architecture's parameters.
-        activation_bytes: What a step keeps of each image for its backward pass, along the most expensive path.
-        path_bytes: What it keeps besides, whatever the size of its batch: the path's quantized weights.
-        paths: Paths of one optimizer step.
-        ddp_seconds: What DDP's own work adds to a step along one path before anything is sent: it looks for the
-            parameters that the path left out and copies gradients into its buckets.
+        step_seconds: Time of an optimizer step that does not depend on the batch size.
+        image_seconds: Time per image of a step along one path.
+        evaluation_seconds: Time per image of an evaluation (recalibration or scoring).
+        macs: Mean multiply-adds per image along those paths.
+        weight_bytes: Bytes of the supernet's parameters, 4 bytes each.
+        buffer_bytes: Bytes of its buffers (running statistics).
+        subnet_bytes: Bytes of the most expensive architecture's parameters.
+        activation_bytes: Bytes per image that a step saves for the backward pass, along the most expensive path.
+        path_bytes: Bytes that it saves independent of the batch size: the path's quantized weights.
+        paths: Paths per optimizer step.
+        ddp_seconds: Time that DDP adds to a step along one path before any communication: it searches for unused
+            parameters and copies gradients into its buckets.
     """
 
     step_seconds: float
@@ -70,55 +70,55 @@ class Measured:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations per second in training; a multiply-add is two."""
+        """Floating-point operations per second in training; a multiply-add counts as two."""
         return 2 * _BACKWARD * self.macs / self.image_seconds
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What is not measured.
+    """Assumptions in place of measurements.
 
     Attributes:
         bandwidth: Bytes per second that a rank sends while gradients are averaged.
-        flops: Of a device in training; None takes the device that was measured.
+        flops: FLOP/s of a device in training; None takes those of the measured device.
     """
 
     bandwidth: float = 10e9
     flops: float | None = None
 
     def sentences(self, measured: Measured) -> list[str]:
-        """What the estimate rests on."""
+        """The assumptions of the estimate as text."""
         speed = measured.flops if self.flops is None else self.flops
         how = "as measured here" if self.flops is None else "assumed"
         return [
             f"a device trains at {speed / 1e12:.3g} TFLOP/s, {how}; images of a batch take equal time",
             f"a ring averages gradients at {self.bandwidth / 1e9:g} GB/s per rank, after the backward pass is done",
             f"DDP's own work adds {1000 * measured.ddp_seconds:.3g} ms to a step of several ranks, as measured here",
-            "the supernet's gradients are exchanged whole, also of candidates that the step left out",
-            "ranks share a batch evenly, so that their number divides it; further devices are idle while training",
+            "all gradients of the supernet are exchanged, including those of candidates that a step did not use",
+            "ranks share a batch evenly, so their number divides its size; further devices are idle during training",
             "a generation of the search waits for its last evaluation",
-            "pictures are read as fast as they are needed; checkpoints and start-up cost nothing",
-            "the retrained model is as large as the most expensive architecture, its images take as long as a path's",
+            "images are read as fast as they are needed; checkpoints and start-up take no time",
+            "the retrained model is as large as the most expensive architecture; an image takes as long as on a path",
         ]
 
 
 def plan(
     spec: SpaceSpec, *, images: int, gpus: Sequence[int], assumed: Assumed | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """An estimate of time and memory of the main job, for several numbers of devices.
+    """Estimates time and memory of the main job for several numbers of devices.
 
     Args:
         spec: The search space with its recipe.
         images: Training images of the data set, of which a fifth is held out as search-val.
         gpus: Numbers of devices.
-        assumed: What is not measured.
-        device: What is measured: `auto`, `cpu` or `cuda`.
+        assumed: Assumptions in place of measurements.
+        device: The device to measure: `auto`, `cpu` or `cuda`.
 
     Returns:
-        `format, space, images, measured, assumptions, rows`; seconds and bytes.
+        `format, space, images, measured, assumptions, rows`, in seconds and bytes.
 
     Raises:
-        ConfigError: no images or devices.
+        ConfigError: the number of images or devices is out of range.
     """
     if not 2 <= images <= 10**12:
         raise ConfigError(f"--data-size {images}: expected the number of training images, at least 2")
@@ -138,12 +138,12 @@ def plan(
 
 
 def estimate(spec: SpaceSpec, measured: Measured, assumed: Assumed, images: int, gpus: int) -> dict[str, Any]:
-    """One row: what the main job takes on `gpus` devices."""
+    """One row: time and memory of the main job on `gpus` devices."""
     held = max(1, round(HELD_OUT * images))
     kept = images - held
     speed = 1.0 if assumed.flops is None else measured.flops / assumed.flops
     search = spec.search
-    judged = min(search.recalibration_images, kept) + min(search.max_images or held, held)
+    evaluation_images = min(search.recalibration_images, kept) + min(search.max_images or held, held)
     waves = search.generations * -(-search.population // gpus)
     supernet = _training(
         spec.train, measured, assumed, kept, gpus, measured.weight_bytes + measured.buffer_bytes, measured.paths
@@ -151,11 +151,11 @@ def estimate(spec: SpaceSpec, measured: Measured, assumed: Assumed, images: int,
     retrain = _training(spec.retrain, measured, assumed, kept, gpus, measured.subnet_bytes, 1)
     seconds = {
         "supernet": supernet["seconds"],
-        "search": waves * judged * measured.evaluation_seconds * speed,
+        "search": waves * evaluation_images * measured.evaluation_seconds * speed,
         "retrain": retrain["seconds"],
     }
     total = sum(seconds.values())
-    # Weights, gradients, their copies in DDP's buckets where there are several ranks, and momentum.
+    # Weights, gradients, momentum and, with several ranks, the gradient copies in DDP's buckets.
     copies = 3 if supernet["ranks"] == 1 else 4
     share = -(-supernet["batch"] // supernet["ranks"])
     memory = copies * measured.weight_bytes + measured.buffer_bytes
@@ -193,7 +193,7 @@ def _training(
 
 
 def measure(run: Run, device: str) -> Measured:
-    """Times a few steps and evaluations of a fresh supernet on made-up images; nothing is written."""
+    """Times a few steps and evaluations of a fresh supernet on noise images; writes nothing."""
     config = run.spec.train.model_copy(update={"devices": 1, "num_nodes": 1})
     fabric = make_fabric(config, device)
     supernet = build(run.space)
@@ -201,12 +201,12 @@ def measure(run: Run, device: str) -> Measured:
     sampler = make_sampler(config, run.table, run.seed)
     drawn = [sampler.draw(step).architectures for step in range(_TIMES)]
     paths = [path for step in drawn for path in step]
-    dear = argmax_cost(run.table, "macs")
+    most_expensive = argmax_cost(run.table, "macs")
     with fabric.autocast():
         few, many = (_step_seconds(supernet, config, _images(run, n, fabric.device), paths) for n in _IMAGES)
         wrapped = _wrapped_seconds(supernet, config, _images(run, _IMAGES[0], fabric.device), paths)
         evaluation = _evaluation_seconds(supernet, _images(run, _IMAGES[1], fabric.device), paths)
-        less, more = (_kept_bytes(supernet, _images(run, n, fabric.device), dear) for n in _IMAGES)
+        less, more = (_kept_bytes(supernet, _images(run, n, fabric.device), most_expensive) for n in _IMAGES)
     per_image = max(many - few, 1e-3 * many) / (_IMAGES[1] - _IMAGES[0])
     parameters = sum(p.numel() for p in supernet.parameters())
     return Measured(
@@ -216,7 +216,7 @@ def measure(run: Run, device: str) -> Measured:
         macs=float(np.mean(run.table.totals(paths, "macs"))),
         weight_bytes=4 * parameters,
         buffer_bytes=sum(b.numel() * b.element_size() for b in supernet.buffers()),
-        subnet_bytes=4 * run.table.total(dear, "params"),
+        subnet_bytes=4 * run.table.total(most_expensive, "params"),
         activation_bytes=(more - less) // (_IMAGES[1] - _IMAGES[0]),
         path_bytes=less - _IMAGES[0] * (more - less) // (_IMAGES[1] - _IMAGES[0]),
         paths=max(1, len(drawn[0])),
@@ -235,9 +235,9 @@ def _images(run: Run, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def _wrapped_seconds(
     supernet: Supernet, config: TrainConfig, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]
 ) -> float:
-    """`_step_seconds` under DDP, in a group of this process alone."""
+    """`_step_seconds` under DDP, in a process group of size 1."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    try:  # as `strategy: auto` wraps a supernet, most of which a path leaves out
+    try:  # as `strategy: auto` wraps a supernet, because a path leaves most parameters unused
         wrapped = DistributedDataParallel(supernet, find_unused_parameters=True)
         return _step_seconds(supernet, config, batch, paths, wrapped)
     finally:
@@ -251,7 +251,7 @@ def _step_seconds(
     paths: Sequence[Architecture],
     wrapped: nn.Module | None = None,
 ) -> float:
-    """Of an optimizer step along one path; the first, which reserves memory, is not counted."""
+    """Median time of an optimizer step along one path; the first step, which allocates memory, does not count."""
     forward = supernet if wrapped is None else wrapped
     optimizer = make_optimizer(supernet, config)
     supernet.train()
@@ -267,18 +267,18 @@ def _step_seconds(
 
 
 def _evaluation_seconds(supernet: Supernet, batch: tuple[Tensor, Tensor], paths: Sequence[Architecture]) -> float:
-    """Of a pass of one batch: half of recalibration and scoring."""
+    """Time of one forward pass of a batch: half of recalibration and scoring."""
 
-    def judge(path: Architecture) -> None:
+    def evaluate(path: Architecture) -> None:
         supernet.activate(path)
         recalibrate(supernet, [batch])
         score(supernet, [batch])
 
-    return median_seconds([partial(judge, path) for path in (paths[0], *paths)], batch[0].device) / 2
+    return median_seconds([partial(evaluate, path) for path in (paths[0], *paths)], batch[0].device) / 2
 
 
 def _kept_bytes(supernet: Supernet, batch: tuple[Tensor, Tensor], path: Architecture) -> int:
-    """What autograd keeps for the backward pass of a batch, each storage once, parameters left out."""
+    """Bytes that autograd saves for the backward pass of a batch: each storage once, without parameters and buffers."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*supernet.parameters(), *supernet.buffers())}
     kept: dict[int, int] = {}
 
@@ -293,5 +293,5 @@ def _kept_bytes(supernet: Supernet, batch: tuple[Tensor, Tensor], path: Architec
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = loss_of(supernet(batch[0]), batch[1], TrainConfig(), None)
     size = sum(kept.values())
-    del loss  # and what it keeps, not before it is counted
+    del loss  # kept until here, because it holds the saved tensors
     return size

@@ -1,4 +1,4 @@
-"""`spos-quant predict`: answers of an exported file from onnxruntime alone; neither torch nor Brevitas is loaded."""
+"""`spos-quant predict`: predictions of an exported file in onnxruntime; loads neither torch nor Brevitas."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from spos_quant.export.runtime import Answers, Floats, OnnxModel, in_batches, so
 
 _BATCH = 256
 Speaks = tuple[Preprocessing, Sequence[str]]
-"""What a file says of itself: how pictures are prepared, and what the classes are called."""
+"""Metadata of a file: the preprocessing of images and the class names."""
 
 
 def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, Any]:
-    """`top1, loss, n, split` of a file on a data set, preprocessed as the file says."""
+    """`top1, loss, n, split` of a file on a data set, with the preprocessing of the file's metadata."""
     speaks = said(path, read_metadata(path))
     preprocessing, classes = speaks
     data = load_data(source, input=preprocessing.input, classes=len(classes), seed=seed)
@@ -35,11 +35,11 @@ def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, A
 def split_answers(
     model: Answers, path: Path, speaks: Speaks, data: DataSet, split: str
 ) -> Iterator[tuple[Floats, Labels]]:
-    """Logits `[n, classes]` and labels of a split, batch by batch, preprocessed as the file says.
+    """Logits `[N, classes]` and labels `[N]` per batch of a split, with the preprocessing of the file's metadata.
 
     Raises:
         DataError: the data has other classes than the file.
-        ExportError: answers that are none.
+        ExportError: the logits have a wrong shape or are not finite.
     """
     preprocessing, classes = speaks
     if tuple(data.classes) != tuple(classes):
@@ -47,17 +47,17 @@ def split_answers(
     part = data.split(split)
     for chosen in in_batches(len(part), _BATCH):
         x, y = batch(part, range(chosen.start, chosen.stop), preprocessing, None, 0)
-        yield _answers(model, x, path, classes), y
+        yield _logits(model, x, path, classes), y
 
 
 def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
-    """`predictions`: per image `image, class, probability`, the most likely class first in `top`."""
+    """`predictions`: per image `image, class, probability` and `top`, the five most likely classes in order."""
     preprocessing, classes = said(path, read_metadata(path))
     model = OnnxModel(path)
     predictions = []
     for chosen in in_batches(len(images), _BATCH):
         part = images[chosen]
-        logits = _answers(model, preprocess_files(part, preprocessing), path, classes).astype(np.float64)
+        logits = _logits(model, preprocess_files(part, preprocessing), path, classes).astype(np.float64)
         odds = np.exp(logits - logits.max(1, keepdims=True))
         odds /= odds.sum(1, keepdims=True)
         for image, p in zip(part, odds, strict=True):
@@ -74,7 +74,7 @@ def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
 
 
 def said(path: Path, metadata: Mapping[str, Any]) -> Speaks:
-    """Preprocessing and class names that a file's metadata gives. Raises `ExportError` where they are none."""
+    """Preprocessing and class names from a file's metadata. Raises `ExportError` if they are missing or invalid."""
     classes = metadata.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ExportError(f"{path} names no classes; export it with `spos-quant export`")
@@ -84,8 +84,8 @@ def said(path: Path, metadata: Mapping[str, Any]) -> Speaks:
         raise ExportError(f"{path}: {error}; export it with `spos-quant export`") from None
 
 
-def _answers(model: Answers, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
-    """One number per image and class, whatever the file says of itself."""
+def _logits(model: Answers, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
+    """The logits of a batch; raises `ExportError` unless they are finite, one per image and class."""
     logits = model(x)
     if logits.shape != (len(x), len(classes)) or not np.isfinite(logits).all():
         what = f"numbers of shape {list(logits.shape)}" if np.isfinite(logits).all() else "NaN or infinity"

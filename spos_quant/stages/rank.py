@@ -1,4 +1,4 @@
-"""Stage: does the supernet order architectures as training each alone does?"""
+"""Ranking stage: rank correlation of supernet scores with stand-alone training."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ LEAST, MOST, MOST_SEEDS = 4, 10_000, 100
 STRATA = 5
 _TRIES = 50
 Band = tuple[int, int]
-"""The least and the largest cost, both included."""
+"""Minimum and maximum cost, both inclusive."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """An architecture of a ranking and the number of its stratum, from cheap to dear."""
+    """An architecture of a ranking and the index of its cost stratum, in increasing order of cost."""
 
     architecture: Architecture
     stratum: int
 
 
 def read_band(run: Run, text: str | None) -> Band:
-    """The costs that `LOW:HIGH` means, in the run's metric; those of the whole space where None.
+    """Parses `LOW:HIGH` into costs of the run's metric; None: the range of the whole space.
 
     Raises:
-        BudgetError: an unreadable cost, bounds the wrong way round, or a band that no architecture is in.
+        BudgetError: a cost is unreadable, LOW exceeds HIGH, or no architecture lies in the band.
     """
     metric = metric_of(run)
     if text is None:
@@ -68,7 +68,7 @@ def read_band(run: Run, text: str | None) -> Band:
 
 
 def check(n: int, seeds: int) -> None:
-    """Raises `ConfigError` where a ranking cannot be made of so many architectures or seeds."""
+    """Raises `ConfigError` if the number of architectures or seeds is out of range."""
     if not LEAST <= n <= MOST:
         raise ConfigError(f"--n {n}: expected {LEAST} to {MOST:,} architectures")
     if not 1 <= seeds <= MOST_SEEDS:
@@ -86,29 +86,29 @@ def rank_run(
     workers: int = 0,
     ray: str | None = None,
 ) -> dict[str, Any]:
-    """Trains architectures alone, judges the same ones in the supernet, and compares the two orders.
+    """Trains architectures stand-alone, evaluates them in the supernet, and compares the two rankings.
 
-    Both sides are judged on search-val: a ranking may decide how a supernet is trained, so the test split has no part
-    in it. All networks start from the same point, by the recipe `retrain` with the keys of `rank`. What is trained
-    stays in `ranking/` without its weights.
+    Both scores are on search-val: a ranking may decide how a supernet is trained, so it must not use the test split.
+    All networks start from the same point and use the recipe `retrain`, overridden by the keys of `rank`. `ranking/`
+    keeps the results without weights.
 
     Args:
-        run: Its supernet is trained where it is not.
-        n: Architectures.
-        seeds: How often each is trained alone; from two on there is a noise ceiling.
-        band: Costs that are drawn from, in equal strata.
+        run: The run; its supernet is trained if it is missing.
+        n: Number of architectures.
+        seeds: Stand-alone trainings per architecture; two or more give a noise ceiling.
+        band: Range of costs to draw from, in strata of equal width.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
-        workers: Processes, for judging and for training; they change no result.
-        ray: Address of a Ray cluster that judges instead; trainings stay on this machine.
+        show: Whether to show progress.
+        workers: Processes that evaluate and train; results do not depend on them.
+        ray: Address of a Ray cluster that evaluates instead; trainings stay on this machine.
 
     Returns:
-        What `ranking.json` holds, with `run`, `path`, `report` and the places `skipped`.
+        The content of `ranking.json`, with `run`, `path`, `report` and `skipped` (paths of results finished before).
     """
     drawn = draw(run, n, band)
     train_supernet(run, device=device, show=show)
     degradation = _degradations(run, drawn, device, show)
-    judged = _judge(run, drawn, show, device=device, workers=workers, ray=ray)
+    evaluations = _evaluate(run, drawn, show, device=device, workers=workers, ray=ray)
     train_teacher(run, run.spec.ranked, device=device, show=show)
     results = _results(run, drawn)
     numbers = [run.seed + i for i in range(seeds)]
@@ -117,7 +117,7 @@ def rank_run(
     metric = metric_of(run)
     rows = [
         {**_row(run, one, evaluation, result, numbers, metric), "degradation": loss}
-        for one, evaluation, result, loss in zip(drawn, judged, results, degradation, strict=True)
+        for one, evaluation, result, loss in zip(drawn, evaluations, results, degradation, strict=True)
     ]
     made = {
         "format": FORMAT,
@@ -134,23 +134,26 @@ def rank_run(
 
 
 def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
-    """The figures of a ranking: `judges` (by accuracy and by loss in the supernet, by sensitivities) and `ceiling`.
+    """The rank correlations of a ranking.
 
-    The truth is the mean accuracy over seeds; `kendall_of_one` is the mean tau against a single seed, which the ceiling
-    bounds.
+    The ground truth is the mean stand-alone accuracy over seeds.
+
+    Returns:
+        `judges` (predictors: supernet accuracy, supernet loss, sensitivities), `by_cost` (the cost as predictor) and
+        `ceiling`. `kendall_of_one` is the mean tau against a single seed, which the ceiling bounds.
     """
     truth = [row["alone_top1"] for row in rows]
     costs, strata = [row["cost"] for row in rows], [row["stratum"] for row in rows]
     by_seed = [list(values) for values in zip(*([one["top1"] for one in row["alone"]] for row in rows), strict=True)]
-    given = {
+    predictors = {
         "top1": [row["supernet_top1"] for row in rows],
         "loss": [-row["supernet_loss"] for row in rows],
         "sensitivity": [-row["degradation"] for row in rows if row["degradation"] is not None],
     }
     judges = {}
-    for name, judged in ((name, values) for name, values in given.items() if values):
-        of_one = [tau for values in by_seed if (tau := kendall(judged, values)) is not None]
-        figures = fidelity(judged, truth, costs, strata, seed=seed)
+    for name, predicted in ((name, values) for name, values in predictors.items() if values):
+        of_one = [tau for values in by_seed if (tau := kendall(predicted, values)) is not None]
+        figures = fidelity(predicted, truth, costs, strata, seed=seed)
         judges[name] = {**figures, "kendall_of_one": fmean(of_one) if of_one else None}
     by_cost = fidelity(costs, truth, costs, strata, seed=seed)
     return {
@@ -161,10 +164,10 @@ def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
 
 
 def draw(run: Run, n: int, band: Band) -> list[Drawn]:
-    """`n` different architectures, in turn from strata of equal width in cost, uniform within each.
+    """`n` different architectures, round-robin over strata of equal width in cost, uniform within each.
 
-    A draw follows from the run's seed, the stratum and its number, so that more architectures begin with the same ones.
-    A stratum that has no further architecture leaves its turn to the others.
+    A draw depends only on the run's seed, the stratum and its number, so a smaller `n` gives a prefix of a larger one.
+    An exhausted stratum is skipped.
 
     Raises:
         BudgetError: fewer than `LEAST` architectures lie in the band.
@@ -189,7 +192,7 @@ def draw(run: Run, n: int, band: Band) -> list[Drawn]:
 
 
 def _strata(run: Run, band: Band) -> dict[int, FeasibleSampler]:
-    """The samplers of the strata that hold architectures."""
+    """The samplers of the non-empty strata."""
     metric, (low, high) = metric_of(run), band
     count = min(STRATA, high - low + 1)
     edges = [low + (high - low + 1) * i // count for i in range(count + 1)]
@@ -209,13 +212,13 @@ def _new(run: Run, sampler: FeasibleSampler, stratum: int, taken: Sequence[Archi
     return None
 
 
-def _judge(
+def _evaluate(
     run: Run, drawn: Sequence[Drawn], show: bool, *, device: str, workers: int, ray: str | None
 ) -> list[Evaluation]:
     asked = [one.architecture for one in drawn]
     with (
         ExitStack() as stack,
-        progress("judge in the supernet", len(asked), unit="architectures", show=show) as tick,
+        progress("evaluate in the supernet", len(asked), unit="architectures", show=show) as tick,
     ):
         found = []
         for evaluation in logged_evaluator(run, device, workers, stack, ray=ray)(asked):
@@ -225,7 +228,7 @@ def _judge(
 
 
 def _degradations(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> list[float | None]:
-    """What each architecture gives up by the sum of sensitivities from gradients; None where these know no axis."""
+    """Loss increase of each architecture by the sum of gradient sensitivities; None if an axis lacks the estimate."""
     if not has_gradient(run.space):
         return [None] * len(drawn)
     found, _ = gradient_sensitivity(run, device=device, show=show)
@@ -234,7 +237,7 @@ def _degradations(run: Run, drawn: Sequence[Drawn], device: str, show: bool) -> 
 
 
 def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
-    """Where each is trained: apart from the run's results, and from those of another recipe or supernet."""
+    """The results to train, with bit configurations; kept apart from the run's results, per recipe and supernet."""
     subdirectory, quantizer = f"{RANKING}/{_settings(run)}", run.spec.ranked.quantizer or run.spec.quantizer
     found = []
     for one in drawn:
@@ -247,7 +250,7 @@ def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
 
 
 def _settings(run: Run) -> str:
-    """Identifies what training alone depends on beside the architecture and its seed."""
+    """Digest of everything besides architecture and seed that a stand-alone training depends on."""
     recipe = decisive("retrain", run.spec.ranked)
     search = run.spec.search
     parts = [recipe, run.data_source, run.seed, search.recalibration_images, search.batch_size]

@@ -1,4 +1,4 @@
-"""Stage: everything a run knows, as one page, as JSON and as CSV."""
+"""Report stage: everything known about a run as one HTML page, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from spos_quant.cost.metrics import formula_metrics
 from spos_quant.cost.rows import config_rows, space_summary
-from spos_quant.cost.units import LATENCY
-from spos_quant.errors import ConfigError
 from spos_quant.report import evaluations_csv, front_csv, render
 from spos_quant.run_dir import read_artifact, write_json, write_text
-from spos_quant.space.bit_config import BitConfig, read_bit_config
+from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluations import Evaluated, evaluated
 from spos_quant.stages.export import exports
@@ -47,15 +46,15 @@ def write_report(run: Run) -> dict[str, Any]:
 
 
 def gather(run: Run, found: Evaluated, fronts: Mapping[str, tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
-    """What the page shows, as plain values: of many evaluations those that matter and an even share of the others."""
+    """The content of the page as plain values; see `Evaluated.shown` for the subset of evaluations."""
     metric = metric_of(run)
     baselines = _baselines(run, found)
     index = {text: i for i, text in enumerate(found.texts)}
     winners = [index[text] for text in _winners(run) if text in index]
     always = [i for indices, _ in fronts.values() for i in indices]
     shown = found.shown([*always, *winners, *baselines.values()])
-    place = {i: turn for turn, i in enumerate(shown)}
-    placed = {name: {"front": [place[i] for i in indices], **said} for name, (indices, said) in fronts.items()}
+    position = {i: turn for turn, i in enumerate(shown)}
+    shown_fronts = {name: {"front": [position[i] for i in front], **info} for name, (front, info) in fronts.items()}
     space = run.space
     return {
         "format": FORMAT,
@@ -70,8 +69,8 @@ def gather(run: Run, found: Evaluated, fronts: Mapping[str, tuple[list[int], dic
         "budgets": _budgets(run),
         "evaluated": len(found),
         "evaluations": [found.row(i, metric) for i in shown],
-        "front": placed[metric]["front"] if placed else [],
-        "fronts": placed,
+        "front": shown_fronts[metric]["front"] if shown_fronts else [],
+        "fronts": shown_fronts,
         "baselines": [
             {"name": name, "cost": int(found.costs[metric][i]), "score": float(found.scores[i])}
             for name, i in baselines.items()
@@ -92,7 +91,7 @@ def _winners(run: Run) -> list[str]:
 
 
 def _baselines(run: Run, found: Evaluated) -> dict[str, int]:
-    """The uniform configurations that were evaluated, by name, as indices."""
+    """The evaluated uniform configurations: name -> index of the evaluation."""
     texts = {run.space.encode(architecture): name for name, architecture in uniform_architectures(run.space).items()}
     return {texts[text]: i for i, text in enumerate(found.texts) if text in texts}
 
@@ -121,8 +120,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "key": result.key,
         "kind": kind,
         "budget": search.get("budget"),
-        "cost": {k: cost[k] for k in ("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes")}
-        | _latency(run, config),
+        "cost": run.table.config_costs(config) | {name: cost[name] for name in formula_metrics()},
         "layers": cost["layers"],
         "blocks": {name: choice.model_dump() for name, choice in config.blocks.items()},
         "supernet_top1": search.get("score"),
@@ -137,14 +135,6 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
     }
 
 
-def _latency(run: Run, config: BitConfig) -> dict[str, int]:
-    """What the run's table says, in nanoseconds; nothing without one, or where it lacks these layers."""
-    try:
-        return {} if run.table.latency is None else {LATENCY: run.table.config_total(config, LATENCY)}
-    except ConfigError:
-        return {}
-
-
 def _commands(run: Run) -> list[dict[str, str]]:
     path, within = shlex.quote(str(run.path)), f"--{metric_of(run)}-budget 35%"
     bits = "float,best" if run.spec.full_precision else "w2a2,w4a4,best"
@@ -155,9 +145,9 @@ def _commands(run: Run) -> list[dict[str, str]]:
             "what": "Compare configurations side by side",
             "command": f"spos-quant bench {path} --bits {bits} {within}",
         },
-        {"what": "Hold the supernet against training alone", "command": f"spos-quant rank {path} --n 30"},
+        {"what": "Compare the supernet with stand-alone training", "command": f"spos-quant rank {path} --n 30"},
         {"what": "Accuracy on the test split", "command": f"spos-quant evaluate {path}"},
         {"what": "Write the ONNX file", "command": f"spos-quant export {path} --format onnx-qcdq"},
-        {"what": "Measure every file from outside", "command": f"spos-quant verify {path}"},
+        {"what": "Verify every exported file", "command": f"spos-quant verify {path}"},
         {"what": "Make this page again", "command": f"spos-quant report {path}"},
     ]

@@ -1,4 +1,4 @@
-"""The best candidates of a search again, on all images: of many scores on few images the best is partly luck."""
+"""Re-ranks the best candidates of a search on all images, because the best of many scores on few is partly luck."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate of a search."""
+    """A candidate of a search that is scored again on all images."""
 
     searched: Scored
-    """As the search scored it."""
+    """The score of the search."""
     scored: Scored
-    """On all images."""
+    """The score on all images."""
 
     def to_json(self, run: Run) -> dict[str, Any]:
-        """What `search.json` holds."""
+        """The entry in `search.json`."""
         scored, searched = self.scored, self.searched
         return {
             "architecture": run.space.encode(scored.architecture),
@@ -39,19 +39,19 @@ class Finalist:
 
 
 def places(run: Run) -> int:
-    """How many finalists a search has: none where it scores on all images anyway."""
-    if run.spec.search.max_images is None:  # and nothing has to be loaded to know it
+    """Number of finalists of a search; 0 if the search already scores on all images."""
+    if run.spec.search.max_images is None:  # decided without loading the data set
         return 0
     some, every = (scoring_batches(run, "search-val", all_images=whole).images for whole in (False, True))
     return run.spec.search.finalists if some < every else 0
 
 
 class Reranking:
-    """Scores finalists where `search.max_images` leaves images out.
+    """Scores finalists on all images if `search.max_images` leaves images out.
 
     Args:
-        run: Its `search.finalists` says how many.
-        make: Makes the evaluator that scores on all images; called where there is something to score.
+        run: The run; `search.finalists` is the number of finalists.
+        make: Makes the evaluator that scores on all images; called when the first finalists must be scored.
     """
 
     def __init__(self, run: Run, make: Callable[[], LoggedEvaluator]) -> None:
@@ -60,14 +60,14 @@ class Reranking:
         self.places = places(run)
 
     def judge(self, searched: Searched, *, deadline: float | None = None, show: bool = False) -> list[Finalist] | None:
-        """The finalists, the best on all images first; none where there is nothing to choose; None where time ran out.
+        """The finalists, the best on all images first; empty if there are fewer than two; None if time ran out.
 
-        The reference that accuracy is measured against takes part, and counts with its score on all images.
+        The reference of an accuracy drop is scored on all images too, and the drop is relative to that score.
 
         Args:
-            searched: A search that came to its end.
-            deadline: A `time.monotonic()` after which no further one is started.
-            show: Whether progress is shown.
+            searched: A completed search.
+            deadline: A `time.monotonic()` after which no further candidate is started.
+            show: Whether to show progress.
         """
         objective = searched.objective
         ordered = sorted((one for one in searched.outcome.results if one.within), key=objective.rank)

@@ -1,4 +1,4 @@
-"""Stage: a bit configuration becomes a trained low-bit model."""
+"""Retraining stage: trains the low-bit model of a bit configuration."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from spos_quant.train.progressive import LADDER, descent
 
 
 def given_result(run: Run, bits: str) -> Result:
-    """The result of a configuration that a person gave: `w4a4`, `float`, or a file. Written where it is new.
+    """The result of a configuration that the user gave: `w4a4`, `float`, or a file. A new configuration is written.
 
     Raises:
-        SpaceError: neither, or a configuration that does not fit the network.
+        SpaceError: `bits` is none of these, or does not fit the network.
+        ConfigError: a result of that name has another configuration.
     """
     uniform = parse_uniform(bits)
     if uniform is not None:
@@ -45,7 +46,7 @@ def given_result(run: Run, bits: str) -> Result:
         config = read_bit_config(path)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", path.name.removesuffix(".json").removesuffix(".bits"))
         result = run.result(f"bits-{name}")
-    # The file says what the model has, whatever was left to the run.
+    # Stores the quantizer explicitly, even if it is the default of the run.
     config = config.model_copy(update={"quantizer": config.quantizer or run.spec.retrain_quantizer})
     rows = config_rows(run.space, config)
     cost = summary(rows, space=run.space.name, architecture=None, full_precision=run.spec.full_precision)
@@ -54,7 +55,7 @@ def given_result(run: Run, bits: str) -> Result:
         if _decisions(read_bit_config(result.bits_path)) != _decisions(config):
             raise ConfigError(f"{result.path} holds another configuration of that name; rename {bits}")
     else:
-        # What can be wrong (a quantizer, an operator, bits that we do not have) is wrong now, before it is written.
+        # Raises for an unknown quantizer, operator or bit-width before anything is written.
         build(space_of(locked_spec(run.space, config)))
         result.put_bits(written)
     return result
@@ -65,7 +66,7 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 
 
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
-    """Retrains a result unless it is; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
+    """Retrains a result if needed; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
     skipped = result.model_path.exists() and (is_folded(result) or not folds(result))
     if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
@@ -79,7 +80,7 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
 
 
 def retrain_here(result: Result, *, device: str, show: bool) -> None:
-    """Quantization-aware training in this process, one rank of several or the only one."""
+    """Quantization-aware training in this process: the only rank or one of several."""
     if not result.model_path.exists():
         _train_here(result, device=device, show=show)
     if folds(result) and not is_folded(result):
@@ -101,7 +102,7 @@ def _train_here(result: Result, *, device: str, show: bool) -> None:
     paths = _descent(run, network.space, config, settings) if settings.progressive else None
     own = (0,) * len(network.space.axes)
     if folds(result):
-        graph_of(result, network.subnet(own))  # what has no integer form is an error before the training
+        graph_of(result, network.subnet(own))  # raises before the training if there is no integer form
     model = network if paths else network.subnet(own)
     training = Training(
         run.data,
@@ -118,7 +119,7 @@ def _train_here(result: Result, *, device: str, show: bool) -> None:
     if fabric.global_rank == 0:
         if paths:
             model = network.subnet(own)
-        # The statistics of the last steps lag behind the last weights; the same recalibration as in the search.
+        # The running statistics lag behind the final weights. Uses the recalibration of the search.
         recalibrate(model, recalibration_batches(run))
         save_weights(model, result.model_path, {"history": records})
         drop(result.checkpoint_path)
@@ -131,12 +132,12 @@ def _descent(run: Run, space: SearchSpace, config: BitConfig, settings: RetrainC
 
 
 def _distilled(result: Result) -> float:
-    """The teacher's share of the loss; the float model is that teacher and learns from labels."""
+    """The teacher's share of the loss; 0 for the float model, which is the teacher."""
     return 0.0 if result.key == FLOAT_KEY else result.recipe.distill
 
 
 def _identity(result: Result) -> str:
-    """What a retraining depends on beside the run's settings: the files that it starts from."""
+    """Digests of the files that a retraining depends on, besides the run's settings."""
     used = [result.bits_path]
     if result.recipe.init == "inherit":
         used.append(result.run.supernet_path)

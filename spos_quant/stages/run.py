@@ -1,4 +1,4 @@
-"""`Run`: a run directory, its configuration, and where its artifacts lie."""
+"""`Run` and `Result`: a run directory, its configuration, and the paths of its artifacts."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 FORMAT = 2
 CONFIG = "config.yaml"
 RESULTS, RANKING = "results", "ranking"
-"""Folders of a run: what it is for, and networks that are trained only to hold the supernet's ranking against."""
+"""Subdirectories of a run: its results, and the networks trained only to check the supernet's ranking."""
 _SEED = "seed-"
 _MODEL = "model"
-"""How the names begin of everything that is made of a retrained model."""
+"""Prefix of the names of all files made from a retrained model."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Its configuration never changes once it is written, except for what no model depends on."""
+    """A run directory. Once written, its configuration changes only in settings that no model depends on."""
 
     path: Path
     spec: SpaceSpec
@@ -52,7 +52,7 @@ class Run:
 
     @cached_property
     def table(self) -> CostTable:
-        """Costs of the search space, latencies among them where the run has a table of them."""
+        """Costs of the search space, including latencies if the run has a latency table."""
         if not self.latency_path.exists():
             return CostTable(self.space)
         check(self.latency_path)
@@ -73,49 +73,49 @@ class Run:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The supernet's training that is under way."""
+        """Checkpoint of the supernet's unfinished training."""
         return self.path / "checkpoint.safetensors"
 
     @property
     def log_path(self) -> Path:
-        """Every evaluation of the run."""
+        """The log of all evaluations of the run."""
         return self.path / "evaluations.sqlite"
 
     @property
     def latency_path(self) -> Path:
-        """How long layers of the space take."""
+        """The latency table of the space's layers."""
         return self.path / "latency.csv"
 
     @property
     def bench_path(self) -> Path:
-        """The last bench."""
+        """Results of the last bench."""
         return self.path / "bench.json"
 
     @property
     def ranking_path(self) -> Path:
-        """The last ranking."""
+        """Results of the last ranking."""
         return self.path / "ranking.json"
 
     def sensitivity_path(self, estimate: str) -> Path:
-        """The sensitivities, `measured` or by `gradient`."""
+        """The sensitivities by an estimate, `measured` or `gradient`."""
         return self.path / ("sensitivity.json" if estimate == "measured" else f"sensitivity-{estimate}.json")
 
     def bench(self) -> dict[str, Any]:
-        """What the last bench measured; empty where there was none."""
+        """Results of the last bench; empty if there was none."""
         found: dict[str, Any] = read_artifact(self.bench_path) if self.bench_path.exists() else {}
         return found
 
     def ranking(self) -> dict[str, Any]:
-        """What the last ranking found; empty where there was none."""
+        """Results of the last ranking; empty if there was none."""
         found: dict[str, Any] = read_artifact(self.ranking_path) if self.ranking_path.exists() else {}
         return found
 
     def result(self, key: str) -> Result:
-        """Where a result lies, existing or not."""
+        """The result of a key, whether or not it exists."""
         return Result(self, key)
 
     def at(self, place: str) -> Result:
-        """The result that calls this its place."""
+        """The result with this path relative to the run directory (`Result.place`)."""
         *subdirectory, key = PurePosixPath(place).parts
         seed = int(key.removeprefix(_SEED)) if key.startswith(_SEED) else None
         if seed is not None:
@@ -129,10 +129,10 @@ class Run:
         return [result for result in found if result.bits_path.exists()]
 
     def pick(self, key: str | None) -> Result:
-        """The result that a person means: the one named, the only one, or the only searched one.
+        """The result that the user means: the named one, the only one, or the only searched one.
 
         Raises:
-            RunError: no result, an unknown name, or several to choose from.
+            RunError: there is no result, the name is unknown, or the choice is ambiguous.
         """
         results = self.results()
         keys = [result.key for result in results]
@@ -151,11 +151,11 @@ class Run:
         raise RunError(f"{self.path} has several results; name one with --result: {', '.join(keys)}")
 
     def logs(self, name: str) -> LogTarget:
-        """Where curves of that name go."""
+        """Destination of the training curves of that name."""
         return LogTarget(self.path / "logs", self.spec.name, name, self.spec.model_dump(mode="json"))
 
     def config_text(self, assigned: Mapping[str, Any]) -> str:
-        """What `config.yaml` says."""
+        """The text of `config.yaml`."""
         config = {
             "format": FORMAT,
             "data": self.data_source,
@@ -168,17 +168,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """One bit configuration of a run and everything made of it: `results/KEY/`.
+    """One bit configuration of a run and everything made from it: `results/KEY/`.
 
-    A retraining with another seed than the run's lies in `results/KEY/seed-N/`, its bit configuration above it.
+    A retraining with a seed other than the run's is in `results/KEY/seed-N/`; it shares the bit configuration.
     """
 
     run: Run
     key: str
     seed: int | None = None
-    """The seed of its retraining; None is the run's own."""
+    """The seed of its retraining; None: the run's seed."""
     subdirectory: str = RESULTS
-    """The folder of the run that it lies in."""
+    """The subdirectory of the run that holds it."""
 
     def with_seed(self, seed: int) -> Result:
         """The same configuration, retrained with this seed."""
@@ -186,32 +186,32 @@ class Result:
 
     @property
     def training_seed(self) -> int:
-        """What its retraining follows from: order of images, augmentation, fresh weights."""
+        """The seed of its retraining: order of images, augmentation, fresh weights."""
         return self.run.seed if self.seed is None else self.seed
 
     @property
     def recipe(self) -> RetrainConfig:
-        """How it is retrained."""
+        """The retraining recipe."""
         return self.run.spec.retrain if self.subdirectory == RESULTS else self.run.spec.ranked
 
     @property
     def name(self) -> str:
-        """What progress and curves call it."""
+        """Its name in progress bars and training curves."""
         return self.key if self.seed is None else f"{self.key}-{_SEED}{self.seed}"
 
     @property
     def place(self) -> str:
-        """Its folder within the run, which names it to other processes."""
+        """Its path relative to the run directory, which identifies it to other processes."""
         return self.path.relative_to(self.run.path).as_posix()
 
     @property
     def folder(self) -> Path:
-        """Where its bit configuration lies, whatever the seed."""
+        """The folder of its bit configuration, for all seeds."""
         return self.run.path / self.subdirectory / self.key
 
     @property
     def path(self) -> Path:
-        """Where its model lies."""
+        """The folder of its model."""
         return self.folder if self.seed is None else self.folder / f"{_SEED}{self.seed}"
 
     @property
@@ -226,37 +226,37 @@ class Result:
 
     @property
     def folded_path(self) -> Path:
-        """The integers that its retraining ended in; absent without `retrain.fold`."""
+        """The trained integers; absent without `retrain.fold`."""
         return self.path / f"{_MODEL}-folded.safetensors"
 
     @property
     def metrics_path(self) -> Path:
-        """What is known of the retrained model."""
+        """Metrics of the retrained model."""
         return self.path / "metrics.json"
 
     @property
     def search_path(self) -> Path:
-        """What the search says of it; absent for configurations that were given."""
+        """Summary of its search; absent for configurations that the user gave."""
         return self.folder / "search.json"
 
     @property
     def asked_path(self) -> Path:
-        """The architectures that the search asked for."""
+        """The architectures that the search proposed."""
         return self.folder / "asked.json"
 
     @property
     def exports_path(self) -> Path:
-        """What was exported of it."""
+        """The list of its exports."""
         return self.path / "exports.json"
 
     @property
     def card_path(self) -> Path:
-        """What people should know of the model, beside its files."""
+        """The model card."""
         return self.path / f"{_MODEL}-card.md"
 
     @property
     def checkpoint_path(self) -> Path:
-        """The retraining that is under way."""
+        """Checkpoint of the unfinished retraining."""
         return self.path / "checkpoint.safetensors"
 
     @property
@@ -265,22 +265,22 @@ class Result:
         return self.search_path.exists()
 
     def metrics(self) -> dict[str, Any]:
-        """What is known of the retrained model; empty before retraining."""
+        """Metrics of the retrained model; empty before retraining."""
         found: dict[str, Any] = read_artifact(self.metrics_path) if self.metrics_path.exists() else {}
         return found
 
     def search(self) -> dict[str, Any]:
-        """What the search says of it; empty for configurations that were given."""
+        """Summary of its search; empty for configurations that the user gave."""
         found: dict[str, Any] = read_artifact(self.search_path) if self.searched else {}
         return found
 
     def asked(self) -> dict[str, Any]:
-        """What the search asked for; empty where there was none."""
+        """The architectures and generations that the search proposed; empty if it was not searched."""
         found: dict[str, Any] = read_artifact(self.asked_path) if self.asked_path.exists() else {}
         return found
 
     def put_bits(self, config: Mapping[str, Any]) -> None:
-        """Writes its bit configuration; whatever was made of another one goes first."""
+        """Writes its bit configuration; deletes what was made from a different one before."""
         text = json_text(config)
         if self.bits_path.exists() and self.bits_path.read_text("utf-8", "replace") != text:
             for each in self._seeds():
@@ -289,18 +289,18 @@ class Result:
         store(self.bits_path, text.encode("utf-8"))
 
     def _seeds(self) -> list[Result]:
-        """This configuration with every seed that it was retrained with."""
+        """This configuration with each of its retraining seeds."""
         others = [int(path.name.removeprefix(_SEED)) for path in self.folder.glob(f"{_SEED}*/")]
         return [replace(self, seed=seed) for seed in (None, *others)]
 
     def update_metrics(self, **values: Any) -> dict[str, Any]:
-        """Adds to what is known of the retrained model."""
+        """Adds metrics of the retrained model; returns all of them."""
         known = {**self.metrics(), **values}
         store_json(self.metrics_path, known)
         return known
 
     def need_model(self) -> None:
-        """Raises `RunError` where the model was not retrained yet."""
+        """Raises `RunError` if the model is not retrained yet."""
         if not self.model_path.exists():
             raise RunError(
                 f"{self.path} is not retrained yet; do it with: spos-quant retrain {self.run.path} --result {self.key}"
@@ -308,11 +308,11 @@ class Result:
 
 
 def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
-    """The run in a directory, and the settings that were given with `--set`.
+    """The run in a directory, and its settings from `--set`.
 
     Raises:
-        RunError: no such directory, none of a run, or one that is damaged or of another version.
-        SpaceError: settings that are none.
+        RunError: the directory does not exist, is no run, is damaged, or is of another version.
+        SpaceError: the settings are invalid.
     """
     try:
         is_there, is_run = path.is_dir(), (path / CONFIG).exists()
@@ -324,7 +324,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
         raise RunError(f"{path} is no run directory (no {CONFIG}); give a search space, or the directory of a run")
     check(path / CONFIG)
     raw = read_yaml(path / CONFIG)
-    if raw.get("format") == 1:
+    if type(raw.get("format")) is int and raw["format"] == 1:
         raise RunError(
             f"{path} is of format 1, in which splits and subsets of images followed the order of files: its supernet "
             "was trained on images that search-val holds now, and max_images scored candidates on the first classes "
@@ -340,7 +340,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on beside its configuration."""
+    """The software and machine that a result may depend on."""
     packages: dict[str, str | None] = {}
     for name in ("spos-quant", "torch", "torchvision", "brevitas", "numpy", "onnx", "onnxruntime", "lightning-fabric"):
         try:

@@ -1,4 +1,4 @@
-"""Stage: the trained supernet is searched under budgets."""
+"""Search stage: searches the trained supernet under budgets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
 from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.knapsack import Losses
+from spos_quant.cost.metrics import metrics
 from spos_quant.cost.rows import architecture_rows, total
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import LATENCY
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
@@ -36,27 +36,27 @@ from spos_quant.stages.run import Run
 
 @dataclass(frozen=True)
 class Request:
-    """What a search is asked for."""
+    """The request of one search."""
 
     budgets: tuple[Budget, ...] = ()
     searcher: str = "evolution"
     max_drop: float | None = None
-    """Instead of a budget: how much accuracy may be given up for the cheapest architecture."""
+    """Instead of a budget: largest top-1 drop from the most expensive architecture; the cheapest within it wins."""
     timeout: float | None = None
     """Seconds after which no further architecture is started."""
 
     @property
     def key(self) -> str:
-        """The name of its result."""
+        """The key of its result."""
         name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
         return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
 
 
 def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
-    """What a searcher is to work on.
+    """The problem of a searcher.
 
-    Without an objective, or without the sensitivities that the settings want from gradients, those are of the right
-    kind and say nothing: enough to tell how much a search will ask for.
+    A missing objective, or missing gradient sensitivities that the settings require, are replaced by placeholders. They
+    suffice to plan the number of evaluations.
     """
     if objective is None:
         objective = Objective(None if request.max_drop is None else 0.0, run.spec.search.rank_by)
@@ -67,10 +67,10 @@ def problem_of(run: Run, request: Request, objective: Objective | None = None, l
 
 
 def wants_gradients(run: Run, request: Request) -> bool:
-    """Whether a search proposes optima of the additive estimate and takes the latter from gradients.
+    """Whether a search proposes optima of the additive estimate, estimated from gradients.
 
     Raises:
-        ConfigError: it does, in a space that gradients do not know.
+        ConfigError: it does, but an axis of the space has no gradient estimate.
     """
     search = run.spec.search
     if search.estimate != "gradient" or "knapsack" not in (request.searcher, search.first):
@@ -80,7 +80,7 @@ def wants_gradients(run: Run, request: Request) -> bool:
 
 
 def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
-    """The metric that breaks ties and that reports show: the budget's, else BitOps, else MACs in full precision."""
+    """The metric that breaks ties and that reports show: the budget's, else BitOps, or MACs in full precision."""
     if budgets:
         return budgets[0].metric
     return "macs" if run.spec.full_precision else "bitops"
@@ -89,14 +89,14 @@ def metric_of(run: Run, budgets: tuple[Budget, ...] = ()) -> str:
 def search_run(
     run: Run, requests: list[Request], *, device: str, show: bool, workers: int = 0, ray: str | None = None
 ) -> list[dict[str, Any]]:
-    """Searches once per request from one supernet; finished results are returned as they are.
+    """Searches once per request in one supernet; finished results are returned as stored.
 
     Args:
-        run: Its supernet is trained.
-        requests: What to search for.
+        run: The run; its supernet must be trained.
+        requests: The searches.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
-        workers: Evaluator processes; 0 evaluates in this one. The results are the same.
+        show: Whether to show progress.
+        workers: Evaluator processes; 0 evaluates in this process. Results do not depend on them.
         ray: Address of a Ray cluster whose actors evaluate instead.
 
     Returns:
@@ -109,30 +109,30 @@ def search_run(
         wants_gradients(run, request)
     evaluator = partial(logged_evaluator, run, device, workers, ray=ray)
     found = _searched(run, requests, device, show, evaluator)
-    # Only when all searches are done: workers of two kinds at a time would want the room and the memory of both.
+    # After all searches, because two sets of workers at once would need the CPUs and the memory of both.
     with ExitStack() as stack:
-        finals = Reranking(run, partial(evaluator, stack=stack, all_images=True))
-        return [_decided(run, finals, one, show) if isinstance(one, Searched) else one for one in found]
+        reranking = Reranking(run, partial(evaluator, stack=stack, all_images=True))
+        return [_reranked(run, reranking, one, show) if isinstance(one, Searched) else one for one in found]
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search found, before its finalists are judged."""
+    """The outcome of a search before re-ranking."""
 
     request: Request
     outcome: Outcome
     objective: Objective
     reference: tuple[Scored, ...]
-    """The most expensive architecture, where accuracy is measured against it."""
+    """The most expensive architecture if the request has a `max_drop`, else empty."""
     planned: int
     left: float | None
-    """Seconds of its time that are left; None where it has no limit."""
+    """Remaining seconds of its time limit; None without a limit."""
 
 
 def _searched(
     run: Run, requests: list[Request], device: str, show: bool, evaluator: Callable[..., LoggedEvaluator]
 ) -> list[dict[str, Any] | Searched]:
-    """What is finished as it is stored, and the rest searched; without finalists the latter is stored at once."""
+    """The stored summaries of finished requests, and the outcomes of the others, stored at once if not re-ranked."""
     found: list[dict[str, Any] | Searched] = []
     with ExitStack() as stack:
         session: _Session | None = None
@@ -147,23 +147,23 @@ def _searched(
     return found
 
 
-def _decided(run: Run, finals: Reranking, searched: Searched, show: bool) -> dict[str, Any]:
-    """The search stored with its winner, which is the best of its finalists if the time sufficed for them."""
+def _reranked(run: Run, reranking: Reranking, searched: Searched, show: bool) -> dict[str, Any]:
+    """Re-ranks a complete search within its remaining time, and stores it with its winner."""
     if not searched.outcome.complete:
         return _write(run, searched, [])
     deadline = None if searched.left is None else time.monotonic() + searched.left
-    return _write(run, searched, finals.judge(searched, deadline=deadline, show=show))
+    return _write(run, searched, reranking.judge(searched, deadline=deadline, show=show))
 
 
 def _finished(run: Run, request: Request) -> dict[str, Any] | None:
-    """The summary of a search that came to its end; None where it must run."""
+    """The stored summary of a completed search; None if it must run."""
     result = run.result(request.key)
     if not (result.searched and result.bits_path.exists() and result.asked_path.exists()):
         return None
     done = result.search()
     if not done["complete"] or done["settings"] != _settings(run, request):
         return None
-    with open_log(run) as log:  # which may have been deleted, because it was damaged
+    with open_log(run) as log:  # may be new, if a damaged one was deleted
         if any(log.get(run.space.decode(text)) is None for text in result.asked()["architectures"]):
             return None
     return {**done, "bits": str(result.bits_path), "skipped": True}
@@ -171,16 +171,16 @@ def _finished(run: Run, request: Request) -> dict[str, Any] | None:
 
 def _settings(run: Run, request: Request) -> dict[str, Any]:
     search = run.spec.search.model_dump(mode="json")
-    if not places(run):  # what was searched before there were finalists stays finished
+    if not places(run):  # keeps searches valid that were stored before finalists existed
         del search["finalists"]
     settings = {"search": search, "searcher": request.searcher, "seed": run.seed, "evaluator": evaluator_settings(run)}
-    if any(budget.metric == LATENCY for budget in request.budgets):
-        settings["latency"] = digest(run.latency_path)  # by another table something else is the best
+    if any(metrics[budget.metric].formula is None for budget in request.budgets):
+        settings["latency"] = digest(run.latency_path)  # another table may have another optimum
     return settings
 
 
 class _Session:
-    """An evaluator and its log, for as many searches as were asked for."""
+    """An evaluator and its log, shared by several searches."""
 
     def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator) -> None:
         self.run, self.device, self.evaluate = run, device, evaluate
@@ -211,14 +211,14 @@ class _Session:
         return Searched(request, outcome, problem.objective, tuple(reference), searcher.planned, left)
 
     def _losses(self, request: Request, show: bool) -> Losses | None:
-        """The sensitivities from gradients, where the settings want them and the searcher uses them."""
+        """The gradient sensitivities if the settings and the searcher use them, else None."""
         if not wants_gradients(self.run, request):
             return None
         found, _ = gradient_sensitivity(self.run, device=self.device, show=show)
         return found.losses(self.run.space)
 
     def _reference(self, request: Request, metric: str) -> list[Scored]:
-        """The most expensive architecture, where accuracy is measured against it."""
+        """The most expensive architecture, scored, if the request has a `max_drop`; else empty."""
         if request.max_drop is None:
             return []
         asked = [argmax_cost(self.run.table, metric)]
@@ -226,7 +226,7 @@ class _Session:
         return [Scored(found.architecture, found.score, found.loss, self.run.table.total(asked[0], metric))]
 
     def _baselines(self) -> None:
-        """Scores the uniform architectures of the space too, for the report; a search that wants them asks again."""
+        """Evaluates the uniform architectures for the report; the log serves searches that propose them."""
         list(self.evaluate(list(uniform_architectures(self.run.space).values())))
 
 
@@ -234,12 +234,12 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
     """Stores a search with its winner.
 
     Args:
-        run: What was searched.
+        run: The run.
         searched: The search.
-        finalists: The best first; empty where there are none, None where the time did not suffice for them.
+        finalists: The best first; empty without re-ranking, None if time ran out.
     """
     request, outcome = searched.request, searched.outcome
-    # The most expensive architecture loses nothing against itself: where nothing cheaper is good enough, it is the answer.
+    # The reference has an accuracy drop of 0, so it wins if no cheaper architecture is within the allowed drop.
     best = finalists[0].searched if finalists else outcome.best(searched.objective, searched.reference)
     result = run.result(request.key)
     rows = architecture_rows(run.space, best.architecture)
@@ -247,7 +247,6 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
     cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
     provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
     result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
-    metrics = {budget.metric for budget in request.budgets}
     asked = [run.space.encode(scored.architecture) for scored in outcome.results]
     summary = {
         "key": request.key,
@@ -256,7 +255,7 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
         "max_accuracy_drop": request.max_drop,
         "architecture": run.space.encode(best.architecture),
         "bitops": bitops,
-        "latency": run.table.total(best.architecture, LATENCY) if LATENCY in metrics else None,
+        "costs": {name: run.table.total(best.architecture, name) for name in run.table.budget_metrics},
         "score": best.score,
         "loss": best.loss,
         "finalists": None if finalists is None else [one.to_json(run) for one in finalists],
@@ -271,7 +270,7 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
 
 
 class _Watch:
-    """Tells of a search while it runs."""
+    """Reports the evaluations of a running search to progress bar and loggers."""
 
     def __init__(self) -> None:
         self.best = -inf
@@ -289,14 +288,14 @@ class _Watch:
 
 
 def combined_budgets(table: CostTable, given: Mapping[str, Sequence[str] | None]) -> list[tuple[Budget, ...]]:
-    """Budgets that hold together, once per value of the metric that is repeated.
+    """Combinations of budgets that apply together: one per value of the repeated metric.
 
     Args:
         table: The costs of the space.
-        given: Texts by metric; none, or empty, where a metric is not bounded.
+        given: Metric -> budget texts; None or empty if the metric has no budget.
 
     Raises:
-        BudgetError: an unreadable budget, or two metrics repeated.
+        BudgetError: a budget is unreadable, or two metrics are repeated.
     """
     budgets = {
         metric: [parse_budget(text, metric, table) for text in texts] for metric, texts in given.items() if texts
@@ -312,7 +311,7 @@ def combined_budgets(table: CostTable, given: Mapping[str, Sequence[str] | None]
 
 
 def parse_timeout(text: str) -> float:
-    """`90`, `90s`, `30m` or `2h` in seconds. Raises `ConfigError`."""
+    """Seconds of `90`, `90s`, `30m` or `2h`. Raises `ConfigError` for other text."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 1)
     seconds = float(number) * unit if re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", number, re.ASCII) else -1.0

@@ -1,4 +1,4 @@
-"""Stage: what each candidate of each axis gives up, stored in the run."""
+"""Sensitivity stage: the degradation by each candidate of each axis, stored in the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spos_quant.stages.run import Run
 
 
 def check_estimate(estimate: str) -> None:
-    """Raises `ConfigError` where there is no such estimate."""
+    """Raises `ConfigError` if the estimate is unknown."""
     if estimate not in ESTIMATES:
         raise ConfigError(f"--estimate {estimate!r}: unknown{near(estimate, ESTIMATES)}")
 
@@ -33,20 +33,20 @@ def sensitivity_run(
     ray: str | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
-    """The sensitivities of a run; a finished estimate is returned as it is.
+    """The sensitivities of a run; a finished estimate is returned as stored.
 
     Args:
-        run: Its supernet is trained.
-        estimate: `measured`, whose evaluations join the run's log, or `gradient`.
+        run: The run; its supernet must be trained.
+        estimate: `measured` (its evaluations go to the run's log) or `gradient`.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
-        workers: Evaluator processes of the measured estimate; 0 evaluates in this one.
+        show: Whether to show progress.
+        workers: Evaluator processes of the measured estimate; 0 evaluates in this process.
         ray: Address of a Ray cluster whose actors evaluate instead.
         timeout: Seconds after which no further architecture is evaluated.
 
     Returns:
-        What the artifact holds, with `path`, `complete` (False where the time ended it: nothing is stored but the
-        evaluations) and `skipped`.
+        The content of the artifact, with `path`, `skipped` and `complete` (False if time ran out: only the evaluations
+        are stored).
     """
     check_estimate(estimate)
     path = run.sensitivity_path(estimate)
@@ -67,7 +67,7 @@ def sensitivity_run(
 
 
 def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) -> dict[str, Any] | None:
-    """What is stored; None where the time did not suffice."""
+    """The content to store; None if time ran out."""
     perturbations = Perturbations(run.table)
     asked = perturbations.architectures
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -79,8 +79,8 @@ def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) 
             if deadline is not None and time.monotonic() > deadline and len(found) < len(asked):
                 return None
     score, loss = found[perturbations.reference]
-    judged = scoring_batches(run, "search-val").images
-    images = {"recalibration": run.spec.search.recalibration_images, "search_val": judged}
+    scored = scoring_batches(run, "search-val").images
+    images = {"recalibration": run.spec.search.recalibration_images, "search_val": scored}
     return {
         **measured(perturbations, found).to_json(run.table),
         "reference_score": score,
@@ -90,6 +90,6 @@ def _measured(run: Run, evaluate: Evaluator, show: bool, timeout: float | None) 
 
 
 def known_sensitivities(run: Run) -> list[dict[str, Any]]:
-    """The estimates that were made, for the report."""
+    """The stored estimates, for the report."""
     paths = [run.sensitivity_path(estimate) for estimate in ESTIMATES]
     return [read_artifact(path) for path in paths if path.exists()]

@@ -1,7 +1,7 @@
-"""`spos-quant spaces`: the built-in search spaces and what their architectures cost.
+"""`spos-quant spaces`: the built-in search spaces and the cost range of their architectures.
 
-Pricing all of them takes seconds, so the list is stored beside their network_shapes, with a digest of all that it follows
-from. It is made anew where that has changed, or where plug-ins may have brought metrics.
+Computing all costs takes seconds, so the list is stored beside the network shapes, with a digest of its sources. It is
+recomputed if they have changed, or if installed plug-ins may provide metrics.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def all_spaces() -> list[dict[str, Any]]:
             if found["digest"] == sources_digest():
                 return list(found["spaces"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # absent, damaged or of another version: made anew
+            pass  # absent, damaged or of another version: recomputed
     return priced_spaces()
 
 
 def priced_spaces() -> list[dict[str, Any]]:
-    """The same, computed."""
+    """The content of `all_spaces`, computed."""
     from spos_quant.backbones.build import builtin_spaces, load_space
     from spos_quant.stages.cost import space_cost
 
@@ -43,10 +43,10 @@ def priced_spaces() -> list[dict[str, Any]]:
 
 
 def sources_digest() -> str:
-    """Of every file that says what a built-in space is: its YAML and its network_shapes."""
+    """Digest of all files that define the built-in spaces: their YAML and network shapes."""
     folder, found = files("search_spaces"), hashlib.sha256()
-    for place in (folder, folder / "tables"):
-        for item in sorted(place.iterdir(), key=lambda item: item.name):
+    for parent in (folder, folder / "tables"):
+        for item in sorted(parent.iterdir(), key=lambda item: item.name):
             if item.name.endswith((".yaml", ".json")) and item.name != LIST:
                 found.update(item.name.encode() + b"\0" + item.read_bytes())
     return found.hexdigest()

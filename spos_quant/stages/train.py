@@ -1,4 +1,4 @@
-"""Stage: the supernet is trained."""
+"""Training stage: trains the supernet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from spos_quant.train.paths import make_sampler
 
 
 def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
-    """Trains the supernet of a run unless it is there; returns `supernet`, `epoch`, `loss`, `top1` and `skipped`.
+    """Trains the supernet of a run if it is missing; returns `supernet`, `epoch`, `loss`, `top1` and `skipped`.
 
-    With `train.iterations=0` the weights of the space's file are taken as they are, and clips calibrated.
+    With `train.iterations=0` the weights of the space's file are used without training, and clips are calibrated.
     """
     skipped = run.supernet_path.exists()
     if skipped:
@@ -35,7 +35,7 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
 
 
 def train_here(run: Run, *, device: str, show: bool) -> None:
-    """Trains the supernet in this process, one rank of several or the only one."""
+    """Trains the supernet in this process: the only rank or one of several."""
     fabric = make_fabric(run.spec.train, device)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
     if fabric.global_rank == 0:
@@ -66,14 +66,14 @@ def train_here(run: Run, *, device: str, show: bool) -> None:
 
 
 def _untrained(run: Run, supernet: Supernet) -> dict[str, Any]:
-    """The record of weights that are taken as they are: how the most expensive path answers the calibration images."""
+    """The record of untrained weights: loss and top-1 of the most expensive path on the calibration images."""
     supernet.activate(argmax_cost(run.table, reference_metric(run.space)))
     found = score(supernet, calibration_batches(run))
     return {"epoch": 0, "loss": found.loss, "top1": found.top1, "lr": 0.0, "skipped": 0}
 
 
 def history(run: Run) -> list[dict[str, Any]]:
-    """One record per epoch of the supernet's training; empty where it is not trained yet."""
+    """One record per epoch of the supernet's training; empty if it is not trained yet."""
     records: list[dict[str, Any]] = (
         read_saved_metadata(run.supernet_path)["history"] if run.supernet_path.exists() else []
     )

@@ -1,4 +1,4 @@
-"""Many retrainings, one after the other or several at a time: each is made once and judged; the rest is skipped."""
+"""Many retrainings, sequential or in parallel processes: each is done once and scored; finished ones are skipped."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ SPLITS = ("search-val", "test")
 
 
 def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, workers: int = 0) -> list[str]:
-    """Retrains and judges results; what is finished is skipped, what is under way goes on from its checkpoint.
+    """Retrains and scores results; skips finished ones and resumes unfinished ones from their checkpoints.
 
-    Every training computes with as many threads as this process, so that workers change no weight.
+    Every training uses as many threads as this process, so weights do not depend on `workers`.
 
     Args:
-        run: Its supernet is trained where the recipe inherits from it.
-        results: What to train: on search-val and test, with their models kept; where they only serve a ranking, on
-            search-val alone, and the model goes once it is judged.
+        run: The run; its supernet must be trained if the recipe inherits from it.
+        results: Results to train. They are scored on search-val and test and keep their models; results of a ranking
+            are scored on search-val only, and their models are deleted afterwards.
         device: `auto`, `cpu` or `cuda`.
-        show: Whether progress is shown.
-        workers: Processes that train, each one model at a time; 0 trains in this one.
+        show: Whether to show progress.
+        workers: Processes that train one model at a time each; 0 trains in this process.
 
     Returns:
-        The places of those that were finished before.
+        The paths (`Result.place`) of results that were finished before.
     """
     todo = [result for result in results if not is_judged(result)]
     skipped = [result.place for result in results if is_judged(result)]
@@ -59,13 +59,13 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
 
 
 def train_teacher(run: Run, recipe: RetrainConfig, *, device: str, show: bool) -> None:
-    """Trains the float model of a run where a recipe has it teach the others and no `weights` give it."""
+    """Trains the float model of a run if a recipe distills from it and the space has no `weights`."""
     if recipe.distill and run.spec.weights is None:
         train_all(run, [given_result(run, FLOAT)], device=device, show=show)
 
 
 def train_and_judge(result: Result, *, device: str, show: bool) -> None:
-    """Retrains a result and scores it on every split that it is judged on."""
+    """Retrains a result and scores it on its splits."""
     retrain_result(result, device=device, show=show)
     for split in _splits(result):
         evaluate_result(result, split, device=device, show=show)
@@ -74,7 +74,7 @@ def train_and_judge(result: Result, *, device: str, show: bool) -> None:
 
 
 def is_judged(result: Result) -> bool:
-    """Whether nothing is left to do of a result."""
+    """Whether a result is retrained and scored on all its splits."""
     kept = result.model_path.exists() or result.subdirectory != RESULTS
     return kept and {split.replace("-", "_") for split in _splits(result)} <= result.metrics().keys()
 
@@ -84,18 +84,18 @@ def _splits(result: Result) -> tuple[str, ...]:
 
 
 def make_trainer(path: Path, device: str, threads: int, number: int) -> Any:
-    """What trains in a worker process: takes the places of results, yields them when they are judged.
+    """Makes the function that trains in a worker process: takes paths of results, yields each once it is scored.
 
     Args:
-        path: The run directory, which the process that starts the workers owns.
+        path: The run directory, locked by the process that starts the workers.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of a training.
-        number: Of the worker; workers are dealt out to the CUDA devices in turn.
+        number: Index of the worker; workers are assigned to the CUDA devices round-robin.
     """
     torch.set_num_threads(threads)
     devices = _visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
     if device != "cpu" and len(devices) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]  # before CUDA is looked at here
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]  # before CUDA is initialised here
     run = open_existing(str(path))
 
     def train(places: Iterable[str]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def make_trainer(path: Path, device: str, threads: int, number: int) -> Any:
 
 
 def _visible_devices(named: str | None) -> list[str]:
-    """The CUDA devices that a process may use, as it names them."""
+    """The CUDA devices visible to this process, as named in `CUDA_VISIBLE_DEVICES`."""
     if named is None:
         return [str(i) for i in range(torch.cuda.device_count())]
     return [name.strip() for name in named.split(",") if name.strip()]
@@ -117,6 +117,6 @@ def _warn_of_threads(workers: int) -> None:
     threads, cpus = torch.get_num_threads(), os.cpu_count() or 1
     if workers * threads > cpus:
         remark(
-            f"{workers} trainings of {threads} threads each share {cpus} CPUs; fewer threads are faster, and change "
-            f"last bits: OMP_NUM_THREADS={max(1, cpus // workers)}"
+            f"{workers} trainings of {threads} threads each share {cpus} CPUs; fewer threads are faster, but change "
+            f"the last bits of results: OMP_NUM_THREADS={max(1, cpus // workers)}"
         )

@@ -1,4 +1,4 @@
-"""`spos-quant verify`: every exported file measured from outside, by what it says, answers and holds itself."""
+"""`spos-quant verify`: measures every exported file from its own metadata, outputs and nodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spos_quant.cost.units import LATENCY
+from spos_quant.cost.metrics import formula_metrics, metrics
 from spos_quant.errors import RunError
 from spos_quant.export import api
 from spos_quant.export.runtime import Floats, compare
@@ -26,18 +26,17 @@ from spos_quant.supernet.measure import measure
 
 
 def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
-    """Measures every exported file of a result, and the retrained model beside them.
+    """Measures every exported file of a result, and the retrained model.
 
-    A file is asked about the pictures of the test split as it says that pictures are to be prepared; what it costs is
-    read from its own nodes.
+    A file is evaluated on the test split with the preprocessing of its metadata; its cost is measured on its nodes.
 
     Returns:
-        `model`: its cost and accuracy; `files`: per file accuracy on the test split, agreement with the model there,
-        bytes by type, BitOps, and whether the budget is kept; `ok`: all files agree and keep the budget.
+        `key`, `budget`; `model`: cost and accuracy; `files`: per file accuracy on the test split, agreement with the
+        model there, bytes by type, BitOps, and whether it keeps the budget; `ok`: all files agree and keep the budget.
 
     Raises:
         RunError: nothing was exported.
-        ExportError: a file that cannot be read, run or measured.
+        ExportError: a file cannot be read, run or measured.
     """
     items = exports(result)
     if not items:
@@ -70,14 +69,14 @@ def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, result: Result) -> Floats:
-    """What the model answers to the test split, `[n, classes]`."""
+    """Logits of the model on the test split, `[N, classes]`."""
     batches = scoring_batches(result.run, "test", all_images=True)
     answers: Floats = np.concatenate([model(x).numpy() for x, _ in batches])
     return answers
 
 
 def _shipped(result: Result, form: str, logits: Floats) -> Floats:
-    """What a file is to answer: as the model, or as the integers that its training ended in."""
+    """The expected logits of a file, `[N, classes]`: of the trained integers if it exports them, else of the model."""
     return _logits(shipped_model(result, form), result) if ships_folded(result, form) else logits
 
 
@@ -116,16 +115,14 @@ def _verify_file(
 
 
 def _predicted(result: Result, budget: Mapping[str, int]) -> dict[str, int]:
-    """The latency by the run's table, where it is bounded; a file cannot say how long it takes on that device."""
-    if LATENCY not in budget:
-        return {}
-    return {LATENCY: result.run.table.config_total(read_bit_config(result.bits_path), LATENCY)}
+    """The costs by the run's table that have a budget; they cannot be measured on the file itself."""
+    config = read_bit_config(result.bits_path)
+    return {name: result.run.table.config_total(config, name) for name in budget if metrics[name].formula is None}
 
 
 def _within(cost: dict[str, Any], metric: str, limit: int) -> bool:
-    # Exporting folds BatchNorm into biases, which the budget on params does not count.
-    return metric == "params" or cost[metric] is None or cost[metric] <= limit
+    return not metrics[metric].exact_in_files or cost[metric] is None or cost[metric] <= limit
 
 
 def _totals(cost: dict[str, Any]) -> dict[str, Any]:
-    return {name: cost[name] for name in ("bitops", "bitops_total", "macs", "weight_bytes")}
+    return {name: cost[name] for name, metric in formula_metrics().items() if metric.exact_in_files}

@@ -1,4 +1,4 @@
-"""Choice blocks: places in the network that become one of several operators at one of several widths."""
+"""Choice blocks: blocks of a network that can be one of several operators at one of several widths."""
 
 from __future__ import annotations
 
@@ -26,49 +26,48 @@ def scaled(channels: float, factor: float = 1.0, divisor: int = 2) -> int:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What a backbone says of the place where an operator is to sit."""
+    """What a backbone requires of the operators of one block."""
 
     inputs: int
-    """Channels that the operator reads."""
+    """Input channels."""
     outputs: int
-    """Channels that it must give."""
+    """Output channels."""
     stride: int = 1
-    """What it divides height and width by."""
+    """Factor by which the operator divides height and width."""
     inner: int | None = None
-    """Inner channels at width 1.0, for operators whose own rule does not say them; None is `outputs`."""
+    """Inner channels at width 1.0, for operators without their own rule; None is `outputs`."""
     widths: tuple[float, ...] = (1.0,)
     """Factors on the inner channels."""
     signed: bool = False
     """Whether the input may be negative."""
     projection: bool = False
-    """Whether the operator must bring a shortcut of its own, `inputs` to `inputs` channels at the same stride."""
+    """Whether the operator must provide its own shortcut, `inputs` to `inputs` channels at the same stride."""
     activation: Callable[[], nn.Module] = nn.ReLU
-    """Of the layers inside, where the operator leaves the choice to the backbone."""
+    """Activation of the inner layers, if the operator leaves the choice to the backbone."""
     norm: Callable[[int], SwitchBatchNorm2d] = SwitchBatchNorm2d
-    """Its BatchNorm layers."""
+    """Makes the BatchNorm layers."""
     container: str = "block"
-    """What published weights call the list of layers, where the operator has one."""
+    """Name of the operator's list of layers in published weights, if it has one."""
 
     def inner_widths(self, channels: int | None = None, divisor: int = 2) -> list[int]:
-        """Inner channels for every width factor; `channels` at width 1.0, the block_spec's own where None."""
+        """Inner channels per width factor; at width 1.0 `channels`, or the channels of this specification if None."""
         nominal = channels or self.inner or self.outputs
         return [scaled(nominal, factor, divisor) for factor in self.widths]
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether what comes out is shaped as what goes in."""
+        """Whether input and output have the same shape."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
 class Operator(nn.Module):
-    """One candidate of a choice block: layers in a row, some of them with channels that follow the width.
+    """One candidate of a choice block: a sequence of layers, some of them with channels that follow the width.
 
     Args:
-        layers: Modules by the names that they have in the plain network (`conv1`, `bn1`, ...). An operator without
-            layers is a skip.
-        channels: Per switchable layer, by its path inside the operator, its input and output channels for every width
-            candidate. Layers that are not named do not change.
-        projection: The name among `layers` of the operator's own shortcut, which is no part of the row.
+        layers: Modules by their names in the plain network (`conv1`, `bn1`, ...). An operator without layers is a skip.
+        channels: Input and output channels per width candidate, by the path of a switchable layer inside the operator.
+            Other layers do not change.
+        projection: The name in `layers` of the operator's own shortcut, which is not part of the sequence.
     """
 
     def __init__(
@@ -93,17 +92,17 @@ class Operator(nn.Module):
                 layer.activate_channels(inputs[index], outputs[index])
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layers in order; of an operator without layers the result is its input."""
+        """Runs the layers in order; without layers the output is the input."""
         main = branch(self, self.row)
         return x if main is None else main(x)
 
 
 OperatorMaker = Callable[[BlockSpec], Operator]
-"""Makes an operator for a place."""
+"""Makes an operator for a block specification."""
 
 
 def branch(owner: nn.Module, names: Sequence[str]) -> Branch | None:
-    """The named children of a module in a row; None where there are none."""
+    """The named children of a module as one function, in sequence; None if there are none."""
     if not names:
         return None
 
@@ -117,19 +116,19 @@ def branch(owner: nn.Module, names: Sequence[str]) -> Branch | None:
 
 
 class ChoiceBlock(Switchable):
-    """A choice block: the active operator, joined with what is beside it.
+    """A choice block: the active operator, joined with the shortcut.
 
     Args:
         candidates: Operators by registered name.
-        downsample: The shortcut that every operator shares; None where it is the identity or the operator's own.
-        join: How operator and shortcut meet.
+        downsample: The shortcut that all operators share; None for the identity or an operator's own shortcut.
+        join: Combines operator and shortcut.
     """
 
     def __init__(
         self, candidates: Mapping[str, Operator], downsample: nn.Module | None = None, join: Join = residual_relu
     ) -> None:
         super().__init__()
-        # Registered first: its name then holds the quantizer that it shares, whatever the operators are.
+        # Registered first, so that a quantizer that it shares is named after it, whatever the operators are.
         self.downsample = downsample
         self.candidates = nn.ModuleDict(candidates)
         self.join = join
@@ -144,19 +143,19 @@ class ChoiceBlock(Switchable):
         return operator
 
     def activate(self, op: int, width: int) -> None:
-        """Becomes one operator at one width, by candidate index."""
+        """Activates one operator at one width, by candidate index."""
         self.active = self.op_names[op]
         self.operator.activate_width(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The active path on `x`."""
+        """The output of the active path for `x` `[N, C, H, W]`."""
         operator = self.operator
         own = None if operator.projection is None else branch(operator, (operator.projection,))
         return self.join(x, branch(operator, operator.row), own or self.downsample, _reader_behind(self))
 
     @property
     def first(self) -> nn.Module | None:
-        """The layer of the active operator that reads the block's input; None of a skip."""
+        """The layer of the active operator that reads the block's input; None for a skip."""
         return _first(self.operator, self.operator.row)
 
     def static(self, maker: StaticMaker) -> nn.Module:
@@ -171,13 +170,13 @@ class ChoiceBlock(Switchable):
 
 
 class PlainBlock(nn.Module):
-    """A plain block whose layers are its children under the names of the float network.
+    """A plain block whose children have the layer names of the float network.
 
     Args:
-        layers: All of them, by name.
-        row: Names of those that run one after the other.
+        layers: All layers, by name.
+        row: Names of the layers that run in sequence.
         shortcut: Name of the shortcut; None for the identity.
-        join: How the two meet.
+        join: Combines the sequence and the shortcut.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], row: Sequence[str], shortcut: str | None, join: Join) -> None:
@@ -187,13 +186,13 @@ class PlainBlock(nn.Module):
         self.row, self.shortcut, self.join = tuple(row), shortcut, join
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` to what the block gives."""
+        """The output of the block for `x` `[N, C, H, W]`."""
         beside = None if self.shortcut is None else branch(self, (self.shortcut,))
         return self.join(x, branch(self, self.row), beside, _reader_behind(self))
 
     @property
     def first(self) -> nn.Module | None:
-        """The layer of the row that reads the block's input; None of a skip."""
+        """The layer of the sequence that reads the block's input; None for a skip."""
         return _first(self, self.row)
 
 
@@ -203,13 +202,13 @@ _behind: WeakKeyDictionary[Block, Block] = WeakKeyDictionary()
 
 @contextmanager
 def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
-    """While open, blocks know the block behind them, so that what they sum can be quantized for it at once.
+    """Tells blocks which block follows while open, so that a residual sum is quantized for it in the same kernel.
 
-    Kept beside the modules, not in them, so that a copy, which nobody would put right again, knows nothing. What has
-    hooks, which may change a sum in place, stays as it is.
+    Stored outside of the modules, so that copies, which nothing would reset, are not affected. Modules with hooks,
+    which may change a sum in place, are not changed.
 
     Args:
-        pairs: Blocks, each with the one that is expected to read what it gives.
+        pairs: Blocks, each with the block that is expected to read its output.
     """
     added = {block: reader for block, reader in pairs if block not in _behind}
     _behind.update(added)
@@ -221,7 +220,7 @@ def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
 
 
 def _reader_behind(block: Block) -> nn.Module | None:
-    """The layer that reads what a block gives, where that is known and nothing watches on the way."""
+    """The layer that reads the output of a block, if it is known and no module in between has hooks."""
     behind = _behind.get(block)
     first = None if behind is None or hooked(block) or hooked(behind) else behind.first
     return None if first is None or hooked(first) else first
@@ -229,6 +228,6 @@ def _reader_behind(block: Block) -> nn.Module | None:
 
 def _first(owner: nn.Module, row: Sequence[str]) -> nn.Module | None:
     layer = owner._modules[row[0]] if row else None
-    while isinstance(layer, nn.Sequential):  # lists of layers of published networks
+    while isinstance(layer, nn.Sequential):  # published networks nest layers in lists
         layer = next(iter(layer), None)
     return layer

@@ -1,4 +1,4 @@
-"""Where every activation clip starts: the threshold of least squared error, for every bit choice."""
+"""Calibration of the activation clips: the clip of least squared error for every bit-width."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from spos_quant.supernet.network import named_blocks
 from spos_quant.supernet.supernet import Supernet
 
 _GRID = 46
-"""Thresholds that are tried, from a tenth of the largest magnitude to all of it."""
+"""Number of clips that are tried, from a tenth of the largest magnitude to all of it."""
 _VALUES = 16_384
-"""Values of a tensor that a threshold is judged on."""
+"""Number of values of a tensor on which a clip is evaluated."""
 _Sample = tuple[Tensor, Tensor]
 """Some values of a tensor, and its smallest and largest."""
 
@@ -35,14 +35,14 @@ def calibrate_clips(
     """Sets every clip from float passes: every operator at its largest width, all blocks at once.
 
     Args:
-        supernet: Its active path and modes are left as they were.
-        images: `[n, C, H, W]`, augmented as in training; some hundred suffice. Or batches of other inputs.
-        only: The quantizers to set; all where None.
-        running_statistics: Whether BatchNorm has statistics that mean something, as in a trained network. Otherwise it
-            normalises by the batch.
+        supernet: Its active path and modes are restored.
+        images: `[N, C, H, W]`, augmented as in training; a few hundred suffice. Or batches of other inputs.
+        only: The quantizers to set; None is all.
+        running_statistics: Whether BatchNorm normalizes by running statistics, as a trained network has them, or by
+            those of the batch.
 
     Raises:
-        ModelError: an input declared never negative was.
+        ModelError: an input that was declared never negative is negative.
     """
     before = supernet.architecture
     modes = {module: module.training for module in supernet.modules()}
@@ -78,7 +78,7 @@ def _is_statistic(name: str) -> bool:
 
 
 class _Record:
-    """Keeps a sample of what a layer reads."""
+    """A hook that keeps a sample of a layer's input."""
 
     def __init__(self, quantizer: InputQuantizer, seen: dict[InputQuantizer, list[_Sample]]) -> None:
         self.quantizer, self.seen = quantizer, seen
@@ -113,10 +113,10 @@ def _set_clips(quantizer: InputQuantizer, values: Tensor, extremes: Tensor) -> N
     for bits in map(int, quantizer.by_bits):
         clip = quantizer.clip(bits)
         if peak == 0:
-            continue  # nothing was seen: the clip keeps its start
+            continue  # the input is zero everywhere: keep the initial clip
         grid = torch.linspace(0.1, 1.0, _GRID, device=values.device) * peak
         errors = []
-        for threshold in grid:
-            clip.copy_(threshold)
+        for candidate in grid:
+            clip.copy_(candidate)
             errors.append((quantizer(values, bits) - values).square().mean())
         clip.copy_(grid[int(torch.stack(errors).argmin())])

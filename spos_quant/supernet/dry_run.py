@@ -1,4 +1,4 @@
-"""The network_shapes of a network, read from the network itself by dry runs on the meta device."""
+"""The network shapes of a network, measured by dry runs on the meta device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spos_quant.supernet.network import Backbone, BlockBuilder, Place, named_blo
 
 
 class _Seen:
-    """What one dry run saw: shapes in order of execution, and who read which tensor first."""
+    """The record of one dry run: shapes in order of execution, and the first reader of each tensor."""
 
     def __init__(self) -> None:
         self.shapes: dict[SwitchLayer, LayerShape] = {}
@@ -32,29 +32,29 @@ class _Seen:
         weight = layer.active_weight()
         biases = 0 if layer.bias is None else layer.active_out
         macs = layer.kind.macs(weight, inputs[0], output, layer.active_out)
-        # Of one image, whose windows may have become a batch of their own inside.
+        # One image, which the network may have split into a batch of windows.
         runs = len(inputs[0])
         shape = LayerShape(macs, weight.numel(), biases, layer.active_out, layer.geometry(inputs[0]), runs)
         before = self.shapes.get(layer)
-        # A layer that runs several times works several times and is stored once.
-        self.shapes[layer] = shape if before is None else _again(before, shape)
-        # Kept alive, so that no other tensor can take its identity during the run; one that was written to is another.
+        # In a layer that runs several times, multiply-adds add up but weights count once.
+        self.shapes[layer] = shape if before is None else _add_run(before, shape)
+        # The tensor is kept alive, so that no other tensor gets its id; a new version counts as another tensor.
         key = id(inputs[0]), inputs[0]._version
         self.reads.setdefault(layer, self._tensors.setdefault(key, (inputs[0], layer))[1])
 
 
-def _again(before: LayerShape, now: LayerShape) -> LayerShape:
-    """A layer that runs once more."""
+def _add_run(before: LayerShape, now: LayerShape) -> LayerShape:
+    """The shape of a layer that runs once more."""
     geometry = now.geometry if now.geometry == before.geometry else None
     return replace(before, macs=before.macs + now.macs, geometry=geometry, runs=before.runs + now.runs)
 
 
 def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:
-    """One image through the active path of a body.
+    """Runs one image through the active path of a body.
 
     Args:
         body: Left in evaluation mode.
-        inputs: What it is called with; a batch of one, perhaps on the meta device.
+        inputs: The arguments of the body, with a batch of one; they may be on the meta device.
 
     Raises:
         ModelError: the input does not fit the network.
@@ -65,7 +65,7 @@ def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:
         for place in places(body):
             handle = place.layer.register_forward_hook(seen.hook)
             stack.callback(handle.remove)
-        # Without autograd attention takes a fused kernel that torch's counter does not know.
+        # Without autograd, attention uses a fused kernel that torch's counter does not know.
         stack.enter_context(torch.enable_grad())
         try:
             with counter:
@@ -73,20 +73,20 @@ def dry_run(body: nn.Module, inputs: tuple[Any, ...]) -> _Seen:
         except RuntimeError as error:
             shape = "x".join(map(str, inputs[0].shape[1:]))
             raise ModelError(f"an input of {shape} does not fit the network: {error}") from None
-    # torch counts two operations a multiply-add; what its counter saw beyond our layers is not quantizable.
+    # torch counts two operations per multiply-add; those outside of our layers are not quantizable.
     seen.other_macs = counter.get_total_flops() // 2 - sum(s.macs for s in seen.shapes.values())
     return seen
 
 
 def build_body(spec: SpaceSpec, backbone: Backbone, device: str = "meta") -> tuple[nn.Module, BlockBuilder]:
-    """The float structure of a space: every operator at its largest width, no quantizers yet."""
+    """The float network of a space: every operator at its largest width, without quantizers."""
     builder = BlockBuilder(spec)
     with torch.device(device):
         return backbone(spec, builder), builder
 
 
 def measure_shapes(spec: SpaceSpec, backbone: Backbone) -> NetworkShapes:
-    """The network_shapes of a space: one dry run per operator and width, all blocks at once, and one of the reference."""
+    """The network shapes of a space: a dry run per operator and width, all blocks at once, and one of the reference."""
     body, builder = build_body(spec, backbone)
     blocks = named_blocks(body)
     by_layer = {place.layer: place for place in places(body)}
@@ -112,26 +112,26 @@ def measure_shapes(spec: SpaceSpec, backbone: Backbone) -> NetworkShapes:
 
 
 def body_shapes(body: nn.Module, builder: BlockBuilder, inputs: tuple[Any, ...]) -> NetworkShapes:
-    """The network_shapes of a body as it is, with nothing to choose but bits; its blocks are left out.
+    """The network shapes of a body in which only bits are searched; its blocks are left out.
 
     Args:
         body: Left in evaluation mode.
-        builder: Knows the units of its layers.
-        inputs: What the body is called with, a batch of one.
+        builder: Has the units of its layers.
+        inputs: The arguments of the body, with a batch of one.
 
     Raises:
-        ModelError: the input does not fit.
+        ModelError: the input does not fit the network.
     """
     seen = dry_run(body, inputs)
     by_layer = {place.layer: place for place in places(body)}
     layers = tuple(
-        _network_shapes(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,), builder.unit)
+        _layer_shapes(by_layer[x], None, by_layer[seen.reads[x]].name, (shape,), builder.unit)
         for x, shape in seen.shapes.items()
     )
     return NetworkShapes((), layers, (), layers, seen.other_macs, builder.float_ends)
 
 
-def _network_shapes(
+def _layer_shapes(
     place: Place, op: int | None, reads: str, shapes: tuple[LayerShape, ...], unit: Callable[[Place], str | None]
 ) -> LayerShapes:
     kind = place.layer.kind.float_class.__name__
@@ -145,10 +145,10 @@ def _layers(
     reference: tuple[LayerShapes, ...],
     unit: Callable[[Place], str | None],
 ) -> tuple[LayerShapes, ...]:
-    # The reference network meets every block; a run whose operators are skips may not.
+    # The reference network runs every block; a run whose operators are skips may not.
     position: dict[str, int] = {}
-    for layer_outline in reference:
-        position.setdefault(layer_outline.block or layer_outline.name, len(position))
+    for layer_shapes in reference:
+        position.setdefault(layer_shapes.block or layer_shapes.name, len(position))
     found: list[tuple[tuple[int, int, int], LayerShapes]] = []
     for layer, place in by_layer.items():
         mine = {key: run for key, run in runs.items() if layer in run.shapes}
@@ -160,5 +160,5 @@ def _layers(
         kept = tuple(shapes if len(set(shapes)) > 1 else shapes[:1])
         turn = list(first.shapes).index(layer)
         key = (position[place.block or place.name], op or 0, turn)
-        found.append((key, _network_shapes(place, op, by_layer[first.reads[layer]].name, kept, unit)))
-    return tuple(network_shapes for _, network_shapes in sorted(found, key=lambda item: item[0]))
+        found.append((key, _layer_shapes(place, op, by_layer[first.reads[layer]].name, kept, unit)))
+    return tuple(layer_shapes for _, layer_shapes in sorted(found, key=lambda item: item[0]))

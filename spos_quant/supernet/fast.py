@@ -1,4 +1,4 @@
-"""What a training does beside its steps so that they take less time."""
+"""Faster training steps: compiled kernels, plain quantizer outputs, fused ReLUs and residual sums."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from spos_quant.supernet.network import blocks_in_a_row, relus_in_front
 
 @contextmanager
 def fast_steps(model: nn.Module, *, compiled: bool = True) -> Iterator[None]:
-    """While open, training steps of a supernet or of a subnet take less time, with the same answers to the last bit.
+    """Makes training steps of a supernet or subnet faster while open, with bit-identical outputs.
 
-    Fake quantization runs as compiled loops, where a compiler is there (the first time takes up to two minutes, kept in
-    the user's cache folder; where it fails one line says so), quantizers answer with values alone, and take over ReLUs
-    and residual sums in front of them. Gradients that go through scales are sums in another order, so that a training
-    ends in other last digits. With `memory_format=torch.channels_last` of model and images it gains most.
+    Fake quantization runs as compiled loops if a compiler is available. The first compilation takes up to two minutes
+    and is kept in the user's cache folder; if it fails, one line reports it. Quantizers return plain values, and apply
+    the ReLUs and residual sums in front of them. Gradients through scales are summed in another order, so the trained
+    weights differ in the last digits. The gain is largest if model and images use `memory_format=torch.channels_last`.
 
-    The model must be on its device already. Copies of it, `no_grad` passes and `load_state_dict` are fine inside;
-    calibrating, measuring and exporting belong outside, and so do changes of its quantizers.
+    The model must already be on its device. Copies of it, `no_grad` passes and `load_state_dict` are allowed inside.
+    Calibration, measuring, export and changes of its quantizers must be outside.
 
     Args:
-        model: Whose parameters the steps train.
-        compiled: False leaves out the compiled loops, and with them the other order of sums.
+        model: The model that the steps train.
+        compiled: False disables the compiled loops, and with them the other order of sums.
     """
     device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
     relus = absorbed_relus(relus_in_front(model))

@@ -1,4 +1,4 @@
-"""What operators and backbones are made of, beside `SwitchLayer` and `SwitchBatchNorm2d`."""
+"""Layers of operators and backbones, in addition to `SwitchLayer` and `SwitchBatchNorm2d`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def conv(
     signed: bool = False,
     bias: bool = False,
 ) -> SwitchLayer:
-    """A switchable convolution that keeps the size at stride 1; `signed` says that its input may be negative."""
+    """A switchable convolution that keeps height and width at stride 1; `signed`: its input may be negative."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     return SwitchLayer(layer, signed=signed)
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by what is in them: `x * hardsigmoid(fc2(relu(fc1(mean(x)))))` (arXiv 1709.01507, 1905.02244).
+    """Squeeze-and-excitation: `x * hardsigmoid(fc2(relu(fc1(mean(x)))))` (arXiv 1709.01507, 1905.02244).
 
     Args:
-        channels: Of the input.
-        squeezed: Channels in between.
+        channels: Input channels.
+        squeezed: Channels between `fc1` and `fc2`.
         signed: Whether the input may be negative.
     """
 
@@ -38,14 +38,14 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` to the same shape."""
+        """Maps `[N, C, H, W]` to the same shape."""
         weights: Tensor = self.gate(self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()))
         return x * weights
 
 
 class Zero(nn.Module):
-    """Nothing: zeros of the input's shape."""
+    """Zeros in the shape of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[n, C, H, W]` zeros."""
+        """`[N, C, H, W]` zeros."""
         return x * 0.0

@@ -1,4 +1,4 @@
-"""The cost of any model, read from its own layers: bits from the Brevitas modules, shapes from a dry run."""
+"""The cost of any model, measured on its own layers: bits from the Brevitas modules, shapes from a dry run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose
 
 
 def measure(model: nn.Module, example: Tensor | Sequence[Any]) -> dict[str, Any]:
-    """What a model costs for one image, with the keys of `spos-quant cost --json`.
+    """The cost of a model for one image, with the keys of `spos-quant cost --json`.
 
-    A layer of Brevitas counts towards `bitops`, a float operand of it with 32 bits; a plain torch layer is one that was
-    kept float. `bitops` is null where no layer counts.
+    Brevitas layers count towards `bitops`, float operands with 32 bits; a plain torch layer counts as kept float.
+    `bitops` is null if no layer counts.
 
     Args:
-        model: Any float or Brevitas model; it is run once, in evaluation mode, and left as it was.
-        example: A batch `[n, ...]` that fits the model, or a sequence of arguments; costs are those of one of the n.
+        model: Any float or Brevitas model; it is run once, in evaluation mode, and then restored.
+        example: A batch `[N, ...]` that fits the model, or a sequence of arguments; costs are per image.
 
     Raises:
         ModelError: the example does not fit the model.
@@ -36,7 +36,7 @@ def measure(model: nn.Module, example: Tensor | Sequence[Any]) -> dict[str, Any]
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         row = _row(names[module], module, inputs[0], output)
-        if module in found:  # a layer that runs several times works several times
+        if module in found:  # a layer that runs several times: its multiply-adds add up
             shape = found[module].shape
             row = LayerRow(
                 row.name,
@@ -55,7 +55,7 @@ def measure(model: nn.Module, example: Tensor | Sequence[Any]) -> dict[str, Any]
         for module in names:
             if isinstance(module, _LAYERS):
                 stack.callback(module.register_forward_hook(hook).remove)
-        # torch's counter watches modules through autograd and fails on parameters without it
+        # torch's counter tracks modules through autograd and fails on parameters without it
         stack.enter_context(torch.enable_grad())
         model.eval()
         try:
@@ -77,7 +77,7 @@ def _row(name: str, module: Any, x: Any, output: Any) -> LayerRow:
     out = output.value if hasattr(output, "value") else output
     weight = module.weight
     out_channels = getattr(module, "out_channels", None) or module.out_features
-    # Of the whole batch, which is one image: windows of one may have become a batch of their own inside.
+    # Over the whole batch, which is one image: the model may have split it into a batch of windows.
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         macs = x.numel() * weight[0].numel()
     else:
@@ -89,7 +89,7 @@ def _row(name: str, module: Any, x: Any, output: Any) -> LayerRow:
 
 
 def _bits(module: nn.Module, x: Any) -> tuple[int | None, int | None]:
-    """Weight and input bits; stock Brevitas models hand quantized tensors to layers that quantize no input."""
+    """Weight and input bits; in stock Brevitas models, layers without an input quantizer read quantized tensors."""
     weight, act = read_bits(module)
     given = getattr(x, "bit_width", None)
     if act is None and given is not None and is_quant_layer(module):

@@ -1,4 +1,4 @@
-"""The structure of a supernet: what backbones build with, and what every layer in it is called in the plain network."""
+"""The structure of a supernet: the builder for backbones, and the name of every layer in the plain network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUMS = (residual, residual_relu)
 
 
 class BlockBuilder:
-    """Makes the choice blocks of a backbone with the candidates that the search space gives them.
+    """Makes the choice blocks of a backbone with the candidates of the search space.
 
     Args:
         spec: The search space; its `axes` and `overrides` decide the candidates of each block.
@@ -32,14 +32,14 @@ class BlockBuilder:
         self.own_ops: dict[str, str] = {}
         self.axes: dict[str, str] = {}
         self.units: dict[str, str] = {}
-        """Blocks of the module tree by layer name, in networks without choice blocks."""
+        """Block of the module tree per layer name, in networks without choice blocks."""
         self.float_ends: tuple[str, ...] = ()
         """Those of `first` and `last` that stay float because they cannot be quantized."""
         self.own_start = False
-        """Whether the network draws its own first weights, as published models do."""
+        """Whether the network initializes its own weights, as published models do."""
 
     def unit(self, place: Place) -> str | None:
-        """What a layer shares its bits with where `bits_per` is `block`: its choice block's axis name, or a unit."""
+        """The layers of a unit share bits if `bits_per` is `block`. It is the block's axis name, or from `units`."""
         return self.units.get(place.name) if place.block is None else self.axes[place.block]
 
     def block(
@@ -56,16 +56,16 @@ class BlockBuilder:
 
         Args:
             name: Its module name in the plain network.
-            block_spec: What its operator must be; the widths are filled in.
-            own_op: The backbone's own operator, used where the space names none.
-            downsample: The shortcut; None for the identity, or where operators bring their own.
-            join: How operator and shortcut meet.
-            axis: Blocks of one such name read the same axes, and share their bits where `bits_per` is `block`; None is
-                a name of its own.
+            block_spec: The block specification; the widths are filled in.
+            own_op: The backbone's own operator, used if the space names none.
+            downsample: The shortcut; None for the identity, or if operators provide their own.
+            join: Combines operator and shortcut.
+            axis: Blocks with the same axis name read the same axes, and share bits if `bits_per` is `block`; None is
+                `name`.
 
         Raises:
-            ConfigError: an operator that is not registered.
-            SpaceError: a shape that changes without a shortcut, or an operator that cannot sit here.
+            ConfigError: an operator is not registered.
+            SpaceError: the shape changes without a shortcut, or an operator does not fit this block.
         """
         if join in _SUMS and downsample is None and not block_spec.keeps_shape:
             raise SpaceError(f"block {name!r} changes the shape and needs a shortcut")
@@ -94,13 +94,13 @@ Backbone = Callable[[SpaceSpec, BlockBuilder], nn.Module]
 
 @dataclass(frozen=True)
 class Place:
-    """A switchable layer and what it is called."""
+    """A switchable layer and its names."""
 
     name: str
     """Module name in the plain network."""
     block: str | None
     op: str | None
-    """The operator that it belongs to; None for shortcuts and layers outside blocks."""
+    """The operator that it belongs to; None for shortcuts and layers outside of blocks."""
     layer: SwitchLayer
 
 
@@ -127,7 +127,7 @@ def named_blocks(body: nn.Module) -> dict[str, ChoiceBlock]:
 
 
 def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm2d]]:
-    """Every layer with a BatchNorm that is registered right behind it, as the networks here are written."""
+    """Every layer whose next registered sibling is a BatchNorm, which reads its output in the networks here."""
     for module in body.modules():
         for layer, norm in pairwise(module.children()):
             if isinstance(layer, SwitchLayer) and isinstance(norm, SwitchBatchNorm2d):
@@ -135,30 +135,30 @@ def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm
 
 
 def relus_in_front(model: nn.Module) -> Iterator[tuple[nn.ReLU, nn.Module]]:
-    """Every ReLU of a supernet's operators, or of plain blocks made of them, with the module that it alone feeds.
+    """Every ReLU of a supernet's operators, or of plain blocks, with the only module that reads its output.
 
-    Modules that have several places are none of them.
+    Modules that are registered several times are left out.
     """
-    places = Counter(id(child) for module in model.modules() for child in module._modules.values())
+    uses = Counter(id(child) for module in model.modules() for child in module._modules.values())
     for module in model.modules():
         if isinstance(module, Operator | PlainBlock):
             row = [module.get_submodule(name) for name in module.row]
             for relu, reader in pairwise(row):
-                if type(relu) is nn.ReLU and places[id(relu)] == places[id(reader)] == 1:
+                if type(relu) is nn.ReLU and uses[id(relu)] == uses[id(reader)] == 1:
                     yield relu, reader
 
 
 def blocks_in_a_row(model: nn.Module) -> Iterator[tuple[Block, Block]]:
-    """Every block of a supernet, or plain block, with the one registered behind it, which reads it in most networks."""
+    """Every block with the next registered block, which reads its output in most networks."""
     yield from pairwise(module for module in model.modules() if isinstance(module, Block))
 
 
 def per_bits(name: str) -> bool:
-    """Whether a parameter of a supernet belongs to one bit-width, so that no float network has it."""
+    """Whether a supernet parameter belongs to one bit-width, so that no float network has it."""
     return ".scaling_impl." in name or ".by_bits." in name
 
 
 def plain_name(path: str) -> str:
-    """The plain network's name of a supernet's parameter: the operator that it sits in is left out."""
+    """The name of a supernet parameter in the plain network, which leaves out the operator."""
     head, found, tail = path.partition(".candidates.")
     return f"{head}.{tail.partition('.')[2]}" if found else path

@@ -12,10 +12,10 @@ from torch import nn
 
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.latency import read_latency_csv
+from spos_quant.cost.metrics import metrics
 from spos_quant.cost.rows import architecture_rows, space_summary
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import LATENCY
 from spos_quant.errors import ConfigError
 from spos_quant.progress import remark
 from spos_quant.quant.scales import LearnedScale
@@ -28,7 +28,7 @@ from spos_quant.supernet.network import named_blocks, norms_behind, places
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters of any model as `Supernet.param_groups` divides them: what has one dimension decays not."""
+    """Optimizer parameter groups of any model as in `Supernet.param_groups`: no weight decay on 1-D parameters."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -49,7 +49,7 @@ class Supernet(nn.Module):
         architecture: The active architecture.
 
     Raises:
-        ModelError: the body is not the network that the space's network_shapes describes.
+        ModelError: the body does not match the network shapes of the space.
     """
 
     def __init__(self, space: SearchSpace, body: nn.Module) -> None:
@@ -64,13 +64,13 @@ class Supernet(nn.Module):
         self.activate((0,) * len(space.axes))
 
     def _split_norms(self) -> list[tuple[SwitchBatchNorm2d, Read]]:
-        """Gives BatchNorm layers behind quantized ones affine parameters per weight bits; returns what they read."""
+        """Splits BatchNorm layers behind quantized layers by weight bits; returns them with their axis references."""
         bits = {layer: weight for layer, weight, _ in self._layers}
         pairs = list(norms_behind(self.body))
         if not pairs:
             raise ConfigError(
-                f"{self.space.name}: batch_norm: per-bits needs layers with a BatchNorm of ours right behind them, "
-                f"which backbone {self.space.spec.backbone!r} has not; leave it at shared"
+                f"{self.space.name}: batch_norm: per-bits needs layers directly followed by a SwitchBatchNorm2d, which "
+                f"backbone {self.space.spec.backbone!r} does not have; leave it at shared"
             )
         found = [(norm, bits[layer]) for layer, norm in pairs if layer in bits]
         for norm, weight in found:
@@ -79,12 +79,12 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def start(self, only: Container[str] | None = None) -> None:
-        """Starts what each bit-width learns of its own from the weights as they are now, where these were replaced.
+        """Initializes the parameters of each bit-width from the current weights, for use after these were replaced.
 
-        Learned weight steps start where the statistics of the weight put them, affine parameters from the shared ones.
+        Learned weight scales start from the statistics of the weight, affine parameters from the shared ones.
 
         Args:
-            only: Names of the parameters to start; all where None.
+            only: Names of the parameters to initialize; None is all.
         """
         for path, owner in self.named_modules():
             if isinstance(owner, SwitchLayer):
@@ -102,69 +102,70 @@ class Supernet(nn.Module):
         """Makes this architecture the active path.
 
         Raises:
-            SpaceError: it is none of this space.
+            SpaceError: the architecture is not in this space.
         """
         self.architecture = self.space.canonical(architecture)
-        for block, place in zip(self._blocks, self.space.blocks, strict=True):
-            block.activate(place.op.index(self.architecture), place.width.index(self.architecture))
+        for block, slot in zip(self._blocks, self.space.blocks, strict=True):
+            block.activate(slot.op.index(self.architecture), slot.width.index(self.architecture))
         for layer, weight, act in self._layers:
             layer.activate_bits(weight.value(self.architecture), act.value(self.architecture))
         for norm, weight in self._norms:
             norm.activate_bits(weight.value(self.architecture))
 
     def activate_float(self) -> None:
-        """Switches every quantizer off on the active path; operators, widths and BatchNorm stay as they are."""
+        """Switches off every quantizer on the active path; operators, widths and BatchNorm do not change."""
         for layer, _, _ in self._layers:
             layer.activate_bits(None, None)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As torch does, into the parameters that are there: an optimizer that was built before stays right."""
+        """Loads as torch does, into the existing parameters, so that an optimizer that was built before stays valid."""
         with parameters_stay():
             return super().load_state_dict(*arguments, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the network answers along the active path: logits `[n, classes]` of images `[n, C, H, W]`."""
+        """The output of the active path: logits `[N, classes]` for images `[N, C, H, W]`."""
         return self.body(*inputs, **options)
 
     def param_groups(self, *, weight_decay: float) -> list[dict[str, Any]]:
-        """Parameters for an optimizer: weight decay on weights, none on biases, BatchNorm, clips and steps."""
+        """Parameter groups for an optimizer: weight decay on weights, none on biases, BatchNorm, clips and scales."""
         return param_groups(self, weight_decay)
 
     def subnet(self, architecture: Architecture) -> nn.Module:
-        """The plain static model of an architecture, weights copied: Brevitas layers, bit-exact to the path.
+        """The plain static model of an architecture, with copied weights: Brevitas layers, bit-exact to the path.
 
-        The active path of the supernet stays as it was.
+        The active path of the supernet does not change.
         """
         before = self.architecture
         bits = [(layer.weight_bits, layer.act_bits) for layer, _, _ in self._layers]
         self.activate(architecture)
         try:
-            # Construction draws random numbers on the default device; the user's generator must not notice.
+            # Construction draws random numbers on the default device; the user's generator state must not change.
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 return StaticMaker().module(self.body).train(self.training)
         finally:
             self.activate(before)
             for (layer, _, _), (weight_bits, act_bits) in zip(self._layers, bits, strict=True):
-                layer.activate_bits(weight_bits, act_bits)  # perhaps float
+                layer.activate_bits(weight_bits, act_bits)  # differs from `before` after `activate_float`
 
     def cost(self, architecture: Architecture) -> dict[str, Any]:
-        """What `spos-quant cost --json` prints of an architecture."""
+        """The costs of an architecture, as `spos-quant cost --json` prints them."""
         architecture = self.space.canonical(architecture)
         found = space_summary(self.space, architecture_rows(self.space, architecture), self.space.encode(architecture))
-        if self.table.latency is not None:
-            found[LATENCY] = self.table.total(architecture, LATENCY)
-        return found
+        if self.table.latency is None:
+            return found
+        by_table = (name for name, metric in metrics.items() if metric.formula is None)
+        return found | {name: self.table.total(architecture, name) for name in by_table}
 
     def use_latency_table(self, path: str | Path) -> None:
-        """Makes `latency` a cost of its architectures, so that `latency_budget="2ms"` is a budget.
+        """Adds `latency` to the costs of architectures, so that `latency_budget="2ms"` is a valid budget.
 
-        How far such sums are from whole networks, as far as the table knows, is said on stderr.
+        Reports on stderr how far sums of layer latencies are from whole networks, if the table has this.
 
         Args:
-            path: A table as `spos-quant latency` writes it, or of your own device.
+            path: A table as written by `spos-quant latency`, or of your own device.
 
         Raises:
-            ConfigError: no such table, or one that lacks a layer of the space.
+            ConfigError: the table does not exist, or lacks a layer of the space.
         """
         latency = read_latency_csv(Path(path))
         latency.check(self.space, str(path))
@@ -172,11 +173,11 @@ class Supernet(nn.Module):
         remark(latency.said(self.table))
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
-        """`n` architectures uniform over those within the budgets, such as `bitops_budget="6.3Gi"`.
+        """`n` architectures, uniform over those within the budgets, for example `bitops_budget="6.3Gi"`.
 
         Raises:
-            BudgetError: a budget that cannot be read or kept.
-            TypeError: a keyword that does not end in `_budget`.
+            BudgetError: a budget cannot be parsed or met.
+            TypeError: a keyword does not end in `_budget`.
         """
         for name in budgets:
             if not name.endswith("_budget"):
@@ -185,11 +186,11 @@ class Supernet(nn.Module):
         return FeasibleSampler(self.table, parsed).sample(rng, n)
 
     def quantized_layers(self) -> list[tuple[SwitchLayer, Read, Read]]:
-        """Every quantized layer of every operator, with what it reads: weight bits and activation bits."""
+        """Every quantized layer of every operator, with the axis references of its weight and activation bits."""
         return list(self._layers)
 
     def input_quantizers(self) -> dict[InputQuantizer, list[SwitchLayer]]:
-        """Every input quantizer with the layers that read through it."""
+        """Every input quantizer with the layers that use it."""
         found: dict[InputQuantizer, list[SwitchLayer]] = {}
         for layer, _, _ in self._layers:
             if layer.input_quant is not None:
@@ -198,7 +199,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """Draws all weights anew from a seed: He normal for layers, ones and zeros for BatchNorm."""
+        """Initializes all weights from a seed: He normal for layers, ones and zeros for BatchNorm."""
         generator = torch.Generator().manual_seed(torch_seed(Stream.WEIGHTS, seed))
         for place in places(self.body):
             fan_in = place.layer.weight[0].numel()

@@ -1,4 +1,4 @@
-"""Weights in and out: by name, by `copy_`, from files that load without running code."""
+"""Saving and loading weights, by name and with `copy_`, from files that load without running code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from spos_quant.supernet.network import named_blocks, per_bits, plain_name
 if TYPE_CHECKING:
     from spos_quant.supernet.supernet import Supernet
 
-_SAID = "spos_quant"
-"""The key of our values in a file's header."""
+_METADATA_KEY = "spos_quant"
+"""The key of the metadata in a file's header."""
 
 
 def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers, each shared one once, under its first name."""
+    """Parameters and persistent buffers; a shared tensor appears once, under its first name."""
     yield from module.named_parameters()
     persistent = set(module.state_dict(keep_vars=True))
     for name, buffer in module.named_buffers():
@@ -38,23 +38,23 @@ def save_weights(module: nn.Module, path: Path, said: Mapping[str, Any] | None =
     Args:
         module: A model or a supernet.
         path: The file.
-        said: Plain values that travel in the file's header; `read_saved_metadata` gives them back.
+        said: Metadata of plain values, stored in the file's header; `read_saved_metadata` returns it.
     """
     save_tensors(dict(named_tensors(module)), path, said)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, said: Mapping[str, Any] | None = None) -> None:
-    """Writes tensors by name as `save_weights` does."""
+    """Writes named tensors as `save_weights` does."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    store(path, save(plain, metadata={_SAID: json.dumps(dict(said or {}))}))
+    store(path, save(plain, metadata={_METADATA_KEY: json.dumps(dict(said or {}))}))
 
 
 def read_saved_metadata(path: Path) -> dict[str, Any]:
-    """The plain values that `save_weights` put into a file's header. Raises `RunError` where the file is damaged."""
+    """The metadata that `save_weights` wrote into a file's header. Raises `RunError` if the file is damaged."""
     check(path)
     try:
         with safe_open(path, framework="np") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {}).get(_SAID, "{}"))
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{path}: is damaged ({error}); delete it and repeat the command to make it anew") from None
     return found
@@ -64,8 +64,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a PyTorch file read with `weights_only`.
 
     Raises:
-        ModelError: missing, truncated, of another kind, or a file that asks for code to be run (it is not).
-        RunError: an artifact of a run that was damaged.
+        ModelError: the file is missing, truncated, of another format, or needs code to be run, which is not run.
+        RunError: the file is a damaged artifact of a run.
     """
     if not path.is_file():
         raise ModelError(f"weights file {path} {'is no file' if path.exists() else 'does not exist'}")
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ModelError(f"weights file {path} is damaged or no safetensors file: {error}") from None
-    except Exception as error:  # noqa: BLE001 - torch.load raises whatever the damaged bytes lead to
+    except Exception as error:  # noqa: BLE001 - torch.load raises exceptions of any type for damaged bytes
         raise ModelError(
             f"weights file {path} is damaged, or cannot be read without running code, which was not run "
             f"({type(error).__name__}); expected safetensors, or a state dict saved with torch.save"
@@ -96,15 +96,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     """Copies tensors into a module of the same structure.
 
     Raises:
-        ModelError: a name that misses or is unknown, or another shape.
+        ModelError: a name is missing or unknown, or a shape differs.
     """
     own = dict(named_tensors(module))
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
         name = (missing or unknown)[0]
         raise ModelError(
-            f"{where} does not fit this model: {len(missing)} tensors miss, {len(unknown)} are unknown, first {name!r}"
-            f"{near(name, (unknown or tensors) if missing else own)}"
+            f"{where} does not fit this model: {len(missing)} tensors are missing, {len(unknown)} are unknown, "
+            f"first {name!r}{near(name, (unknown or tensors) if missing else own)}"
         )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
@@ -117,12 +117,12 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
 
 @torch.no_grad()
 def load_float_weights(supernet: Supernet, path: Path) -> None:
-    """Starts a supernet from the float weights of its backbone, under plain names; wider layers keep their surplus.
+    """Initializes a supernet from float weights of its backbone, by plain names; wider layers keep extra channels.
 
-    Operators other than the backbone's own have no float counterpart and keep their fresh weights.
+    Operators other than the backbone's own have no float counterpart and keep their initial weights.
 
     Raises:
-        ModelError: a weight of the backbone that the file misses, or of another shape.
+        ModelError: a weight of the backbone is missing in the file, or has another shape.
     """
     tensors = read_weights(path)
     blocks = named_blocks(supernet.body)
@@ -160,7 +160,7 @@ def _other_operator(name: str, own_ops: Mapping[str, str]) -> bool:
 
 @torch.no_grad()
 def inherit(target: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
-    """Copies what two supernets of one backbone share, by name and by leading channels; returns the names not found."""
+    """Copies what two supernets of one backbone share, by name and leading channels; returns the names not copied."""
     missing = set()
     for name, tensor in named_tensors(target):
         if name in tensors and _same_kernel(tensor, tensors[name]):
@@ -171,7 +171,7 @@ def inherit(target: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
 
 
 def copy_overlap(target: Tensor, source: Tensor, what: str) -> None:
-    """Copies the leading channels that both tensors have. Raises `ModelError` where they differ in more than those."""
+    """Copies the leading channels that both tensors have. Raises `ModelError` if more than the channels differ."""
     if not _same_kernel(target, source):
         raise ModelError(f"{what} has shape {tuple(source.shape)}, this model needs {tuple(target.shape)}")
     part = tuple(slice(0, min(a, b)) for a, b in zip(target.shape, source.shape, strict=True))

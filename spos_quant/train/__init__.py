@@ -1,1 +1,1 @@
-"""One training loop for supernets and subnets, clip calibration, BatchNorm recalibration and scoring."""
+"""The training loop of supernets and subnets, path samplers, BatchNorm recalibration, scoring and sensitivities."""

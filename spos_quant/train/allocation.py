@@ -1,22 +1,24 @@
-"""What becomes of memory that is no longer used: kept for the next tensor, or given back to the system."""
+"""glibc malloc settings: keep freed memory for the next tensor instead of returning it to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _EVERYTHING = 2**31 - 1
 _SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep what this process frees; a process keeps its largest size until it ends. False where it cannot.
+    """Makes glibc keep the memory that this process frees, so that the process never shrinks.
 
-    A pass of evaluation frees every activation soon after it was made, a step of training when it ends. glibc gives
-    such large pieces back to the system, which clears every page of them when the next layer asks: up to half of the
-    time of a pass (`benchmarks/freed_memory.py`). Who has set glibc's malloc by environment variables is left alone;
-    other libraries of the C language have their own ways.
+    An evaluation pass frees every activation soon after computing it, a training step at its end. By default glibc
+    returns such large blocks to the system, which clears every page on the next allocation: up to half of the time of a
+    pass (`benchmarks/freed_memory.py`). Does nothing if the user configured malloc by environment variables.
+
+    Returns:
+        Whether the setting was applied; False with other C libraries.
     """
     if any(name in os.environ for name in _SET_BY_USER):
         return False

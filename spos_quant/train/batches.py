@@ -1,4 +1,4 @@
-"""Batches as tensors. Everything about a batch follows from (seed, step): nothing else has to be saved to resume."""
+"""Batches as tensors. A batch depends on (seed, step) alone, so a checkpoint needs no other state of the data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KEEP_BYTES = 1 << 30
 
 
 class TrainingSteps(Dataset[Batch]):
-    """The training batch of every step of a training, by number.
+    """The batch of every training step, indexed by step number.
 
-    An epoch visits every image at most once, in an order of its own; the last images that fill no batch are left out.
-    With several ranks each takes its share of every batch, all of the same size.
+    An epoch visits every image at most once, in its own order, and drops the last images that do not fill a batch. Each
+    of several ranks takes an equal share of every batch.
 
     Raises:
-        ConfigError: a batch that the ranks cannot share evenly.
+        ConfigError: the batch size is not divisible by the number of ranks.
     """
 
     def __init__(self, data: DataSet, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
@@ -47,17 +47,17 @@ class TrainingSteps(Dataset[Batch]):
         return self.per_epoch
 
     def __getitem__(self, step: int) -> Batch:
-        epoch, turn = divmod(step, self.per_epoch)
-        if self._order[0] != epoch:  # a permutation of a million images is not for every step
+        epoch, index = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:  # permuting a million images at every step is too slow
             self._order = (epoch, order(len(self.data.train), self.seed, epoch))
-        chosen = self._order[1][turn * self.batch_size : (turn + 1) * self.batch_size]
+        chosen = self._order[1][index * self.batch_size : (index + 1) * self.batch_size]
         mine = chosen[self.rank :: self.world_size]
         x, y = batch(self.data.train, mine, self.data.preprocessing, self.data.augmentation, self.seed, epoch)
         return torch.from_numpy(x), torch.from_numpy(y)
 
 
 def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterator[Batch]:
-    """The batches of steps `first` to `last - 1`, prepared by `workers` processes (0: in this one)."""
+    """The batches of steps `first` to `last - 1`, prepared by `workers` processes (0: by this process)."""
     made: DataLoader[Batch] = DataLoader(
         steps, batch_size=None, sampler=range(first, last), num_workers=workers, worker_init_fn=leave_to_parent
     )
@@ -65,16 +65,16 @@ def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterato
 
 
 class FixedBatches:
-    """The same batches every time they are iterated over, kept in memory where they are small.
+    """Batches that are the same in every iteration, kept in memory if they are small.
 
-    Fewer images than the split has are of all classes in their shares (`data.subset`).
+    A subset of a split is stratified by class (`data.subset`).
 
     Args:
         data: The data set.
-        split: `train` (augmented as in training, as recalibration needs), `search-val` or `test` (as they are).
-        images: How many; all of the split where None.
+        split: `train` (augmented as in training, as recalibration requires), `search-val` or `test` (not augmented).
+        images: Number of images; None takes the whole split.
         batch_size: Images per batch.
-        seed: Chooses the images, and how those of `train` are augmented.
+        seed: Determines the subset and the augmentation of `train`.
     """
 
     def __init__(self, data: DataSet, split: str, *, images: int | None, batch_size: int, seed: int) -> None:
@@ -89,12 +89,12 @@ class FixedBatches:
 
     @property
     def count(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return -(-self.images // self.batch_size)
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
-        """Which images of the split, in the order of the batches."""
+        """`[images]` indices into the split, in the order of the batches."""
         labels = self.data.split(self.split).labels
         return stratified(labels, self.images, self.seed) if self._drawn else np.arange(len(labels))
 

@@ -1,7 +1,7 @@
-"""Checkpoints: a training that stops at any moment goes on as if nothing had happened.
+"""Checkpoints: a training that stops at any moment resumes to the same result as an uninterrupted one.
 
-Data order, paths and random numbers follow from (seed, step). So what must be kept is the step, the model and its
-average, the optimizer's momentum and the records so far, in one safetensors file that is replaced as a whole.
+Data order, paths and random numbers depend on (seed, step) alone. A checkpoint therefore holds the step, the model,
+its weight average, the optimizer's momentum and the records so far, in one safetensors file replaced as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MODEL, _MOMENTUM, _AVERAGE = "model.", "momentum.", "average."
 
 @dataclass
 class Position:
-    """How far a training is: what is not in the model or the optimizer."""
+    """The progress of a training: its state outside of the model and the optimizer."""
 
     step: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        identity: What the training depends on, as one string: another training's checkpoint is not gone on from.
+        identity: Everything the training depends on, as one string. A checkpoint of another identity is ignored.
     """
 
     path: Path
@@ -44,30 +44,32 @@ class Checkpoint:
     def save(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, average: Mapping[str, Tensor]
     ) -> None:
-        """Replaces the file. Raises `RunError` where it cannot be written."""
+        """Replaces the file. Raises `RunError` if it cannot be written."""
         tensors = {_MODEL + name: tensor for name, tensor in named_tensors(model)}
         tensors |= {_AVERAGE + name: tensor for name, tensor in average.items()}
         for name, parameter in model.named_parameters():
             momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if momentum is not None:
                 tensors[_MOMENTUM + name] = momentum
-        said = {"identity": self.identity, "threads": torch.get_num_threads(), **vars(position)}
-        save_tensors(tensors, self.path, said)
+        metadata = {"identity": self.identity, "threads": torch.get_num_threads(), **vars(position)}
+        save_tensors(tensors, self.path, metadata)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]) -> Position:
-        """Puts model, optimizer and average where the training stopped; the start where there is no checkpoint of it.
+        """Restores model, optimizer and average; returns the start position if this training has no checkpoint.
 
         Raises:
             RunError: the file is damaged.
         """
         if not self.path.exists():
             return Position()
-        said = read_saved_metadata(self.path)
-        if said.pop("identity", None) != self.identity:
-            remark(f"{self.path} is of another training, which is not gone on with")
+        metadata = read_saved_metadata(self.path)
+        if metadata.pop("identity", None) != self.identity:
+            remark(f"{self.path} is of another training and is ignored; this training starts from the beginning")
             return Position()
-        if said.pop("threads") != torch.get_num_threads():
-            remark(f"{self.path} was made with another number of threads: last bits may differ from one training")
+        if metadata.pop("threads") != torch.get_num_threads():
+            remark(
+                f"{self.path} was made with another number of threads: last bits may differ from an uninterrupted run"
+            )
         tensors = read_weights(self.path)
         own = {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
         load_weights(model, own, str(self.path))
@@ -76,4 +78,4 @@ class Checkpoint:
                 optimizer.state[parameter]["momentum_buffer"] = tensors[_MOMENTUM + name].to(parameter.device)
         for name, value in average.items():
             value.copy_(tensors[_AVERAGE + name])
-        return Position(**said)
+        return Position(**metadata)

@@ -1,4 +1,4 @@
-"""Where a network trains: devices, ranks and precision in Lightning Fabric's words."""
+"""Devices, ranks and precision of a training, by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def device_of(name: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda` means on this machine.
 
     Raises:
-        ConfigError: it is unknown or not there.
+        ConfigError: the name is unknown or the device is not available.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"unknown device {name!r}; expected auto, cpu or cuda")
@@ -34,7 +34,7 @@ def device_of(name: str) -> torch.device:
 
 
 def median_seconds(actions: Sequence[Callable[[], object]], device: torch.device) -> float:
-    """What an action takes on a device, the first of which, slow as beginnings are, does not count."""
+    """The median duration of actions on a device in seconds. The first action is a warm-up and does not count."""
     times = []
     for action in actions:
         start = time.perf_counter()
@@ -49,10 +49,10 @@ def make_fabric(config: TrainConfig, device: str) -> Fabric:
     """Lightning Fabric for a device name: `auto`, `cpu` or `cuda`.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not available.
     """
     device = device_of(device).type
-    # It advises on tensor cores at every start; how exact products are is the caller's to say.
+    # Silences the advice on tensor-core precision at every start: the caller chooses the precision.
     logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     if device == "cuda" and config.devices > torch.cuda.device_count():
@@ -70,7 +70,7 @@ def make_fabric(config: TrainConfig, device: str) -> Fabric:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Has cuDNN use what adds in one order only: a training that goes on ends like one that never stopped."""
+    """Restricts cuDNN to deterministic algorithms, so that a resumed training equals an uninterrupted one."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:

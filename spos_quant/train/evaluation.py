@@ -1,4 +1,4 @@
-"""How a path or a model is judged: BatchNorm statistics recomputed for it, then accuracy and loss."""
+"""Evaluation of a path or a model: BatchNorm recalibration, then accuracy and loss."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from spos_quant.quant.switch import SwitchBatchNorm2d
 
 @dataclass(frozen=True)
 class Score:
-    """What a model answers on a split."""
+    """Accuracy and loss of a model on a split."""
 
     top1: float
-    """Share of right answers, in [0, 1]."""
+    """Top-1 accuracy, in [0, 1]."""
     loss: float
     """Mean cross-entropy in nats."""
     n: int
-    """Images."""
+    """Number of images."""
 
 
 def batch_norms(module: nn.Module) -> list[Any]:
-    """All layers of a module that keep running statistics: BatchNorm, switchable or plain, or InstanceNorm."""
+    """All layers of a module with running statistics: BatchNorm (switchable or plain) and InstanceNorm."""
     found = [m for m in module.modules() if isinstance(m, (SwitchBatchNorm2d, _NormBase))]
-    return [m for m in found if m.running_mean is not None]  # a layer may keep none
+    return [m for m in found if m.running_mean is not None]  # layers may have none
 
 
 def to_evaluation(module: nn.Module) -> None:
-    """Evaluation mode; free where the module is in it already, since a supernet has thousands of submodules."""
+    """Sets evaluation mode unless it is set: `eval()` visits thousands of submodules of a supernet."""
     if module.training:
         module.eval()
 
@@ -43,15 +43,15 @@ def to_evaluation(module: nn.Module) -> None:
 def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] | None = None) -> None:
     """Recomputes BatchNorm statistics as the plain average over `batches` ([Guo2020], Sec. 3.4).
 
-    Only layers that the active path uses are touched. The module is left in evaluation mode.
+    Only layers on the active path change. The module is left in evaluation mode.
 
     Args:
         module: A supernet with an active path, or any model.
         batches: Images, or pairs whose first item is images; augmented as in training.
-        norms: The layers, where the caller knows them already.
+        norms: The BatchNorm layers, if already known to the caller.
 
     Raises:
-        ConfigError: no batches, or an iterator that was used up.
+        ConfigError: there are no batches, or an iterator is exhausted.
     """
     norms = batch_norms(module) if norms is None else norms
     before = [norm.momentum for norm in norms]
@@ -66,7 +66,7 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
             x = item[0] if isinstance(item, (tuple, list)) else item
             assert isinstance(x, Tensor)
             for norm in norms:
-                norm.momentum = 1.0 / seen  # a running mean with this weight is the average so far
+                norm.momentum = 1.0 / seen  # momentum 1 / i makes the running value the plain average of i batches
             module(x.to(device))
     finally:
         for norm, momentum in zip(norms, before, strict=True):
@@ -78,16 +78,16 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
 
 @torch.no_grad()
 def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Accuracy and loss of a module, left in evaluation mode, on batches of images and labels."""
+    """Accuracy and loss of a module on batches of images and labels. The module is left in evaluation mode."""
     to_evaluation(module)
     device = next(module.parameters()).device
-    # CountingProgram where the model is, since a GPU waits for every number that is brought over.
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    # Accumulated on the device: every transfer to the host synchronizes a GPU.
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     loss, n = torch.zeros((), dtype=torch.float64, device=device), 0
     for x, y in batches:
         logits = module(x.to(device)).float()
         target = y.to(device)
-        right += (logits.argmax(1) == target).sum()
+        correct += (logits.argmax(1) == target).sum()
         loss += F.cross_entropy(logits, target, reduction="sum").double()
         n += len(y)
-    return Score(int(right) / max(n, 1), float(loss) / max(n, 1), n)
+    return Score(int(correct) / max(n, 1), float(loss) / max(n, 1), n)

@@ -1,17 +1,18 @@
-"""Sensitivity from gradients alone: the Fisher information of a network times the squared error of quantization.
+"""Sensitivity from gradients alone: the Fisher information of a network times the squared quantization error.
 
-Near an optimum, an error d in the output of a layer raises the loss by 1/2 d' H d with the Hessian H, for which the
-Fisher information E[g g'] stands: 1/2 E[(g' d)^2], g being the gradient of one image. One backward pass and one forward
-pass per layer and candidate give it for weights and activations together, without evaluating any architecture.
+Near an optimum, an error d in the output of a layer increases the loss by 1/2 d' H d, where H is the Hessian. The
+Fisher information E[g g'], with g the gradient of one image, approximates H: the increase is 1/2 E[(g' d)^2]. One
+backward pass and one forward pass per layer and candidate give it for weights and activations together, without
+evaluating any architecture.
 
-Where BatchNorm reads a layer, recomputing its statistics takes back whatever of the error is a shift or a scale of a
-channel. That part is left out, as it is in evaluations, which recompute them.
+If BatchNorm reads a layer, recomputing its statistics removes any shift and scale of a channel from the error. The
+estimate excludes that part, as evaluations do by recalibration.
 
 References:
     [Dong2020] HAWQ-V2, arXiv 1911.03852: trace of the Hessian times the squared error of the weights.
-    [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: the model's own answers give the Fisher
-        information, which is the Gauss-Newton matrix of the cross-entropy; the given labels do not.
-    [Hutchinson1990] A stochastic estimator of the trace: random signs, which have the least variance.
+    [Kunstner2019] Limitations of the empirical Fisher, arXiv 1905.12558: the model's own predictions, not the given
+        labels, give the Fisher information, which is the Gauss-Newton matrix of the cross-entropy.
+    [Hutchinson1990] A stochastic estimator of the trace: random signs have the least variance.
 """
 
 from __future__ import annotations
@@ -45,42 +46,42 @@ def fisher_sensitivity(
     prepare: Callable[[], None] = lambda: None,
     seed: int = 0,
 ) -> Sensitivity:
-    """What every candidate of every bits axis is estimated to give up, in nats.
+    """The estimated loss increase of every candidate of every bits axis, in nats.
 
-    Operators and widths are no errors of a layer and have no such estimate: their axes have no rows.
+    Operators and widths are not errors of a layer's output and have no such estimate: their axes have no rows.
 
     Args:
         supernet: Trained, or a float model just quantized. Its active path changes.
-        batches: Inputs `x` or pairs `(x, y)`, the first dimension of which is the batch; some hundred images suffice.
-        loss: Of an output and `y` the sum over the batch, such as `cross_entropy(..., reduction="sum")`. None takes the
-            output as logits `[n, classes]` and takes the Fisher information of their own probabilities.
-        prepare: Called when a path was made active, such as to recompute BatchNorm statistics.
-        seed: Of the signs that are drawn.
+        batches: Inputs `x` or pairs `(x, y)` with the batch as first dimension; a few hundred images suffice.
+        loss: `(output, y) -> sum over the batch`, for example `cross_entropy(..., reduction="sum")`. None takes the
+            output as logits `[n, classes]` and uses the Fisher information of their own probabilities.
+        prepare: Called after a path is activated, for example to recompute BatchNorm statistics.
+        seed: Seed of the random signs.
 
     Raises:
-        ConfigError: no batches, or a batch without labels where `loss` needs them.
-        ModelError: an output that is no logits.
+        ConfigError: there are no batches, or `loss` is given and a batch has no labels.
+        ModelError: `loss` is None and the output is not logits.
     """
     perturbations = Perturbations(supernet.table)
     kinds = [axis.kind for axis in supernet.space.axes]
-    wanted = [d for d in perturbations.all if kinds[d.axis] in BITS_AXES]
+    wanted = [p for p in perturbations.all if kinds[p.axis] in BITS_AXES]
     rows: dict[Perturbation, Loss] = {}
-    for start, group in groupby(sorted(wanted, key=lambda d: d.start), key=lambda d: d.start):
+    for start, group in groupby(sorted(wanted, key=lambda p: p.start), key=lambda p: p.start):
         supernet.activate(start)
         prepare()
         to_evaluation(supernet)
         some = list(group)
-        changes = {d: _changes(supernet, d) for d in some}
+        changes = {p: _changes(supernet, p) for p in some}
         supernet.activate(start)
         probe = _Probe(supernet, {change for each in changes.values() for change in each})
         errors = probe.run(batches, loss, torch.Generator().manual_seed(torch_seed(Stream.FISHER_SIGNS, seed)))
-        for d in some:
-            rows[d] = Loss(d, sum(errors[change] for change in changes[d]), None)
-    return Sensitivity("gradient", perturbations.reference, tuple(rows[d] for d in wanted))
+        for p in some:
+            rows[p] = Loss(p, sum(errors[change] for change in changes[p]), None)
+    return Sensitivity("gradient", perturbations.reference, tuple(rows[p] for p in wanted))
 
 
 def _changes(supernet: Supernet, perturbation: Perturbation) -> list[tuple[SwitchLayer, Pair]]:
-    """The layers whose bits a perturbation changes, and to what."""
+    """The layers whose bits a perturbation changes, with their new bits."""
     found = []
     for layer, weight, act in supernet.quantized_layers():
         before, after = ((weight.value(a), act.value(a)) for a in (perturbation.start, perturbation.architecture))
@@ -90,7 +91,7 @@ def _changes(supernet: Supernet, perturbation: Perturbation) -> list[tuple[Switc
 
 
 class _Probe:
-    """Measures for pairs of a layer and its bits the mean of the squared product of gradient and error."""
+    """Measures the mean squared product of gradient and error for pairs of a layer and its bits."""
 
     def __init__(self, supernet: Supernet, changes: set[tuple[SwitchLayer, Pair]]) -> None:
         self.supernet = supernet
@@ -99,7 +100,7 @@ class _Probe:
             self.pairs.setdefault(layer, []).append(pair)
         self.products: dict[tuple[SwitchLayer, Pair], Tensor] = {}
         self.leaves: list[Tensor] = []
-        # The tensors are kept, so that no other can take an identity in the same pass.
+        # Holds the tensors, so that their `id` is not reused in the same pass.
         self.outputs: dict[int, tuple[Tensor, SwitchLayer]] = {}
         self.normed: set[SwitchLayer] = set()
         self.n = 0
@@ -107,7 +108,7 @@ class _Probe:
     def run(
         self, batches: Iterable[Any], loss: LossFunction | None, generator: torch.Generator
     ) -> dict[tuple[SwitchLayer, Pair], float]:
-        """Half the mean over the images; 0 for layers that the active path does not run."""
+        """Half the mean over the images; 0 for layers that are not on the active path."""
         totals = {(layer, pair): 0.0 for layer, pairs in self.pairs.items() for pair in pairs}
         images = 0
         device = next(self.supernet.parameters()).device
@@ -118,7 +119,7 @@ class _Probe:
                 images += self.n
                 with torch.enable_grad():
                     output = self.supernet(x.to(device))
-                    value = _probed(output, generator) if loss is None else loss(output, *_labels(y, device))
+                    value = _random_sign_loss(output, generator) if loss is None else loss(output, *_labels(y, device))
                     torch.autograd.grad(value, self.leaves, allow_unused=True)
                 for key, product in self.products.items():
                     totals[key] += float(product.double().square().sum())
@@ -129,29 +130,29 @@ class _Probe:
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        handles = [layer.register_forward_hook(self._see) for layer in self.pairs]
-        handles += [norm.register_forward_pre_hook(self._norm) for norm in batch_norms(self.supernet)]
+        handles = [layer.register_forward_hook(self._watch_output) for layer in self.pairs]
+        handles += [norm.register_forward_pre_hook(self._note_norm) for norm in batch_norms(self.supernet)]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _see(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Waits for the gradient of a layer's output, whether or not any parameter takes one."""
+    def _watch_output(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Hooks the gradient of a layer's output, which works without any trainable parameter."""
         assert isinstance(layer, SwitchLayer)
         x, before = inputs[0].detach(), output.detach()
         leaf = torch.zeros((), device=output.device, requires_grad=True)
         self.leaves.append(leaf)
-        seen = output + leaf
-        self.outputs[id(seen)] = seen, layer
-        seen.register_hook(  # type: ignore[no-untyped-call]
+        watched = output + leaf
+        self.outputs[id(watched)] = watched, layer
+        watched.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: self._multiply(layer, x, before, gradient)
         )
-        return seen
+        return watched
 
-    def _norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Notes which layer a BatchNorm reads, if it reads one without anything between."""
+    def _note_norm(self, _norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Records the layer that a BatchNorm reads directly, if any."""
         if id(inputs[0]) in self.outputs:
             self.normed.add(self.outputs[id(inputs[0])][1])
 
@@ -161,7 +162,7 @@ class _Probe:
         inputs: dict[Bits, Tensor] = {None: x}
         for pair in self.pairs[layer]:
             weight_bits, act_bits = pair
-            if act_bits not in inputs:  # quantized once, for all candidates of the weights
+            if act_bits not in inputs:  # quantized once for all weight candidates
                 assert layer.input_quant is not None
                 assert act_bits is not None
                 inputs[act_bits] = layer.input_quant(x, act_bits)
@@ -169,8 +170,8 @@ class _Probe:
             error = layer.forward(inputs[act_bits]) - before
             if layer in self.normed:
                 error = _without_affine(error, before)
-            # The images of a batch do not touch each other, so that each has its own part of the product. A layer that
-            # runs several times adds up.
+            # The images of a batch are independent, so the product splits by image. A layer that runs several times
+            # accumulates its products.
             product = (error * gradient).reshape(self.n, -1).sum(1)
             known = self.products.get((layer, pair))
             self.products[layer, pair] = product if known is None else known + product
@@ -178,7 +179,7 @@ class _Probe:
 
 
 def _without_affine(error: Tensor, output: Tensor) -> Tensor:
-    """The part of an error `[n, C, ...]` that no shift and scale of the channels of `output` makes good."""
+    """The part of an error `[n, C, ...]` that no shift and scale per channel of `output` can correct."""
     dims = [0, *range(2, output.dim())]
     varying = output - output.mean(dims, keepdim=True)
     rest = error - error.mean(dims, keepdim=True)
@@ -187,17 +188,17 @@ def _without_affine(error: Tensor, output: Tensor) -> Tensor:
     return rest - slope * varying
 
 
-def _probed(output: Any, generator: torch.Generator) -> Tensor:
-    """A sum over the batch whose gradients have the Fisher information as their mean square, over random signs.
+def _random_sign_loss(output: Any, generator: torch.Generator) -> Tensor:
+    """A sum over the batch whose squared gradient has the Fisher information as its mean over random signs.
 
-    With probabilities p, diag(p) - p p' = S S' for S = diag(sqrt p) - p sqrt(p)', so that the gradient along S u has
-    it for signs u of mean 0. Where labels are drawn from confident answers, nearly all gradients are nothing and a few
-    decide everything; here every image says its part.
+    With probabilities p, diag(p) - p p' = S S' for S = diag(sqrt p) - p sqrt(p)'. The gradient along S u therefore has
+    this second moment for random signs u of mean 0. If labels were sampled from confident predictions instead, nearly
+    all gradients would vanish and a few would dominate; here every image contributes.
     """
     if not (isinstance(output, Tensor) and output.dim() == 2):
-        raise ModelError("the output is no logits [n, classes]; give loss=<a function of output and labels>")
+        raise ModelError("the output is not logits [n, classes]; give loss=<a function of output and labels>")
     p = output.detach().float().softmax(1)
-    # On the CPU, where a seed means the same on every machine.
+    # Drawn on the CPU, so that a seed gives the same signs on every machine.
     signs = (2 * torch.randint(2, p.shape, generator=generator) - 1).to(p)
     rooted = p.sqrt() * signs
     return ((rooted - p * rooted.sum(1, keepdim=True)) * output.float()).sum()

@@ -1,8 +1,8 @@
-"""The one training loop: a supernet along the paths that a sampler draws for a step (`train.paths`), or a subnet.
+"""The training loop: of a supernet, on the paths that a sampler draws for every step (`train.paths`), or of a subnet.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420: one path per step (Sec. 3.3).
-    [Yu2019] Universally Slimmable Networks, arXiv 1903.05134: several paths per step, one teaching the others (Sec. 3).
+    [Yu2019] Universally Slimmable Networks, arXiv 1903.05134: several paths per step, one teaches the others (Sec. 3).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MOST_SKIPPED = 100
 
 @dataclass(frozen=True)
 class Training:
-    """What a training is: data, seed and settings, what it says of itself, and where it keeps its checkpoint."""
+    """A training job: data, seed and settings, label, progress and loggers, and the path of its checkpoint."""
 
     data: DataSet
     config: TrainConfig
@@ -50,13 +50,13 @@ class Training:
     label: str
     show: bool = True
     checkpoint: Path | None = None
-    """None keeps none: a training that is interrupted starts anew."""
+    """None writes no checkpoint: an interrupted training starts from the beginning."""
     identity: str = ""
-    """What the training depends on beside its settings; a checkpoint of another identity is not gone on from."""
+    """What the training depends on besides its settings. A checkpoint of another identity is ignored."""
     loggers: tuple[str, ...] = ()
-    """Registered loggers that take the curves."""
+    """Names of the registered loggers of the curves."""
     logs: LogTarget | None = None
-    """Where they put them."""
+    """Where the loggers write."""
 
 
 def fit(
@@ -69,35 +69,37 @@ def fit(
 ) -> list[EpochRecord]:
     """Trains a model in place and returns one record per epoch (`epoch`, `loss`, `top1`, `lr`, `skipped`).
 
-    Where `config.iterations` ends inside an epoch, the last record's `epoch` is a fraction. A step of several paths
-    counts with their mean loss and accuracy.
+    If `config.iterations` ends inside an epoch, the last record's `epoch` is a fraction. A step with several paths is
+    recorded by their mean loss and accuracy.
 
-    Parameters that no active layer uses get no gradient and are left out of the step: neither weight decay nor momentum
-    moves them. With `config.ema` the model ends with the average of its weights; recalibrate BatchNorm for it.
+    Parameters of inactive layers get no gradient, and the optimizer skips them: neither weight decay nor momentum
+    changes them. With `config.ema` the model ends with the average of its weights; recalibrate BatchNorm afterwards.
 
-    Goes on from the training's checkpoint where there is one, to the same weights as if it had never stopped; an
-    interrupt waits for the end of the step and leaves a checkpoint there.
+    Resumes from the training's checkpoint if there is one, to the same weights as an uninterrupted training. An
+    interrupt takes effect after the current step and writes a checkpoint.
 
-    Several ranks take the same path at every step, each its share of the batch, and average their gradients: what one
-    process does that accumulates them. BatchNorm normalises by a rank's own share; the running statistics are those of
-    rank 0. Records speak of all ranks' images; an interrupt of one rank ends all of them after the same step.
+    All ranks train the same path at every step, each on its share of the batch, and average their gradients, which
+    equals gradient accumulation in one process. BatchNorm normalises by the statistics of a rank's own share; the
+    running statistics are those of rank 0. Records cover the images of all ranks. An interrupt of one rank stops all
+    ranks after the same step.
 
     Args:
         fabric: Device, precision and ranks.
-        model: A supernet or any model of images to logits.
+        model: A supernet, or any model from images to logits.
         training: Data and settings.
-        teacher: The float model that `config.distill` compares with.
-        paths: Asked at every step for the paths of a supernet to train; None trains any model as it is.
+        teacher: The float teacher for `config.distill`.
+        paths: Called at every step for the paths of the supernet to train; None trains any model as it is.
 
     Raises:
-        ModelError: a loss or gradient is not finite, and `config.nonfinite` does not say to skip such steps.
+        ModelError: a loss or gradient is not finite and `config.nonfinite` is not `skip`, or too many steps in a row
+            were skipped.
         RunError: the checkpoint is damaged or cannot be written.
         KeyboardInterrupt: interrupted; the checkpoint is written.
     """
     if teacher is not None:
         teacher.eval()
     loop = _Loop(fabric, model, training, teacher, paths)
-    with fast_steps(model, compiled=loop.says(training.config.compile)), repeatable():
+    with fast_steps(model, compiled=loop.resolve(training.config.compile)), repeatable():
         loop.run()
     if loop.average is not None:
         loop.average.put()
@@ -106,7 +108,7 @@ def fit(
 
 
 class _Loop:
-    """One training: what changes from step to step, and a step."""
+    """The state of one training, and its steps."""
 
     def __init__(
         self,
@@ -126,10 +128,10 @@ class _Loop:
             world_size=fabric.world_size,
         )
         self.total = self.config.steps(self.steps.per_epoch)
-        if fabric.device.type == "cpu" and self.says(None):
+        if fabric.device.type == "cpu" and self.resolve(None):
             keep_freed_memory()
         self.optimizer = make_optimizer(model, self.config)
-        self.memory_format = torch.channels_last if self.says(self.config.channels_last) else torch.contiguous_format
+        self.memory_format = torch.channels_last if self.resolve(self.config.channels_last) else torch.contiguous_format
         for module in (model, *([] if teacher is None else [teacher])):
             module.to(fabric.device).to(memory_format=self.memory_format)
         self.average = WeightAverage(model, self.config.ema) if self.config.ema else None
@@ -145,7 +147,7 @@ class _Loop:
         self.stopped = False
 
     def _check_start(self) -> None:
-        """Raises `RunError` where ranks would go on from different steps."""
+        """Raises `RunError` if ranks would resume from different steps."""
         own = torch.tensor(float(self.position.step), dtype=torch.float64, device=self.fabric.device)
         mean = self.fabric.all_reduce(own.clone(), reduce_op="mean")
         if mean != own:
@@ -154,8 +156,8 @@ class _Loop:
                 f"{self.position.step}); the run directory must be on storage that all machines share"
             )
 
-    def says(self, setting: bool | None) -> bool:
-        """What a setting says, or whether the training is long enough to gain by it."""
+    def resolve(self, setting: bool | None) -> bool:
+        """The setting; None enables it if the training is long enough to benefit."""
         _, height, width = self.training.data.preprocessing.input
         return self.total * self.steps.batch_size * height * width >= WORTH_COMPILING if setting is None else setting
 
@@ -173,7 +175,7 @@ class _Loop:
                 x = x.to(self.fabric.device, memory_format=self.memory_format)
                 self._step(step, x, y.to(self.fabric.device), interrupted)
                 self.position.step = step + 1
-                log.log(self._told(), step)
+                log.log(self._metrics(), step)
                 tick(f"loss {self.meter.last:.3f}")
                 if self.fabric.world_size == 1:
                     self.stopped = interrupted()
@@ -184,34 +186,34 @@ class _Loop:
         if self.stopped:  # by an interrupt of another rank
             raise KeyboardInterrupt
 
-    def _told(self) -> dict[str, float]:
-        """What the last step was like, and the epoch where it ended one, which is recorded."""
+    def _metrics(self) -> dict[str, float]:
+        """The metrics of the last step. If it ended an epoch, appends its record and includes the epoch's metrics."""
         lr = self.optimizer.param_groups[0]["lr"]
-        told = {"loss": self.meter.last, "lr": lr}
+        metrics = {"loss": self.meter.last, "lr": lr}
         whole, rest = divmod(self.position.step, self.steps.per_epoch)
         if not rest or self.position.step == self.total:
             record = self.meter.record(self.position.step / self.steps.per_epoch if rest else whole, lr)
             self.position.records.append(record)
-            told |= {"epoch": record["epoch"], "epoch_loss": record["loss"], "epoch_top1": record["top1"]}
-        return told
+            metrics |= {"epoch": record["epoch"], "epoch_loss": record["loss"], "epoch_top1": record["top1"]}
+        return metrics
 
     def _step(self, step: int, x: Tensor, y: Tensor, interrupted: Callable[[], bool]) -> None:
         config = self.config
         set_lr(self.optimizer, learning_rate(step, self.total, self.steps.per_epoch, config))
-        # Dropout and whatever else draws in the model follow from the step too.
+        # Dropout and other random numbers in the model depend on the step too.
         torch.manual_seed(step_seed(self.training.seed, step, self.fabric.global_rank))
         planned = Step() if self.paths is None else self.paths(step)
         self.wrapped_optimizer.zero_grad(set_to_none=True)
-        loss, right = self._backward(planned, x, y)
+        loss, correct = self._backward(planned, x, y)
         norm = self.fabric.clip_gradients(
             self.wrapped, self.wrapped_optimizer, max_norm=config.clip_grad or float("inf"), error_if_nonfinite=False
         )
         assert isinstance(norm, Tensor)
-        loss, right, finite = self._together(loss, right, norm, interrupted)
+        loss, correct, finite = self._all_ranks(loss, correct, norm, interrupted)
         if not finite:
             return self._not_finite(step, planned)
         self.skipped_in_a_row = 0
-        self.meter.add(loss, right, len(y) * self.fabric.world_size)
+        self.meter.add(loss, correct, len(y) * self.fabric.world_size)
         self.wrapped_optimizer.step()
         if self.average is not None:
             self.average.update(step)
@@ -220,47 +222,47 @@ class _Loop:
         return {} if self.average is None else self.average.values
 
     def _backward(self, planned: Step, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the mean gradient of the step's paths; their mean loss and mean number of right answers.
+        """Accumulates the mean gradient of the step's paths; returns their mean loss and mean correct answers.
 
-        One path is gone forward and back before the next, so that several take no more memory than the largest.
+        Each path runs forward and backward before the next, so that memory is that of the largest path.
         """
         count = max(1, len(planned.architectures))
-        losses, rights = [], []
-        taught: Tensor | None = None
-        answers = None if self.teacher is None else _answers(self.teacher, x)
-        for turn in range(count):
+        losses, correct = [], []
+        target: Tensor | None = None  # logits of the step's teacher path
+        answers = None if self.teacher is None else _teacher_logits(self.teacher, x)
+        for i in range(count):
             if planned.architectures:
                 assert isinstance(self.model, Supernet)
-                self.model.activate(planned.architectures[turn])
+                self.model.activate(planned.architectures[i])
             logits: Tensor = self.wrapped(x)
-            loss = loss_of(logits, y, self.config, answers) if taught is None else divergence(logits, taught)
+            loss = loss_of(logits, y, self.config, answers) if target is None else divergence(logits, target)
             self.fabric.backward(loss / count)
-            if planned.teach and turn == 0:
-                taught = logits.detach()
+            if planned.teach and i == 0:
+                target = logits.detach()
             losses.append(loss.detach())
-            rights.append((logits.detach().argmax(1) == y).sum())
-        return torch.stack(losses).mean(), torch.stack(rights).sum() / count
+            correct.append((logits.detach().argmax(1) == y).sum())
+        return torch.stack(losses).mean(), torch.stack(correct).sum() / count
 
-    def _together(
-        self, loss: Tensor, right: Tensor, norm: Tensor, interrupted: Callable[[], bool]
+    def _all_ranks(
+        self, loss: Tensor, correct: Tensor, norm: Tensor, interrupted: Callable[[], bool]
     ) -> tuple[Tensor, Tensor, bool]:
-        """Mean loss and right answers of all ranks, and whether all is finite: all ranks take a step, or none.
+        """The mean loss and total correct answers of all ranks, and whether all losses and gradients are finite.
 
-        So it is with interrupts of several ranks: all stop after this step, or none.
+        The shared result makes all ranks take the step or none. An interrupt of any rank is shared in the same way.
         """
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self.fabric.world_size == 1:
-            return loss, right, bool(finite)
+            return loss, correct, bool(finite)
         flags = torch.tensor([float(interrupted())], device=loss.device)
-        mine = torch.cat([torch.stack([loss.float(), right.float(), finite.float()]), flags])
-        ours = self.fabric.all_reduce(mine, reduce_op="sum")
-        assert isinstance(ours, Tensor)
-        self.stopped = bool(ours[3])
+        mine = torch.cat([torch.stack([loss.float(), correct.float(), finite.float()]), flags])
+        total = self.fabric.all_reduce(mine, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        self.stopped = bool(total[3])
         count = self.fabric.world_size
-        return ours[0] / count, ours[1], bool(ours[2] == count)
+        return total[0] / count, total[1], bool(total[2] == count)
 
     def _not_finite(self, step: int, planned: Step) -> None:
-        """Leaves a step out, or raises: the weights are as they were before it."""
+        """Skips the step or raises; the weights stay unchanged. Resets BatchNorm statistics that are not finite."""
         path = ""
         if planned.architectures:
             assert isinstance(self.model, Supernet)
@@ -286,8 +288,8 @@ class _Loop:
         every = self.config.checkpoint_steps
         if self.checkpoint is None or self.position.step == self.total:
             return False
-        late = time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes
-        return late or bool(every and self.position.step % every == 0)
+        overdue = time.monotonic() - self.saved >= 60 * self.config.checkpoint_minutes
+        return overdue or bool(every and self.position.step % every == 0)
 
     def _save(self) -> None:
         if self.checkpoint is not None and self.fabric.global_rank == 0:
@@ -310,7 +312,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 
 
 def learning_rate(step: int, total: int, per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up to `config.lr`, then a cosine or a straight line to 0 at the end of the last step."""
+    """Linear warm-up to `config.lr`, then a cosine or linear decay that reaches 0 at the end of the last step."""
     warmup = min(round(config.warmup_epochs * per_epoch), total // 2)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
@@ -327,13 +329,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def loss_of(logits: Tensor, y: Tensor, config: TrainConfig, answers: Tensor | None) -> Tensor:
-    """Cross-entropy with label smoothing, mixed with the divergence from a teacher's answers.
+    """Cross-entropy with label smoothing, mixed with the divergence from a teacher's predictions.
 
     Args:
         logits: `[n, classes]`.
         y: `[n]` labels.
-        config: `label_smoothing` and `distill`, the share of the second part.
-        answers: `[n, classes]` logits of the teacher.
+        config: Provides `label_smoothing` and `distill`, the weight of the divergence.
+        answers: `[n, classes]` logits of the teacher; None uses the cross-entropy alone.
     """
     loss = F.cross_entropy(logits.float(), y, label_smoothing=config.label_smoothing)
     if answers is None or config.distill == 0:
@@ -342,18 +344,18 @@ def loss_of(logits: Tensor, y: Tensor, config: TrainConfig, answers: Tensor | No
 
 
 def divergence(logits: Tensor, answers: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence of `[n, classes]` logits from a teacher's, the mean over the images."""
+    """The Kullback-Leibler divergence of `[n, classes]` logits from a teacher's logits, averaged over the images."""
     return F.kl_div(
         F.log_softmax(logits.float(), 1), F.log_softmax(answers.float(), 1), reduction="batchmean", log_target=True
     )
 
 
 @torch.no_grad()
-def _answers(teacher: nn.Module, x: Tensor) -> Tensor:
+def _teacher_logits(teacher: nn.Module, x: Tensor) -> Tensor:
     logits: Tensor = teacher(x)
     return logits
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of torch's generator for a step; ranks draw differently."""
+    """The seed of torch's generator for a step; different for every rank."""
     return torch_seed(Stream.TRAINING_STEP, seed, step, rank)

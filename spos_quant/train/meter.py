@@ -1,4 +1,4 @@
-"""What an epoch of a training is like: mean loss and accuracy over its images."""
+"""Mean loss and accuracy of a training epoch over its images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Meter:
     last: float = 0.0
 
     def add(self, loss: Tensor, right: Tensor, n: int) -> None:
-        """Counts a batch of `n` images by its mean loss and the number of right answers."""
+        """Adds a batch of `n` images with its mean loss and number of correct predictions."""
         self.last = float(loss)
         self.loss += self.last * n
         self.right += float(right)
         self.n += n
 
     def skip(self) -> None:
-        """Counts a step that was left out."""
+        """Counts a skipped step."""
         self.skipped += 1
 
     def record(self, epoch: float, lr: float) -> EpochRecord:
-        """What the epoch, or its part, was like; starts the next."""
+        """The record of the epoch, or of the part since the last record; resets the means."""
         n = max(self.n, 1)
         made = {"epoch": epoch, "loss": self.loss / n, "top1": self.right / n, "lr": lr, "skipped": self.skipped}
         self.loss = self.right = 0.0

@@ -1,12 +1,12 @@
-"""Path samplers: which paths of the supernet an optimizer step trains. Without torch, so that plans check them early.
+"""Path samplers: which paths of the supernet an optimizer step trains. No torch, so that plans can check them early.
 
 References:
     [Guo2020] Single Path One-Shot NAS, arXiv 1904.00420: one uniform path per step (Sec. 3.3); the authors' code
-        (megvii-model/SinglePathOneShot) draws a bin of costs first.
+        (megvii-model/SinglePathOneShot) first draws a cost bin.
     [Chu2021] FairNAS, arXiv 1907.01845: strict fairness.
     [Yu2019] Universally Slimmable Networks, arXiv 1903.05134: the sandwich rule and in-place distillation.
-    [Yu2020] BigNAS, arXiv 2003.11142: the same over operators' kernels, depth and resolution.
-    [Tang2024] RFQuant, arXiv 2401.01543: low bits disturb the weights that high bits share, and may learn from these.
+    [Yu2020] BigNAS, arXiv 2003.11142: the same for kernel sizes, depth and resolution.
+    [Tang2024] RFQuant, arXiv 2401.01543: low bits disturb the weights shared with high bits, and can learn from these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from spos_quant.cost.feasible import argmax_cost, argmin_cost
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
-from spos_quant.cost.units import amount
 from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.registry import Registry
 from spos_quant.space.search_space import Architecture
@@ -33,16 +32,16 @@ from spos_quant.streams import Stream, generator
 
 _OPTIONS = ("path_metric", "path_low", "path_high", "path_bins")
 _NAMED = 3
-"""Empty bins that a remark names."""
+"""Maximum number of empty bins that a remark lists."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step trains, all of it on one batch.
+    """The paths that one optimizer step trains, all on the same batch.
 
     Attributes:
-        architectures: The paths, whose gradients are averaged; none trains the model as it is.
-        teach: Whether the logits of the first path are the target of the others, in place of the labels.
+        architectures: The paths, whose gradients are averaged. Empty trains the model as it is.
+        teach: Whether the logits of the first path replace the labels as the target of the other paths.
     """
 
     architectures: tuple[Architecture, ...] = ()
@@ -50,12 +49,12 @@ class Step:
 
 
 Paths = Callable[[int], Step]
-"""What the training loop asks: the paths of a step, by its number from 0."""
+"""Maps the number of a step, from 0, to its paths."""
 
 
 @dataclass(frozen=True)
 class PathProblem:
-    """What a sampler works on: the costs of a space, the settings, and the seed that every draw follows from."""
+    """The input of a path sampler: the costs of a space, the settings and the seed."""
 
     table: CostTable
     config: SupernetTrainConfig
@@ -63,7 +62,7 @@ class PathProblem:
 
     @property
     def metric(self) -> str:
-        """The cost metric of bounds, bins and extremes. Raises `ConfigError` where it is unknown or says nothing."""
+        """The cost metric of bounds, bins and extremes. Raises `ConfigError` if it is unknown or does not apply."""
         name, full_precision = self.config.path_metric, self.table.space.spec.full_precision
         if name is None:
             return "macs" if full_precision else "bitops"
@@ -76,10 +75,10 @@ class PathProblem:
         return name
 
     def bounds(self) -> tuple[int | None, int | None]:
-        """`path_low` and `path_high` as costs, both included; None where they are not given.
+        """`path_low` and `path_high` as inclusive costs; None if not given.
 
         Raises:
-            ConfigError: a text that is no cost, or bounds the wrong way round.
+            ConfigError: a bound cannot be parsed, or `path_low` is above `path_high`.
         """
         low, high = self._cost("path_low"), self._cost("path_high")
         if low is not None and high is not None and low > high:
@@ -97,16 +96,16 @@ class PathProblem:
             raise ConfigError(f"train.{key}: {error}") from None
 
     def rng(self, step: int) -> np.random.Generator:
-        """The generator of a step's random path."""
+        """The random generator of a step."""
         return generator(Stream.PATH, self.seed, step)
 
 
 class PathSampler(ABC):
-    """Draws the paths of a step. A draw follows from (seed, step) alone (design decision 0009).
+    """Draws the paths of a step. A draw depends on (seed, step) alone (decision record 0009).
 
     Attributes:
-        reads: Which of `path_metric`, `path_low`, `path_high`, `path_bins` it heeds; the others may not be given.
-        remarks: What a person should know when the training starts.
+        reads: Which of `path_metric`, `path_low`, `path_high`, `path_bins` it uses; the others must not be given.
+        remarks: Messages for the user at the start of the training.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
@@ -125,20 +124,20 @@ path_samplers: Registry[type[PathSampler]] = Registry("path sampler", builtin_mo
 
 
 def make_sampler(config: SupernetTrainConfig, table: CostTable, seed: int) -> PathSampler:
-    """The path sampler that the settings ask for.
+    """The path sampler of the settings.
 
     Raises:
-        ConfigError: an unknown sampler or metric, an option that it would ignore or that it lacks, or bounds that
-            cannot be read or that no architecture keeps.
+        ConfigError: an unknown sampler or metric, an option that the sampler does not use or that it lacks, or bounds
+            that cannot be parsed or that no architecture satisfies.
     """
     name = config.path_sampler
     kind = path_samplers[name]
     for key in _OPTIONS:
         if getattr(config, key) != SupernetTrainConfig.model_fields[key].default and key not in kind.reads:
-            able = ", ".join(other for other in path_samplers if key in path_samplers[other].reads)
+            users = ", ".join(other for other in path_samplers if key in path_samplers[other].reads)
             raise ConfigError(
-                f"train.{key}: path sampler {name!r} does not heed it; leave it away, or set train.path_sampler to one "
-                f"that does: {able}"
+                f"train.{key}: path sampler {name!r} does not use it; omit it, or set train.path_sampler to one that "
+                f"does: {users}"
             )
     problem = PathProblem(table, config, seed)
     try:
@@ -150,7 +149,7 @@ def make_sampler(config: SupernetTrainConfig, table: CostTable, seed: int) -> Pa
 
 @path_samplers.register("uniform")
 class Uniform(PathSampler):
-    """One architecture, uniform over all of the space [Guo2020]."""
+    """One architecture, uniform over the whole space [Guo2020]."""
 
     def draw(self, step: int) -> Step:
         """One path."""
@@ -159,7 +158,7 @@ class Uniform(PathSampler):
 
 @path_samplers.register("feasible")
 class Feasible(PathSampler):
-    """One architecture, uniform over those from `path_low` to `path_high`."""
+    """One architecture, uniform over those that cost `path_low` to `path_high`."""
 
     reads = frozenset({"path_metric", "path_low", "path_high"})
 
@@ -182,11 +181,11 @@ class Feasible(PathSampler):
 
 @path_samplers.register("cost-uniform")
 class CostUniform(PathSampler):
-    """A bin of costs, each as likely as the others, then one architecture uniform inside it: as the authors' code does.
+    """A uniformly drawn cost bin, then one architecture uniform inside it, as in the code of [Guo2020].
 
-    `path_bins` bins of equal width divide `path_low` to `path_high`: each holds its lower edge, the last both. The
-    authors take [290M, 300M), ..., [350M, 360M) MACs, and wherever 500 uniform draws miss the bin, an architecture of
-    any cost; here a bin is never missed, and bins without an architecture are left out.
+    `path_bins` bins of equal width divide `path_low` to `path_high`. Each bin includes its lower edge, the last both
+    edges. The authors use [290M, 300M), ..., [350M, 360M) MACs, and an architecture of any cost if 500 uniform draws
+    miss the bin. Here a bin is never missed, and bins without an architecture are skipped.
     """
 
     reads = frozenset(_OPTIONS)
@@ -202,7 +201,7 @@ class CostUniform(PathSampler):
             try:
                 self.bins.append(_band(problem, first, last))
             except BudgetError:
-                empty.append(f"{amount(metric, first)} to {amount(metric, last)}")
+                empty.append(f"{metrics[metric].text(first)} to {metrics[metric].text(last)}")
         if not self.bins:
             raise ConfigError(
                 f"train.path_low, train.path_high: no architecture of {self.space.name!r} costs {low:,} to {high:,} "
@@ -221,15 +220,15 @@ class CostUniform(PathSampler):
 
 @path_samplers.register("fair")
 class Fair(PathSampler):
-    """One architecture, so that an axis takes each of its K candidates once in every K steps [Chu2021].
+    """One architecture, such that an axis takes each of its K candidates once in every K steps [Chu2021].
 
-    Steps 0 to K - 1 are the axis' first round, and so on; a round is a random permutation of the candidates, drawn from
-    (seed, axis, round). FairNAS sums the gradients of the K paths of a round into one optimizer step; here axes have
-    different K, and each path is a step of its own.
+    Steps 0 to K - 1 are the first round of the axis, and so on. A round is a random permutation of the candidates
+    given by (seed, axis, round). FairNAS sums the gradients of the K paths of a round into one optimizer step. Here K
+    differs between axes, and each path is its own step.
 
-    What an axis draws while the other axes make it irrelevant decides nothing: the architecture says 0 there. So a
-    conditional axis shows its candidates equally often only on average. And operators come in equal shares, whereas a
-    uniform architecture has an operator the more often, the more there is to choose below it.
+    The draw of an axis is discarded if the other axes make it irrelevant: the architecture has 0 there. A conditional
+    axis therefore takes its candidates equally often only on average. Operators get equal shares, while a uniform
+    architecture takes an operator the more often, the more choices depend on it.
     """
 
     def draw(self, step: int) -> Step:
@@ -238,13 +237,13 @@ class Fair(PathSampler):
         return Step((self.space.canonical(picked),))
 
     def _candidate(self, axis: int, n: int, step: int) -> int:
-        turn, place = divmod(step, n)
-        return int(generator(Stream.FAIR_PATH, self.problem.seed, axis, turn).permutation(n)[place])
+        round_number, index = divmod(step, n)
+        return int(generator(Stream.FAIR_PATH, self.problem.seed, axis, round_number).permutation(n)[index])
 
 
 @path_samplers.register("sandwich")
 class Sandwich(PathSampler):
-    """The most expensive architecture, the cheapest, and a uniform one; the most expensive teaches the others [Yu2019, Yu2020]."""
+    """The most expensive, the cheapest and a uniform architecture; the first teaches the others [Yu2019, Yu2020]."""
 
     reads = frozenset({"path_metric"})
 
@@ -258,14 +257,14 @@ class Sandwich(PathSampler):
 
 
 class BitsTeacher(PathSampler):
-    """Another sampler's path behind its own high-bit version, which learns the labels and teaches it [Tang2024].
+    """The path of another sampler after its high-bit version, which learns the labels and teaches it [Tang2024].
 
-    The high-bit version has the path's operators and widths, and of every bits axis the candidate of most BitOps (float
-    counts 32). So each bit-width sees what the shared weights are for when nothing is rounded away. A path that is its
-    own high-bit version is trained once.
+    The high-bit version has the path's operators and widths, and on every bits axis the candidate with the most BitOps
+    (float counts 32). Each bit-width thus learns the output of the shared weights at high precision. A path that equals
+    its high-bit version is trained once.
 
     Raises:
-        ConfigError: a sampler whose steps have several paths, one of them a teacher already.
+        ConfigError: the steps of the sampler have several paths, one of which is already a teacher.
     """
 
     def __init__(self, problem: PathProblem, inner: PathSampler) -> None:
@@ -274,7 +273,7 @@ class BitsTeacher(PathSampler):
         if len(inner.draw(0).architectures) > 1:
             raise ConfigError(
                 f"train.path_teacher: the steps of path sampler {problem.config.path_sampler!r} have a teacher of "
-                "their own; leave it away, or choose a sampler of one path"
+                "their own; omit it, or choose a sampler with one path per step"
             )
         self._most_bits = {
             i: max(range(len(axis.candidates)), key=lambda c, axis=axis: _bit_product(axis.candidates[c]))  # type: ignore[misc]
@@ -290,25 +289,25 @@ class BitsTeacher(PathSampler):
 
 
 def _bit_product(candidate: int | tuple[int | None, ...] | None) -> int:
-    """What a candidate of a bits axis multiplies MACs by; float counts 32."""
+    """BitOps per MAC of a candidate of a bits axis; float counts 32."""
     return prod(b or 32 for b in (candidate if isinstance(candidate, tuple) else (candidate,)))
 
 
 def _bins(low: int, high: int, count: int) -> list[tuple[int, int]]:
-    """The least and the largest cost of each of `count` bins of equal width; bins that hold no whole number miss."""
-    edges = [low - (low - high) * i // count for i in range(count)]  # rounded up: [low + i w, low + (i + 1) w)
+    """The lowest and highest cost of each of `count` bins of equal width, without bins that contain no integer."""
+    edges = [low - (low - high) * i // count for i in range(count)]  # rounded up: bin i is [low + i w, low + (i + 1) w)
     bins = zip(edges, [*(edge - 1 for edge in edges[1:]), high], strict=True)
     return [(first, last) for first, last in bins if first <= last]
 
 
 def _band(problem: PathProblem, low: int | None, high: int) -> FeasibleSampler:
-    """Uniform over the architectures that cost `low` to `high`; raises `BudgetError` where there is none."""
+    """Uniform over the architectures that cost `low` to `high`; raises `BudgetError` if there are none."""
     text = f"of at most {high:,}" if low is None else f"of {low:,} to {high:,}"
     return FeasibleSampler(problem.table, [Budget(problem.metric, high, text, low)])
 
 
 def _one(sampler: FeasibleSampler, rng: np.random.Generator) -> Architecture:
-    """One architecture of a sampler that has some: its draws may all miss a very narrow band, and are repeated."""
+    """One architecture of a sampler. Repeats draws, which may all miss a very narrow band; one must be feasible."""
     while not (found := sampler.sample(rng, 1)):
         pass
     return found[0]

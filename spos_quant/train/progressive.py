@@ -1,4 +1,4 @@
-"""Progressive bits: a network starts at 8 bits and comes down to its own, so that rounding sets in step by step.
+"""Progressive quantization: training starts at 8 bits and lowers them to the final bits of the network.
 
 References:
     [Zhuang2018] Towards effective low-bitwidth convolutional neural networks, arXiv 1711.00205 (Sec. 3.2).
@@ -11,24 +11,24 @@ from spos_quant.space.search_space import SearchSpace
 from spos_quant.train.paths import Paths, Step
 
 LADDER = (8, 6, 4, 3)
-"""Bit-widths on the way down: an operand takes the highest of its own and the current one."""
+"""The descending bit-widths. An operand has the maximum of its final bits and the current bit-width."""
 
 
 def descent(space: SearchSpace, config: BitConfig, share: float, total: int) -> Paths:
-    """The path of every step of a training along the ladder.
+    """The path of every training step, with descending bit-widths.
 
-    The first `share` of the steps is divided evenly among the bit-widths of the ladder that some operand is below; the
-    rest trains the bits of `config`. A step's path follows from its number alone (decision record 0009).
+    The first `share` of the steps is divided evenly among the bit-widths of `LADDER` above the lowest final bits; the
+    rest trains the bits of `config`. A step's path depends on its number alone (decision record 0009).
 
     Args:
-        space: Offers the ladder above the bits of `config`: `space.locked` with `extra_bits=LADDER`.
-        config: Where the descent ends.
-        share: From 0 to 1.
+        space: Contains the bit-widths of `LADDER` above the bits of `config`: `space.locked` with `extra_bits=LADDER`.
+        config: The final bits.
+        share: Share of the steps with raised bits, from 0 to 1.
         total: Steps of the training.
     """
-    own = [b for layer in config.layers.values() for b in (layer.weight_bits, layer.act_bits) if b is not None]
-    rungs = [bits for bits in LADDER if bits > min(own, default=max(LADDER))]
-    paths = [Step((space.architecture(raised(config, bits)),)) for bits in rungs]
+    final = [b for layer in config.layers.values() for b in (layer.weight_bits, layer.act_bits) if b is not None]
+    bit_widths = [bits for bits in LADDER if bits > min(final, default=max(LADDER))]
+    paths = [Step((space.architecture(raised(config, bits)),)) for bits in bit_widths]
     end = Step((space.architecture(config),))
     steps = share * total
 
@@ -39,7 +39,7 @@ def descent(space: SearchSpace, config: BitConfig, share: float, total: int) -> 
 
 
 def raised(config: BitConfig, bits: int) -> BitConfig:
-    """A configuration whose quantized operands have at least so many bits."""
+    """A copy of a configuration whose quantized operands have at least `bits` bits; float operands stay float."""
     layers = {
         name: layer.model_copy(
             update={

@@ -60,11 +60,11 @@ def mine(**changes: Any) -> SpaceSpec:
 
 
 FIRST: dict[str, str] = {}
-"""The first space of every float network, which is measured; the others must have the same network_shapes."""
+"""The first space of every float network. Only it is measured; the others must have the same network shapes."""
 
 
 @pytest.mark.parametrize("name", builtin_spaces())
-def test_stored_outlines_are_what_the_network_says(name: str, cache: Path, measured: list[str]) -> None:
+def test_stored_network_shapes_equal_the_measured_ones(name: str, cache: Path, measured: list[str]) -> None:
     stored = Path(build_module.__file__).parents[2] / "search_spaces" / "tables" / f"{name}.json"
     spec = load_spec(name)
     assert spec.name == name
@@ -93,7 +93,7 @@ def test_built_in_spaces_load_without_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_cached_outline_loads_without_torch(cache: Path, tmp_path: Path) -> None:
+def test_cached_network_shapes_load_without_torch(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(TEXT)
     size = load_space(tmp_path / "mine.yaml").size
     code = (
@@ -106,7 +106,7 @@ def test_a_cached_outline_loads_without_torch(cache: Path, tmp_path: Path) -> No
     assert done.stdout.split() == [str(size), "False"]
 
 
-def test_outlines_of_other_spaces_are_cached(cache: Path, measured: list[str]) -> None:
+def test_network_shapes_of_other_spaces_are_cached(cache: Path, measured: list[str]) -> None:
     first = network_shapes_of(mine())
     assert measured == ["mine"]
     (stored,) = cache.iterdir()
@@ -135,13 +135,13 @@ def test_a_damaged_cache_is_measured_anew(damage: str, cache: Path, measured: li
     assert stored.read_text("utf-8") == text
 
 
-def test_an_unwritable_cache_costs_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(network_shapes_of(mine()).blocks) == 4
 
 
-def test_a_space_that_borrows_a_built_in_name_has_its_own_outline(cache: Path) -> None:
+def test_a_space_with_a_built_in_name_has_its_own_network_shapes(cache: Path) -> None:
     network_shapes = network_shapes_of(mine(name="digits-mixed"))
     assert network_shapes.layers[-1].shapes[0].out_channels == 4
     assert load_space("digits-mixed").network_shapes.layers[-1].shapes[0].out_channels == 10
@@ -189,7 +189,7 @@ def test_spaces_by_name_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (".", "'.' is a directory, not a YAML file"),
     ],
 )
-def test_spaces_that_are_not_there(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_spaces(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SpaceError, match=message):
         load_space(name)
@@ -211,11 +211,11 @@ def test_missing_weights(cache: Path) -> None:
         build(space_of(mine(weights="/nowhere/w.pt")))
 
 
-def test_build_is_on_the_cpu_and_disturbs_no_generator(cache: Path) -> None:
+def test_build_is_on_the_cpu_and_changes_no_generator(cache: Path) -> None:
     space = space_of(mine())
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    with torch.device("meta"):  # as `torch.set_default_device` would, with a device that no machine lacks
+    with torch.device("meta"):  # like `torch.set_default_device`; the meta device exists on every machine
         made = build(space, seed=1)
         subnet = made.subnet(made.architecture)
     assert torch.equal(torch.get_rng_state(), before)

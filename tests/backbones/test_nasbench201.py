@@ -1,4 +1,4 @@
-"""NAS-Bench-201 against a network written out here, its published figures, and its strings."""
+"""NAS-Bench-201 compared with a reference network, the published costs and the benchmark's architecture strings."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_published_costs() -> None:
     costs = table.totals(list(product(range(5), repeat=6)), "macs")
     assert round(costs.max() / 1e6, 3) == 220.120
     assert int(costs.argmax()) == int("333333", 5), "all 3x3"
-    # By hand: cells are 9 C^2 and C^2 per pixel; stem, two reductions and the classifier are always there.
+    # By hand: a 3x3 or 1x1 edge has 9 C^2 or C^2 MACs per pixel; stem, two reductions and classifier are fixed.
     pixels = {16: 1024, 32: 256, 64: 64}
     fixed = 1024 * 27 * 16 + 640 + sum(pixels[2 * c] * (9 * 2 * c * c + 9 * 4 * c * c + 2 * c * c) for c in (16, 32))
     for ops in ((3,) * 6, (0,) * 6, (2, 3, 1, 4, 2, 0)):
@@ -116,8 +116,8 @@ def test_published_costs() -> None:
 
 
 @pytest.mark.parametrize("ops", [(3, 2, 1, 0, 4, 3), (2, 3, 3, 1, 1, 4), (4, 2, 1, 2, 1, 1)])
-def test_the_network_is_the_benchmarks(ops: tuple[int, ...], tmp_path: Path) -> None:
-    """Same weights by name, same numbers, same count as torch's."""
+def test_the_network_equals_the_benchmarks(ops: tuple[int, ...], tmp_path: Path) -> None:
+    """Same parameter names and shapes, same outputs, same multiply-adds as torch's counter."""
     names = tuple(OPS[i] for i in ops)
     theirs = Network(names).eval()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_strings_parse_and_print(ops: tuple[int, ...]) -> None:
     assert text is not None
     assert SPACE.decode(text) == ops
     assert architecture_cost(SPACE, arch=text)["notation"] == text
-    # Edges of a node in any order.
+    # The edges of a node may be in any order.
     nodes = ["|" + "|".join(reversed(node.strip("|").split("|"))) + "|" for node in text.split("+")]
     assert SPACE.decode("+".join(nodes)) == ops
 
@@ -171,15 +171,15 @@ def test_wrong_strings(text: str, message: str) -> None:
         SPACE.decode(text)
 
 
-def test_a_string_says_nothing_of_bits() -> None:
+def test_a_string_does_not_give_bits() -> None:
     space = load_space("nasbench201-mixed")
-    with pytest.raises(SpaceError, match=r"says nothing of '1<-0\.bits'; give the 14 candidate indices"):
+    with pytest.raises(SpaceError, match=r"does not set '1<-0\.bits'; give the 14 candidate indices"):
         space.decode(CHEAP)
     assert (space.notation(space.decode(",".join(["0"] * 14))) or "").count("none") == 6
     assert load_space("digits-blocks").notation((0,) * 8) is None
 
 
-def test_cells_read_the_same_axes() -> None:
+def test_cells_share_their_axes() -> None:
     assert [axis.name for axis in SPACE.axes] == [f"{e}.op" for e in ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")]
     mixed = load_space("nasbench201-mixed")
     names = [axis.name for axis in mixed.axes if axis.kind == "bits"]

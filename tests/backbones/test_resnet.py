@@ -1,4 +1,4 @@
-"""The built-in networks against torchvision's and a CIFAR ResNet written out here, and the paper's BitOps."""
+"""The built-in networks compared with torchvision's and a reference CIFAR ResNet, and the paper's BitOps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Sec. 4.2 of arXiv 1512.03385, under the names of the common pretrained files."""
+    """Sec. 4.2 of arXiv 1512.03385, with the module names of common pretrained weights."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def reference(name: str, classes: int = 10) -> nn.Module:
 
 
 def cifar_mobilenet(classes: int) -> nn.Module:
-    """torchvision's MobileNetV2 at half the width, without the first two reductions and with half the last layer."""
+    """torchvision's MobileNetV2 at width 0.5, with the first two strides of 2 removed and half the last channels."""
     stages = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
     made = torchvision.models.MobileNetV2(classes, 0.5, stages)
     made.features[0][0].stride = (1, 1)
@@ -92,7 +92,7 @@ def spec_of(name: str, size: int, classes: int = 10, **more: Any) -> SpaceSpec:
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """BatchNorm that hides nothing: affine parameters drawn, statistics of random images."""
+    """Gives BatchNorm random affine parameters and the statistics of random images, so that errors are visible."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if tensor.dim() == 1 and tensor.is_floating_point():
@@ -111,7 +111,7 @@ def randomize(model: nn.Module) -> nn.Module:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenetv3-large")),
     ],
 )
-def test_float_weights_and_outputs_are_those_of_the_published_network(name: str, tmp_path: Path) -> None:
+def test_float_weights_and_outputs_equal_the_published_network(name: str, tmp_path: Path) -> None:
     theirs = randomize(reference(name))
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
     axes = {"width": [0.5, 1.0, 1.5], "bits": [[2, 4], [8, 8]]}
@@ -132,9 +132,9 @@ def test_float_weights_and_outputs_are_those_of_the_published_network(name: str,
     assert {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in theirs.state_dict().items()}
     assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in own.items() if not n.endswith("tracked"))
     assert sum("input_quant" in n for n in subnet.state_dict()) == sum(
-        place.quantized for place, _ in space.active_layers(made.architecture)
+        slot.quantized for slot, _ in space.active_layers(made.architecture)
     )
-    # Without candidates the subnet is a plain float network of the very same names.
+    # Without candidates, the subnet is a plain float network with the same parameter names.
     plain = build(space_of(spec_of(name, 32, weights=str(tmp_path / "w.pt")))).subnet(()).eval()
     assert list(plain.state_dict()) == list(theirs.state_dict())
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-5)
@@ -152,7 +152,7 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
     [
         ("resnet18", 224, 1000, 1_814_073_344),
         ("resnet34", 224, 1000, 3_663_761_408),
-        # Stem, 3 stages of 2n convolutions of which 2 have half the inputs, classifier.
+        # Stem, 3 stages of 2n convolutions (2 of them with half the input channels), classifier.
         ("resnet20", 32, 10, 1024 * 432 + (18 - 1) * 2_359_296 + 640),
         ("resnet32", 32, 10, 1024 * 432 + (30 - 1) * 2_359_296 + 640),
         ("resnet56", 32, 10, 1024 * 432 + (54 - 1) * 2_359_296 + 640),
@@ -164,7 +164,7 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_multiply_adds_and_parameters(name: str, size: int, classes: int, macs: int) -> None:
-    """Published numbers, or a formula; torch's counter on the reference network agrees."""
+    """Equal to published numbers or a formula, and to torch's counter on the reference network."""
     network_shapes = measure(spec_of(name, size, classes))
     theirs = reference(name, classes).to("meta").eval()
     counter = FlopCounterMode(display=False)
@@ -192,10 +192,10 @@ def test_bitops_of_the_paper(name: str, gibibitops: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18-mixed", "resnet20-mixed"])
-def test_table_is_the_count_of_the_subnet(name: str) -> None:
-    """Torch's own counter on random subnets, at full resolution on the meta device."""
+def test_cost_table_equals_the_count_of_the_subnet(name: str) -> None:
+    """Compares with torch's counter on random subnets, at full resolution on the meta device."""
     space = load_space(name)
-    # Bits change no shape: a space of widths alone is the same network and faster to build.
+    # Bits do not change shapes. A space of widths only is the same network and faster to build.
     raw = space.spec.model_dump(mode="json") | {"axes": {"width": [0.5, 1.0, 1.5]}}
     made = build(space_of(parse_spec(raw, "x")))
     found = set()
@@ -213,7 +213,7 @@ def test_table_is_the_count_of_the_subnet(name: str) -> None:
 
 
 def test_digits_network_by_hand() -> None:
-    """8 x 8 pixels in the first stage, 4 x 4 in the second."""
+    """The first stage has 8 x 8 pixels, the second 4 x 4."""
     network_shapes = load_space("digits-mixed").network_shapes
     expected = {"conv1": 64 * 9 * 16, "fc": 32 * 10, "layer2.0.downsample.0": 16 * 16 * 32}
     for block in ("layer1.0", "layer1.1"):

@@ -1,4 +1,4 @@
-"""The paper's network against one written out here after its description, and against its published figures."""
+"""The paper's network compared with a reference implementation and with the published costs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Network(nn.Module):
 
 
 def counted(network: nn.Module) -> tuple[int, int]:
-    """Torch's count of multiply-adds at 224 x 224, and the weights of convolutions and linear layers."""
+    """Multiply-adds at 224 x 224 by torch's counter, and the parameters of convolutions and linear layers."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network.to("meta").eval()(torch.empty(1, 3, 224, 224, device="meta"))
@@ -84,7 +84,7 @@ def counted(network: nn.Module) -> tuple[int, int]:
         (str(list(range(4)) * 5), None, None),
     ],
 )
-def test_the_papers_architectures_to_the_digit(text: str, macs: int | None, params: int | None) -> None:
+def test_costs_of_the_papers_architectures_are_exact(text: str, macs: int | None, params: int | None) -> None:
     architecture = SPACE.decode(text)
     table = CostTable(SPACE)
     ours = table.total(architecture, "macs"), table.total(architecture, "params")
@@ -93,13 +93,13 @@ def test_the_papers_architectures_to_the_digit(text: str, macs: int | None, para
     assert params in (None, ours[1])
 
 
-def test_four_to_the_twenty() -> None:
+def test_space_sizes() -> None:
     assert SPACE.size == 4**20
     assert load_space("shufflenetv2-channels").size == 10**20
     assert load_space("resnet18-channels").size == 10**8
 
 
-def test_same_weights_same_numbers() -> None:
+def test_outputs_equal_the_reference_network() -> None:
     architecture = SPACE.decode(PAPER)
     theirs = Network(architecture).eval()
     with torch.no_grad():
@@ -124,12 +124,12 @@ def test_channels_of_a_random_architecture() -> None:
 
 
 def halves() -> list[int]:
-    """Inner channels at width 1.0, per block; ours are rounded to even numbers."""
+    """Inner channels per block at width 1.0; scaled ones are rounded to even numbers."""
     return [c // 2 for depth, c in ((4, 64), (4, 160), (8, 320), (4, 640)) for _ in range(depth)]
 
 
 def test_a_supernet_of_channels_is_as_large_as_its_widest_path() -> None:
-    """One weight tensor of the largest size, sliced: the number of factors costs nothing."""
+    """All widths share slices of one weight tensor, so more candidates need no more weights."""
     space = load_space("shufflenetv2-channels")
     widest = counted(Network((0,) * 20, (2.0,) * 20))[1]
     made = build(space)

@@ -1,4 +1,4 @@
-"""Every built-in search space on small pictures, held against the contract that plug-ins are held against."""
+"""Runs the checks for plug-in spaces (`check_space`) on every built-in search space, with small images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spos_quant.supernet.network import places
 from spos_quant.testing import check_space
 
 FAST = ("digits-blocks", "resnet20-mixed", "shufflenetv2-blocks", "nasbench201")
-"""One of each shape of block; the others, dear to build, are in the slow suite."""
+"""One space per type of block; the others are expensive to build and run in the slow suite."""
 
 
 def small(name: str) -> SpaceSpec:
@@ -28,10 +28,10 @@ def test_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-mixed", "mobilenetv3-mixed"])
-def test_what_the_field_keeps_at_8_bits_is_locked_and_nothing_else(name: str) -> None:
-    """Both ends, depthwise convolutions (known by their groups, not by their names) and squeeze-and-excitation."""
+def test_exactly_the_layers_that_are_commonly_kept_at_8_bits_are_locked(name: str) -> None:
+    """First and last layer, depthwise convolutions (identified by their groups) and squeeze-and-excitation."""
     space = space_of(small(name))
-    groups = {place.name: place.layer.groups for place in places(build(space).body)}
+    groups = {slot.name: slot.layer.groups for slot in places(build(space).body)}
     names = [layer.name for layer in space.layers]
     wanted = {n for n in names if groups[n] > 1 or n.endswith((".fc1", ".fc2"))} | {names[0], names[-1]}
     assert {layer.name for layer in space.layers if layer.weight.axis is None} == wanted

@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Helpers of the command line tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SPACE = (
 
 
 def refused(result, *messages: str) -> str:
-    """Asserts that a command was refused as the user's mistake in a few lines that say `messages`; returns them."""
+    """Asserts that a command failed with a short user error that contains `messages`; returns stderr."""
     status, out, err = result
     assert status == 2, err
     assert out == ""
@@ -22,5 +22,5 @@ def refused(result, *messages: str) -> str:
 
 
 def contents(folder) -> list[str]:
-    """Everything below a folder, by relative path."""
+    """The relative paths of everything below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

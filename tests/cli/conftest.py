@@ -9,7 +9,7 @@ pytest.register_assert_rewrite("cli_cases")
 
 @pytest.fixture
 def call(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty folder: `(status, stdout, stderr)`."""
+    """A function that runs a command in an empty folder and returns `(status, stdout, stderr)`."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str):

@@ -1,4 +1,4 @@
-"""Search spaces and bit configurations, right ones and others made of them by chance."""
+"""Valid search spaces and bit configurations, and random corruptions of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OVERRIDES = SPACE + (
     "bits_per: layer\nkeep_float: [first, fc]\ngroups: [[layer1.0.conv1, layer1.1.conv1]]\n"
     "overrides: {'layer2.*': {weight_bits: [1, 8], act_bits: [4]}}\ntrain: {epochs: 3, lr: 0.1}\n"
 )
-# Texts that would run code if a loader obeyed them; `CODE` stands for them until the tree is written.
+# YAML tags that would run code if a loader obeyed them; `CODE` is their placeholder until the tree is written.
 CODE = "@code@"
 TAGS = (
     "!!python/object/apply:os.system ['touch {ran}']",
@@ -77,28 +77,28 @@ ODD = (
 )
 
 
-def right_spaces() -> list[str]:
+def valid_spaces() -> list[str]:
     """Texts of search spaces that must be read."""
     return [SPACE, OVERRIDES, *((files("search_spaces") / f"{name}.yaml").read_text("utf-8") for name in BUILT_IN)]
 
 
-def right_configs(rng: np.random.Generator) -> list[dict]:
+def valid_configs(rng: np.random.Generator) -> list[dict]:
     """Bit configurations of digits-mixed that must be read: sampled and uniform ones."""
     space = load_space("digits-mixed")
     return [space.uniform_config(4, 4).to_json(), *(space.bit_config(space.sample(rng)).to_json() for _ in range(5))]
 
 
 class Fuzz:
-    """Makes files by chance.
+    """Makes random files.
 
     Args:
-        rng: Decides everything.
-        ran: The file that code in the texts would make.
+        rng: The source of all randomness.
+        ran: The file that code in a text would create.
     """
 
     def __init__(self, rng: np.random.Generator, ran: str) -> None:
         self.rng, self.ran = rng, ran
-        self.spaces, self.configs = right_spaces(), right_configs(rng)
+        self.spaces, self.configs = valid_spaces(), valid_configs(rng)
 
     def space(self) -> tuple[bytes, bool]:
         """A search space's file, and whether it must be read."""
@@ -107,7 +107,7 @@ class Fuzz:
         if kind < 0.2:
             return self._same_space(text).encode(), True
         if kind < 0.4:
-            return self._spoilt(text.encode()), False
+            return self._corrupted(text.encode()), False
         tree = self._changed(yaml.safe_load(text), [CODE, *ODD])
         made = yaml.safe_dump(tree, sort_keys=False, allow_unicode=bool(self.rng.integers(2)))
         while CODE in made:
@@ -121,14 +121,14 @@ class Fuzz:
         if kind < 0.2:
             return self._same_config(raw).encode(), True
         if kind < 0.4:
-            return self._spoilt(json.dumps(raw, indent=1).encode()), False
+            return self._corrupted(json.dumps(raw, indent=1).encode()), False
         return json.dumps(self._changed(raw, ODD)).encode(), False
 
     def _pick(self, items):
         return items[int(self.rng.integers(len(items)))]
 
     def _same_space(self, text: str) -> str:
-        """The same search space, written differently, with other recipes."""
+        """The same search space in another order and style, with other recipes."""
         tree = yaml.safe_load(text)
         keys = list(tree)
         self.rng.shuffle(keys)
@@ -139,7 +139,7 @@ class Fuzz:
         return "# fuzz\n" * int(self.rng.integers(3)) + yaml.safe_dump(tree, sort_keys=False, default_flow_style=style)
 
     def _same_config(self, raw: dict) -> str:
-        """A right bit configuration: other bits, another order, without what is information."""
+        """A valid bit configuration: other bits, another order, without optional keys."""
         for bits in raw["layers"].values():
             if bits["weight_bits"] is not None:
                 bits.update(weight_bits=int(self.rng.integers(1, 33)), act_bits=int(self.rng.integers(1, 33)))
@@ -151,7 +151,7 @@ class Fuzz:
         return json.dumps({key: raw[key] for key in keys}, indent=self._pick([None, 0, 3]))
 
     def _changed(self, tree, odd):
-        """The tree with one to four things deleted, doubled, swapped or replaced, anywhere in it."""
+        """The tree with one to four random deletions, renames, swaps, nestings or replacements."""
         for _ in range(int(self.rng.integers(1, 5))):
             places = list(_places(tree))
             if not places:
@@ -173,8 +173,8 @@ class Fuzz:
                 owner[key] = copy.deepcopy(self._pick(odd))
         return tree
 
-    def _spoilt(self, data: bytes) -> bytes:
-        """The bytes cut off, flipped, or with lines lost, doubled, or put in from nowhere."""
+    def _corrupted(self, data: bytes) -> bytes:
+        """The bytes truncated, overwritten in places, with lines lost or repeated, or with foreign bytes inserted."""
         action = self._pick(["cut", "flip", "lines", "insert"])
         if action == "cut":
             return data[: int(self.rng.integers(len(data)))]
@@ -216,7 +216,7 @@ class Fuzz:
 
 
 def _places(tree):
-    """Every container below a tree with every key or index of it."""
+    """Every container of a tree with each of its keys or indices."""
     keys = list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
     for key in keys:
         yield tree, key

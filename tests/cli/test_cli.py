@@ -1,4 +1,4 @@
-"""What a person may type: exit statuses, messages, and that a mistake leaves nothing behind."""
+"""Exit statuses and messages of commands; a user error leaves no files behind."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_binary_file(call, tmp_path):
         (["bench", "digits-mixed", "--bits", "w2a2", "--seeds", "1001"], "--seeds 1001: expected 1 to 1,000"),
         (["bench", "digits-mixed", "--bits", "w2a2", "--set", "rank.epoch=2"], "did you mean 'epochs'"),
         (["bench", "digits-mixed", "--bits", "w2a2", "--set", "rank.epochs=0"], "rank.epochs: input should be"),
-        (["predict", "nofile.onnx"], "give either --data D or pictures"),
+        (["predict", "nofile.onnx"], "give either --data D or images"),
     ],
 )
 def test_wrong_arguments_are_explained(call, tmp_path, arguments, message):
@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(call, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_our_own_faults_exit_1_and_v_shows_where(call, monkeypatch):
+def test_internal_errors_exit_1_and_v_shows_the_traceback(call, monkeypatch):
     import spos_quant.stages.spaces as stage
 
     monkeypatch.setattr(stage, "all_spaces", lambda: 1 / 0)
@@ -145,7 +145,7 @@ def test_our_own_faults_exit_1_and_v_shows_where(call, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"digest": "of another version", "spaces": []}', "[1]"])
-def test_a_list_of_spaces_that_does_not_fit_is_made_anew(text, tmp_path, monkeypatch):
+def test_a_stale_list_of_spaces_is_rebuilt(text, tmp_path, monkeypatch):
     from spos_quant.stages import spaces
 
     wanted = spaces.all_spaces()
@@ -157,7 +157,7 @@ def test_a_list_of_spaces_that_does_not_fit_is_made_anew(text, tmp_path, monkeyp
     assert spaces.all_spaces() == ["made anew"]
 
 
-def test_ctrl_c_says_how_to_go_on(call, monkeypatch):
+def test_ctrl_c_prints_how_to_resume(call, monkeypatch):
     import spos_quant.stages.spaces as stage
 
     def interrupted():
@@ -211,7 +211,7 @@ def test_light_commands_load_neither_torch_nor_brevitas():
     assert done.returncode == 0, done.stderr
 
 
-def test_closed_pipe_is_no_fault():
+def test_closed_pipe_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m spos_quant cost resnet34-mixed --uniform w4a4 | head -1; exit ${{PIPESTATUS[0]}}",
         shell=True,
@@ -250,5 +250,5 @@ def test_dry_run_counts_iterations_and_the_paths_of_a_step(call):
     assert status == 0, err
     train, _, retrain = json.loads(out)["stages"]
     assert (train["units"], retrain["units"]) == (123, 45)
-    # A step of the retraining is one path, a third of a sandwich.
+    # A retraining step trains one path; a sandwich step trains three.
     assert train["seconds"] / 123 == pytest.approx(3 * retrain["seconds"] / 45)

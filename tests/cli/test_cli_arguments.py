@@ -1,11 +1,11 @@
-"""Every option with values of a wrong kind, and options that contradict each other or the run."""
+"""Invalid values of every option, and options that contradict each other or the run."""
 
 from __future__ import annotations
 
 import pytest
 from cli_cases import SPACE, contents, refused
 
-# A device that does not exist is checked last, so that no command below can start to train.
+# The device is checked last: with a device that does not exist no command below starts to train.
 TRAIN = ["train", "x.yaml", "--device", "nowhere"]
 SEARCH = ["search", "x.yaml", "--device", "nowhere"]
 BUDGET = ["--bitops-budget", "50%"]
@@ -13,7 +13,7 @@ BUDGET = ["--bitops-budget", "50%"]
 
 @pytest.fixture
 def tried(call, tmp_path):
-    """Runs a command beside a search space `x.yaml` and asserts that it left nothing else behind."""
+    """Runs a command in a folder with a search space `x.yaml`; asserts that it wrote no other file."""
     (tmp_path / "x.yaml").write_text(SPACE)
 
     def run(*arguments):
@@ -108,7 +108,7 @@ def test_budgets(tried, budget, message):
         (["--seed", "99999999999999999999"], ["'--seed'"]),
         (["--seed", "x"], ["'--seed'"]),
         (["--data", "cifar"], ["unknown data set 'cifar'; did you mean 'cifar10'?"]),
-        (["--data", "a:b:c"], ["unknown data set 'a:b:c'", "named as package.module:function"]),
+        (["--data", "a:b:c"], ["unknown data set 'a:b:c'", "as package.module:function"]),
         (["--data", "digits:there"], ["'digits' is in no folder; write digits, not digits:there"]),
         (["--data", "imagefolder"], ["needs its folder: imagefolder:ROOT"]),
         (["--data", "imagefolder:x.yaml"], ["imagefolder", "no folder", "x.yaml"]),
@@ -119,7 +119,7 @@ def test_budgets(tried, budget, message):
         (["--device", "gpu"], ["unknown device 'gpu'; expected auto, cpu or cuda"]),
         (["--max-accuracy-drop", "0.1"], ["give either a budget or --max-accuracy-drop, not both"]),
         (["--macs-budget", "1"], ["macs budget 1 (1) is below the cheapest architecture"]),
-        (["--macs-budget", "w2a2"], ["bit-widths say nothing about macs"]),
+        (["--macs-budget", "w2a2"], ["bit-widths do not determine macs"]),
         (["--bitops-budget", "60%", "--macs-budget", "100%", "--macs-budget", "2M"], ["only one", "may be repeated"]),
     ],
 )
@@ -162,7 +162,7 @@ def test_options_of_cost(tried, options, messages):
 
 @pytest.fixture
 def run_of_another(call, tmp_path):
-    """A run directory `there` that was only begun: settings, no weights."""
+    """A run directory `there` with settings and no weights."""
     from spos_quant.stages.open_run import Options, plan_run
 
     (tmp_path / "x.yaml").write_text(SPACE)

@@ -1,4 +1,4 @@
-"""Files that are damaged, lie, or carry code: search spaces, bit configurations, pictures, weights, ONNX files."""
+"""Damaged, inconsistent or malicious files: search spaces, bit configurations, images, weights, ONNX files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spos_quant.backbones.build import load_space
 
 CONFIG = load_space("digits-mixed").uniform_config(4, 4).to_json()
 LAYER = "layer1.0.conv1"
-# Ends a command after its plan was checked and before anything is written.
+# Makes a command fail after its plan was checked and before it writes anything.
 NOT_RUN = ["--bitops-budget", "4M", "--device", "nowhere"]
 
 
@@ -38,7 +38,7 @@ def below(key, levels, inner="1"):
         ("".join(" " * i + "-\n" for i in range(1_000)), "values nested more than 40 deep"),
         (SPACE + "groups: [" + "a," * 450_000 + "a]", "more than 20,000 values"),
         (SPACE + "z: &z [" + "1," * 300 + "1]\nall: [" + "*z," * 300 + "*z]", "more than 20,000 values"),
-        (SPACE + "z: &z [*z]", "an alias inside of what it names"),
+        (SPACE + "z: &z [*z]", "an alias inside the value that it refers to"),
         (SPACE + "name: y", "key 'name' appears twice"),
         (SPACE + "<<: {a: 1}", "merge keys (<<) are not read"),
         (SPACE.replace("classes: 10", "classes: 0x" + "f" * 9_000), "a number of 9,002 characters"),
@@ -107,9 +107,9 @@ def with_tail(text):
         (changed("layers", LAYER, "act_bit", to=4), "unknown key; did you mean 'act_bits'?"),
         (changed("layers", LAYER, "out_channels", to=7), "says 7 output channels, its operator and width give 16"),
         (changed("layers", LAYER), f"layer '{LAYER}' is missing in the bit configuration"),
-        (changed("layers", LAYER + "x", to=CONFIG["layers"][LAYER]), f"has not; did you mean '{LAYER}'?"),
+        (changed("layers", LAYER + "x", to=CONFIG["layers"][LAYER]), f"does not have; did you mean '{LAYER}'?"),
         (changed("layers", "a\nb", to=CONFIG["layers"][LAYER]), r"names a layer 'a\nb' that"),
-        (changed("layers", "a" * 5000, to=CONFIG["layers"][LAYER]), "has not; (known: conv1,"),
+        (changed("layers", "a" * 5000, to=CONFIG["layers"][LAYER]), "does not have; (known: conv1,"),
         (changed("layers", to=[]), "layers: input should be a valid mapping, got list []"),
         (changed("blocks", "layer1.0", "op", to="conv3x4"), "operator 'conv3x4' at width 1.0 are not known"),
         (changed("blocks", "layer1.0", "width", to=10**400), "width: input should be"),
@@ -118,7 +118,7 @@ def with_tail(text):
         (changed("input", to="3x8x8"), "input: input should be a list, got str '3x8x8'"),
         (changed("model"), "model: is missing"),
         (with_tail('"model": "x"'), "key 'model' appears twice"),
-        (with_tail('"cost": {"bitops": NaN}'), "NaN is no number that JSON knows"),
+        (with_tail('"cost": {"bitops": NaN}'), "NaN is not a JSON number"),
         (with_tail('"cost": {"bitops": ' + "9" * 5000 + "}"), "is no JSON text"),
         (with_tail(below('"cost": {"a": ', 300) + "}"), "values are nested too deeply; expected at most 40 levels"),
         (below("", 10_000), "is no JSON text"),
@@ -137,29 +137,31 @@ def test_bit_configurations(call, tmp_path, content, message):
     assert contents(tmp_path) == ["b.json"]
 
 
-def pictures(root, *, broken, content):
+def image_folder(root, *, broken, content):
     for split in ("train", "test"):
         for name in "0123456789":
             (root / split / name).mkdir(parents=True)
             for i in range(4):
                 Image.new("L", (8, 8), 20 * i).save(root / split / name / f"{i}.png")
-    (root / broken).write_bytes(content)
+    for path in (root / broken).rglob("*.png"):
+        path.write_bytes(content)
 
 
-@pytest.mark.parametrize("broken", ["train/0/0.png", "test/0/0.png"])
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 20])
-def test_a_broken_picture_is_named(call, tmp_path, broken, content):
-    pictures(tmp_path / "p", broken=broken, content=content)
-    message = refused(call("run", "digits-mixed", *NOT_RUN, "--data", "imagefolder:p"), broken, "replace or remove")
+@pytest.mark.parametrize("broken", ["train", "test"])
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 20])
+def test_a_broken_image_is_named(call, tmp_path, broken, content):
+    image_folder(tmp_path / "p", broken=broken, content=content)
+    result = call("run", "digits-mixed", *NOT_RUN, "--data", "imagefolder:p")
+    message = refused(result, f"p/{broken}/", "replace or remove")
     assert message.startswith("error: image ")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_broken_picture_that_training_meets_is_named(call, tmp_path):
-    pictures(tmp_path / "p", broken="train/7/2.png", content=b"no picture")
+def test_a_broken_image_is_named_during_training(call, tmp_path):
+    image_folder(tmp_path / "p", broken="train/7", content=b"no image")
     settings = ["--set", "train.epochs=1", "--set", "train.batch_size=8"]
     result = call("train", "digits-mixed", "--data", "imagefolder:p", "--device", "cpu", *settings)
-    refused(result, "train/7/2.png cannot be read", "replace or remove the file")
+    refused(result, "p/train/7/", "cannot be read", "replace or remove the file")
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
@@ -231,7 +233,7 @@ def test_weights(call, tmp_path, name, kind, message):
 
 
 def test_the_code_in_the_weights_would_run(tmp_path, monkeypatch):
-    """What the test above relies on: unpickling this file without our guard does make the file."""
+    """Checks the premise of `test_weights`: unpickling this file without `weights_only` does run the command."""
     import torch
 
     monkeypatch.chdir(tmp_path)
@@ -241,11 +243,11 @@ def test_the_code_in_the_weights_would_run(tmp_path, monkeypatch):
 
 
 PREPROCESSING = {"size": [8, 8], "channels": 1, "mean": [0.3], "std": [0.3], "resize": None}
-SAID = {"preprocessing": PREPROCESSING, "classes": list("0123456789")}
+METADATA = {"preprocessing": PREPROCESSING, "classes": list("0123456789")}
 
 
-def onnx_file(said=None, *, weights=1.0, outputs=10, inputs=("x",)):
-    """A linear classifier as an ONNX file that says `said` of itself."""
+def onnx_file(metadata=None, *, weights=1.0, outputs=10, inputs=("x",)):
+    """A linear classifier as an ONNX file with the metadata `metadata`."""
     taken = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, 8, 8]) for name in inputs]
     given = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])]
     matrix = helper.make_tensor("w", TensorProto.FLOAT, [64, outputs], np.full(64 * outputs, weights))
@@ -254,8 +256,10 @@ def onnx_file(said=None, *, weights=1.0, outputs=10, inputs=("x",)):
         helper.make_graph(nodes, "g", taken, given, [matrix]), opset_imports=[helper.make_opsetid("", 17)]
     )
     model.ir_version = 8
-    if said is not None:
-        onnx.helper.set_model_props(model, {"spos_quant": said if isinstance(said, str) else json.dumps(said)})
+    if metadata is not None:
+        onnx.helper.set_model_props(
+            model, {"spos_quant": metadata if isinstance(metadata, str) else json.dumps(metadata)}
+        )
     return model.SerializeToString()
 
 
@@ -264,21 +268,27 @@ def onnx_file(said=None, *, weights=1.0, outputs=10, inputs=("x",)):
     [
         (b"", "was not written by spos-quant"),
         (b"no model\n" * 50, "m.onnx is no ONNX file (DecodeError)"),
-        (onnx_file(SAID)[:-300], "m.onnx is no ONNX file (DecodeError)"),
+        (onnx_file(METADATA)[:-300], "m.onnx is no ONNX file (DecodeError)"),
         (onnx_file(), "was not written by spos-quant: it says nothing of preprocessing and classes; export it with"),
-        *((onnx_file(said), "was not written by spos-quant") for said in ("{", "[1]", "3", "null", "[" * 100_000)),
+        *(
+            (onnx_file(metadata), "was not written by spos-quant")
+            for metadata in ("{", "[1]", "3", "null", "[" * 100_000)
+        ),
         (onnx_file({"classes": ["a"]}), "preprocessing must be a mapping of size, channels, mean, std, resize"),
-        *((onnx_file(SAID | {"classes": c}), "names no classes") for c in (None, 3, [], "ab", [0, 1], {"a": 1})),
-        (onnx_file(SAID | {"preprocessing": PREPROCESSING | {"std": [0]}}), "std must be above 0, got [0.0]; export"),
-        (onnx_file(SAID | {"preprocessing": PREPROCESSING | {"size": [10**6, 10**6]}}), "1 to 4096, got [1000000,"),
-        (onnx_file(SAID | {"preprocessing": PREPROCESSING | {"size": [16, 8]}}), "cannot run it on 1x1x16x8"),
+        *((onnx_file(METADATA | {"classes": c}), "names no classes") for c in (None, 3, [], "ab", [0, 1], {"a": 1})),
         (
-            onnx_file(SAID | {"classes": ["a", "b"]}),
+            onnx_file(METADATA | {"preprocessing": PREPROCESSING | {"std": [0]}}),
+            "std must be above 0, got [0.0]; export",
+        ),
+        (onnx_file(METADATA | {"preprocessing": PREPROCESSING | {"size": [10**6, 10**6]}}), "1 to 4096, got [1000000,"),
+        (onnx_file(METADATA | {"preprocessing": PREPROCESSING | {"size": [16, 8]}}), "cannot run it on 1x1x16x8"),
+        (
+            onnx_file(METADATA | {"classes": ["a", "b"]}),
             "answers 1 images with numbers of shape [1, 10]; expected a finite",
         ),
-        (onnx_file(SAID, outputs=3), "numbers of shape [1, 3]; expected a finite number for each of 10 classes"),
-        (onnx_file(SAID, weights=float("nan")), "answers 1 images with NaN or infinity"),
-        (onnx_file(SAID, inputs=("x", "other")), "takes 2 inputs; expected one, the images"),
+        (onnx_file(METADATA, outputs=3), "numbers of shape [1, 3]; expected a finite number for each of 10 classes"),
+        (onnx_file(METADATA, weights=float("nan")), "answers 1 images with NaN or infinity"),
+        (onnx_file(METADATA, inputs=("x", "other")), "takes 2 inputs; expected one, the images"),
     ],
 )
 def test_onnx_files(call, tmp_path, content, message):
@@ -287,8 +297,8 @@ def test_onnx_files(call, tmp_path, content, message):
     refused(call("predict", "m.onnx", "i.png"), "m.onnx", message)
 
 
-def test_the_onnx_file_that_others_differ_from_is_read(call, tmp_path):
-    (tmp_path / "m.onnx").write_bytes(onnx_file(SAID))
+def test_the_valid_onnx_file_is_read(call, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(onnx_file(METADATA))
     Image.new("L", (8, 8), 9).save(tmp_path / "i.png")
     status, out, err = call("predict", "m.onnx", "i.png", "--json")
     assert (status, err) == (0, "")
@@ -305,23 +315,23 @@ def test_the_onnx_file_that_others_differ_from_is_read(call, tmp_path):
         (["a\nb"], r"image a\nb: no such file"),
         (["x" * 5000], "xxx cannot be read"),
         (["m.onnx"], "image m.onnx cannot be read"),
-        (["i.png", "--data", "digits"], "give either --data D or pictures"),
+        (["i.png", "--data", "digits"], "give either --data D or images"),
         (["--data", "digits", "--split", "tset"], "unknown split 'tset'; did you mean 'test'?"),
         (["--data", "fake"], "fake has the classes class 0, class 1"),
         (["--data", "imagefolder:folder"], "no folder folder/train; expected a folder per class in it"),
         (["--data", "cifar10:folder"], "neither cifar-10-batches-bin nor cifar-10-binary.tar.gz in folder"),
     ],
 )
-def test_pictures_and_data_of_predict(call, tmp_path, arguments, message):
-    (tmp_path / "m.onnx").write_bytes(onnx_file(SAID))
+def test_images_and_data_of_predict(call, tmp_path, arguments, message):
+    (tmp_path / "m.onnx").write_bytes(onnx_file(METADATA))
     (tmp_path / "folder").mkdir()
     Image.new("L", (8, 8), 9).save(tmp_path / "i.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "i.png").read_bytes()[:40])
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     refused(call("predict", "m.onnx", *arguments), message)
 
 
 @pytest.mark.parametrize(("model", "what"), [("folder", "is no file"), ("none.onnx", "does not exist")])
-def test_models_that_are_not_there(call, tmp_path, model, what):
+def test_missing_models(call, tmp_path, model, what):
     (tmp_path / "folder").mkdir()
     refused(call("predict", model, "i.png"), f"{model} {what}; expected an ONNX file that `spos-quant export` wrote")

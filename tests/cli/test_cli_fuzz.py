@@ -1,4 +1,4 @@
-"""Search spaces and bit configurations made by chance: every one is read or refused in words, and none runs code."""
+"""Fuzzed search spaces and bit configurations: each is read or refused with a message, and none runs code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HANG_SECONDS = 60
 
 
 class Hang(BaseException):
-    """Raised in a command that does not end; no `except Exception` of ours takes it for a mistake."""
+    """Raised in a command that hangs. A `BaseException`, so that no `except Exception` catches it."""
 
 
 @contextmanager
 def watched():
-    """Ends what takes a minute, which is no measure of speed but the end of waiting."""
+    """Raises `Hang` after `HANG_SECONDS`."""
 
     def stop(number, frame):
         raise Hang
@@ -35,7 +35,7 @@ def watched():
 
 
 def answer(call, tmp_path, kind, data, must_be_read):
-    """Hands a file to `cost`; asserts what holds for every file and returns `read` or `refused`."""
+    """Passes a file to `cost`; asserts what holds for every file and returns `read` or `refused`."""
     path = tmp_path / ("x.yaml" if kind == "space" else "b.json")
     path.write_bytes(data)
     arguments = ["cost", "x.yaml"] if kind == "space" else ["cost", "digits-mixed", "--bits", "b.json"]
@@ -55,7 +55,7 @@ def answer(call, tmp_path, kind, data, must_be_read):
 
 
 def fuzz(call, tmp_path, n, seed):
-    """Answers to `n` files; a failure shows the file and how to make it again."""
+    """Counts the outcomes of `n` files; a failure shows the file and its seed."""
     made = Fuzz(np.random.default_rng(seed), str(tmp_path / "ran"))
     counts: Counter[tuple[str, str]] = Counter()
     for number in range(n):
@@ -82,5 +82,5 @@ def test_two_thousand_files(call, tmp_path, record_property, capsys):
     for (kind, done), n in counts.items():
         record_property(f"{kind} {done}", n)
     assert sum(counts.values()) == 2_000
-    # Not all refused, not all read: both parsers and what follows them were reached.
+    # Both outcomes occur for both kinds, so the tests reach the parsers and the code after them.
     assert min(counts[kind, done] for kind in ("space", "config") for done in ("read", "refused")) >= 150

@@ -1,4 +1,4 @@
-"""Names and paths: nothing is written outside of the run, and odd ones are explained."""
+"""Names and paths: nothing is written outside the run, and invalid ones are explained."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_names_of_spaces(call, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ('"a\\0b"', "a character that no text has (NUL"),
+        ('"a\\0b"', "a character that is not text (NUL"),
         ("3", "name: input should be a valid string, got int 3"),
         ("2026-01-01", "name: input should be a valid string, got date"),
         ("[x]", "name: input should be a valid string, got list ['x']"),
     ],
 )
-def test_names_that_are_no_text(call, tmp_path, name, message):
+def test_names_that_are_not_strings(call, tmp_path, name, message):
     (tmp_path / "x.yaml").write_text(SPACE.replace("name: x", f"name: {name}"))
     refused(call("train", "x.yaml"), message)
     assert contents(tmp_path) == ["x.yaml"]
@@ -61,7 +61,7 @@ def test_names_that_are_no_text(call, tmp_path, name, message):
         ("/proc/below", "cannot be written (No such file or directory); make room or mend the permissions"),
     ],
 )
-def test_run_directories_that_cannot_be(call, tmp_path, out, message):
+def test_invalid_run_directories(call, tmp_path, out, message):
     (tmp_path / "x.yaml").write_text(SPACE)
     refused(call("train", "x.yaml", "--out", out), message)
     assert contents(tmp_path) == ["x.yaml"]
@@ -142,13 +142,13 @@ def test_another_configuration_of_the_same_name(call, tmp_path, run):
         raw["blocks"]["layer1.0"]["op"] = op
         (tmp_path / name).write_text(json.dumps(raw))
     given_result(run, "a b.json")
-    # Also where it is not the layers that differ.
+    # Also if only the quantizer differs.
     raw = run.space.uniform_config(4, 4).to_json()
     (tmp_path / "a-b.json").write_text(json.dumps({**raw, "quantizer": "absmax+pact"}))
     refused(call("retrain", "r", "--bits", "a-b.json"), "bits-a-b holds another configuration of that name; rename")
 
 
-def test_a_configuration_of_a_run_with_wrong_types_is_damaged(call, run):
+def test_a_run_config_with_wrong_types_is_damaged(call, run):
     path = run.path / "config.yaml"
     text = path.read_text()
     (run.path / "checksums.sha256").unlink()

@@ -1,4 +1,4 @@
-"""Terminals without colours, streams that cannot show everything, pipes that are closed."""
+"""Terminals without colours, limited encodings, closed pipes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_piped_output_is_plain(environment):
 
 
 def test_a_terminal_gets_no_codes_either():
-    """`script` lends a terminal."""
+    """`script` provides a terminal."""
     done = shell(f"script -qec '{sys.executable} -m spos_quant spaces' /dev/null < /dev/null", TERM="xterm-256color")
     if done.returncode == 127:
         pytest.skip("no `script` on this machine")
@@ -50,13 +50,13 @@ def test_a_terminal_gets_no_codes_either():
 
 @pytest.mark.parametrize("arguments", ["spaces", "spaces --json", "cost resnet34-mixed --uniform w4a4 --json"])
 @pytest.mark.parametrize("reader", ["head -1", "true"])
-def test_closed_pipes_are_no_fault(arguments, reader):
+def test_closed_pipes_are_no_error(arguments, reader):
     done = shell(f"{sys.executable} -m spos_quant {arguments} | {reader}; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_tables_do_not_end_the_program_where_the_reader_has_gone(monkeypatch):
-    """Rich would, with status 1."""
+def test_tables_raise_broken_pipe_instead_of_exiting(monkeypatch):
+    """Rich would exit with status 1."""
 
     class Gone:
         encoding = "utf-8"
@@ -85,7 +85,7 @@ def test_a_full_disk_is_named():
 @pytest.mark.parametrize(
     ("encoding", "shown"), [("utf-8", "größe 漢 \\udcff"), ("ascii", "gr\\xf6\\xdfe \\u6f22 \\udcff")]
 )
-def test_what_an_encoding_has_not_is_escaped(encoding, shown):
+def test_unencodable_characters_are_escaped(encoding, shown):
     code = (
         "from spos_quant.cli import show; show.say('größe 漢 \\udcff'); show.table(('ö', '漢'), [('\\udcff', '[b]')])"
     )
@@ -95,8 +95,8 @@ def test_what_an_encoding_has_not_is_escaped(encoding, shown):
         check=True,
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
     )
-    said, *table = done.stdout.decode(encoding).splitlines()
-    assert said == shown
+    line, *table = done.stdout.decode(encoding).splitlines()
+    assert line == shown
     assert "\\udcff" in "\n".join(table)
     assert "[b]" in "\n".join(table)  # names are no markup
 

@@ -1,4 +1,4 @@
-"""Networks of all shapes that somebody may bring."""
+"""Test networks with all kinds of layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Everything(nn.Module):
-    """Every kind of layer, groups, dilation, padding of other kinds, a transposed convolution, a module used twice."""
+    """Every kind of layer: groups, dilation, several padding modes, a transposed convolution, a module used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Tied(nn.Module):
-    """An embedding whose weight is that of the last layer, and two layers of one weight."""
+    """An embedding that shares its weight with the last layer, and two layers that share one weight."""
 
     def __init__(self) -> None:
         super().__init__()

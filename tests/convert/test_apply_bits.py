@@ -1,4 +1,4 @@
-"""`sq.apply_bits` and `sq.measure`: bits of any tool on any model, and what they cost by hand."""
+"""`sq.apply_bits` and `sq.measure`: bit configurations of any tool on any model, and costs computed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(bits: dict[str, Any], **more: Any) -> dict[str, Any]:
 MLP = {"0": (None, None), "2": (2, 4), "4": (8, 8)}
 
 
-def test_bits_are_applied_and_nothing_else(tmp_path) -> None:
+def test_only_layers_with_bits_change(tmp_path) -> None:
     model, x = mlp()
     made = sq.apply_bits(model, config(MLP), x)
     assert [type(m) for m in made] == [nn.Linear, nn.ReLU, qnn.QuantLinear, nn.Tanh, qnn.QuantLinear]
@@ -67,7 +67,7 @@ def test_measure_by_hand() -> None:
     ("name", "gbops"), [("resnet18", (116.1, 34.7)), pytest.param("resnet50", (261.7, 71.2), marks=pytest.mark.slow)]
 )
 def test_hawq_tables_by_a_hand_count(name: str, gbops: tuple[float, float]) -> None:
-    """Layer by layer at 8 bits, and at 4 with both ends at 8, as HAWQ-V3 counts (its ResNet-50 has fewer MACs)."""
+    """All layers at 8 bits; at 4 bits with both ends at 8. Counted as in HAWQ-V3 (its ResNet-50 has fewer MACs)."""
     model = getattr(torchvision.models, name)().eval()
     x = torch.randn(1, 3, 224, 224)
     names = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -91,7 +91,7 @@ def test_hawq_tables_by_a_hand_count(name: str, gbops: tuple[float, float]) -> N
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (config(MLP | {"3.fc": (4, 4)}), SpaceError, "names a layer '3.fc' that the model has not"),
+        (config(MLP | {"3.fc": (4, 4)}), SpaceError, "names a layer '3.fc' that the model does not have"),
         (config({"0": (4, 4), "2": (4, 4)}), SpaceError, "layer '4' is missing in the bit configuration.*give it null"),
         (config(MLP | {"2": (9, 4)}), SpaceError, "2"),
         (config(MLP, quantizer="gausian+pact"), Exception, "did you mean 'gaussian'"),
@@ -106,7 +106,7 @@ def test_bad_configurations(given, error, message) -> None:
         sq.apply_bits(model, given, x)
 
 
-def test_other_channels_are_another_network() -> None:
+def test_other_channels_are_refused() -> None:
     model, x = mlp()
     given = config(MLP)
     given["layers"]["2"]["out_channels"] = 24
@@ -129,5 +129,5 @@ def test_signs_of_the_configuration_are_used() -> None:
 
 def test_residual_bits_are_refused() -> None:
     model, x = mlp()
-    with pytest.raises(SpaceError, match="residual additions to 8 bits, which are no modules"):
+    with pytest.raises(SpaceError, match="residual additions to 8 bits, but they are not modules"):
         sq.apply_bits(model, config(MLP, residual_bits=8), x)

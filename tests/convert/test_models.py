@@ -1,4 +1,4 @@
-"""Published networks and others through `sq.quantize`; the figures are in docs/models.md."""
+"""`sq.quantize` on published and other networks; the numbers are in docs/models.md."""
 
 from __future__ import annotations
 

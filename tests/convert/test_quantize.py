@@ -1,4 +1,4 @@
-"""`sq.quantize`: any module becomes a supernet and comes back as a plain Brevitas model."""
+"""`sq.quantize`: converts any module to a supernet, whose subnets are plain Brevitas models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spos_quant.train.evaluation import recalibrate
 BITS = [(1, 3), (2, 2), (4, 4), (8, 8)]
 
 
-def test_float_is_the_model_and_the_model_is_left_alone() -> None:
+def test_float_path_equals_the_model_and_the_model_is_unchanged() -> None:
     model, inputs = everything()
     before = copy.deepcopy(model.state_dict())
     classes = [type(m) for m in model.modules()]
@@ -72,7 +72,7 @@ def test_costs_are_torchs_count() -> None:
     rows = {row["name"]: row for row in cost["layers"]}
     assert rows["twice"]["macs"] == 2 * 4 * 4, "it runs twice"
     assert rows["up"]["macs"] == 8 * 64 * 6 * 4
-    # The transposed convolution, the module that runs twice and the two ends by hand.
+    # Parameters of all layers, counted by hand.
     assert cost["params"] == sum(
         p.numel()
         for m in model.modules()
@@ -91,7 +91,7 @@ def test_w8a8_is_close_and_2_bits_are_not() -> None:
     assert errors[0] < 0.02 < errors[1] < errors[2]
 
 
-def test_signs_are_those_seen() -> None:
+def test_signs_are_those_observed() -> None:
     model, x = mlp()
     layers = dict(sq.quantize(model, x).body.named_modules())
     assert [layers[name].signed for name in ("0", "2", "4")] == [True, False, True]
@@ -156,7 +156,7 @@ def test_tied_weights_stay_tied_and_share_their_bits() -> None:
     assert len(list(subnet.parameters())) == len({id(p) for p in subnet.parameters()})
 
 
-def test_layers_that_never_run_are_said_with_what_they_cost() -> None:
+def test_layers_that_never_run_are_reported_with_their_cost() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -172,12 +172,12 @@ def test_layers_that_never_run_are_said_with_what_they_cost() -> None:
         UserWarning, match=r"1 layers stay float: attention.out_proj .*never runs. 1,6\d\d multiply-adds"
     ):
         supernet = sq.quantize(model, x, BITS, keep_float=())
-    # Projections of 5 tokens (three in, one out) and two products of 5 x 5 in 8 channels.
+    # Four projections of 5 tokens (three in, one out) and two 5 x 5 attention products in 8 channels.
     assert supernet.space.network_shapes.other_macs == 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8
     assert supernet.cost(supernet.space.uniform(4, 4))["float_macs"] == supernet.space.network_shapes.other_macs
 
 
-def test_fused_kernels_do_not_pass_by_our_layers() -> None:
+def test_fused_kernels_do_not_bypass_the_replaced_layers() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)).eval()
     x = torch.randn(2, 5, 8)
@@ -190,8 +190,8 @@ def test_fused_kernels_do_not_pass_by_our_layers() -> None:
         assert not torch.allclose(supernet(x), model(x), atol=1e-3)
 
 
-def test_their_own_loop() -> None:
-    """Parameter groups, a path a step, autocast, accumulation, checkpointing, a copy to average, weights in and out."""
+def test_custom_training_loop() -> None:
+    """Parameter groups, one path per step, autocast, accumulation, checkpointing, a weight copy, state dicts."""
     model, x = mlp()
     supernet = sq.quantize(model, x, BITS, keep_float=())
     groups = supernet.param_groups(weight_decay=0.1)
@@ -217,7 +217,7 @@ def test_their_own_loop() -> None:
     assert torch.equal(average(x), supernet(x))
 
 
-def test_threads_evaluate_one_path_at_once() -> None:
+def test_threads_evaluate_one_path_concurrently() -> None:
     model, inputs = everything()
     supernet = sq.quantize(model, inputs, BITS)
     supernet.activate(supernet.space.uniform(4, 4))
@@ -278,7 +278,7 @@ def test_an_architecture_of_another_space() -> None:
         supernet.subnet((0, 1, 2))
 
 
-def test_subclasses_and_hooks_are_left_alone() -> None:
+def test_subclasses_and_layers_with_hooks_stay_float() -> None:
     class Own(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input) * 2
@@ -310,7 +310,7 @@ def test_transposed_convolutions_of_several_groups_stay_float() -> None:
         sq.quantize(model, torch.randn(1, 4, 3, 3), BITS, keep_float=())
 
 
-def test_what_is_frozen_stays_frozen() -> None:
+def test_frozen_parameters_stay_frozen() -> None:
     model, x = mlp()
     model[0].requires_grad_(False)
     supernet = sq.quantize(model, x, BITS, keep_float=())
@@ -320,7 +320,7 @@ def test_what_is_frozen_stays_frozen() -> None:
 
 
 class ScaledLinear(nn.Linear):
-    """A subclass with an arithmetic of its own."""
+    """A subclass with another forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -329,7 +329,7 @@ class ScaledLinear(nn.Linear):
 @pytest.mark.parametrize(
     ("ends", "kept"), [((False, False), {"0", "4"}), ((False, True), {"0"}), ((True, True), set())]
 )
-def test_an_end_that_stays_float_anyway_keeps_no_other_layer_float(ends: tuple[bool, bool], kept: set[str]) -> None:
+def test_a_skipped_first_or_last_layer_keeps_no_other_layer_float(ends: tuple[bool, bool], kept: set[str]) -> None:
     first, last = (ScaledLinear if own else nn.Linear for own in ends)
     model = nn.Sequential(first(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), last(6, 6))
     with warnings.catch_warnings():

@@ -48,7 +48,7 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     assert torch.equal(supernet(x), model(x))
 
 
-def test_a_seed_is_a_seed() -> None:
+def test_the_seed_decides_the_initial_weights() -> None:
     space = space_of(spec("torchvision:squeezenet1_1"))
     a, b, c = (build(space, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -61,11 +61,11 @@ def test_cost_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     space = load_space("resnet18-mixed")
     ours = sum(x.shapes[0].macs for x in space.network_shapes.reference if x.name not in ("conv1", "fc"))
     assert found["bitops"] == 16 * ours
-    assert load_space("torchvision:resnet18").size == 3**16, "shortcuts share what they read"
+    assert load_space("torchvision:resnet18").size == 3**16, "a shortcut shares bits with the layer of the same input"
 
 
 @pytest.mark.slow
-def test_the_main_job(tmp_path: Path) -> None:
+def test_run_and_verify(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(
         "name: x\nbackbone: torchvision:squeezenet1_1\ninput: [3, 32, 32]\nclasses: 4\ndata: fake\n"
         "axes: {bits: [[4, 4], [8, 8]]}\n"
@@ -91,7 +91,7 @@ def test_bad_input(backbone: str, more: dict, error: type[Exception], message: s
         space_of(spec(backbone, **more))
 
 
-def test_an_outline_is_that_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_structure_hash_depends_on_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = spec("torchvision:resnet18"), spec("resnet18")
     before = structure_hash(theirs), structure_hash(ours)
     monkeypatch.setattr(build_module, "version", lambda _: "0.0.1")

@@ -1,4 +1,4 @@
-"""The networks that `sq.quantize` is held against, and what is looked at in each; `tools/make_models.py` prints it."""
+"""The networks on which `sq.quantize` is tested, and the checks on each; `tools/make_models.py` prints the results."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ FAST = OWN
 NAMES = (*(f"torchvision:{n}" for n in TORCHVISION), *(f"timm:{n}" for n in TIMM), *OWN)
 CLASSES = 10
 SIDE = 64
-_MOST_STEPS, _ENOUGH = 240, 0.08
-"""A network is trained until the mean loss of ten steps is this small, or so many steps."""
-_JUDGED = 64
-"""Pictures, unseen in training, that quantized answers are compared on."""
+_MAX_STEPS, _TARGET_LOSS = 240, 0.08
+"""Training stops at this number of steps, or if the mean loss of ten steps is below the target."""
+_EVALUATED = 64
+"""Number of images, unseen in training, on which float and quantized outputs are compared."""
 
 
 class Segmentation(nn.Module):
-    """Down, up and a skip: a class for every pixel."""
+    """An encoder-decoder with one skip connection; it predicts a class for every pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,16 +75,16 @@ def audio() -> nn.Module:
 
 
 def make(name: str) -> tuple[nn.Module, Tensor]:
-    """A network that tells ten kinds of pictures apart, and pictures that it never saw."""
+    """A network trained to classify ten kinds of images, and images that it was not trained on."""
     torch.manual_seed(0)
     model, view = _fresh(name)
     loss = _train(model, view)
     assert loss < 1, f"{name} did not learn: loss {loss:.2f}"
-    return model.eval(), view(*pictures(_JUDGED, 0))[0]
+    return model.eval(), view(*images(_EVALUATED, 0))[0]
 
 
 View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Pictures and labels as a network takes them."""
+"""Converts images and labels to a network's inputs and targets."""
 
 
 def _fresh(name: str) -> tuple[nn.Module, View]:
@@ -107,45 +107,45 @@ def _fresh(name: str) -> tuple[nn.Module, View]:
 
 
 def _by_pixel(x: Tensor, _kinds: Tensor) -> tuple[Tensor, Tensor]:
-    """A corner of every picture, and how bright each pixel's surroundings are, in ten steps."""
+    """A corner of every image, and per pixel the local mean brightness, quantized to ten classes."""
     x = x[:, :, :16, :16]
     bright = avg_pool2d(x.mean(1, keepdim=True), 3, 1, 1)[:, 0]
     return x, ((bright.clamp(-0.99, 0.99) + 1) / 2 * CLASSES).long()
 
 
 def _train(model: nn.Module, view: View) -> float:
-    """Trains until it tells the pictures apart, then takes BatchNorm statistics anew; the mean of the last losses."""
+    """Trains to the target loss, then recalibrates BatchNorm statistics. Returns the mean of the last ten losses."""
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     optimizer = torch.optim.AdamW(model.parameters(), lr=_rate(sum(p.numel() for p in model.parameters()), bool(norms)))
     losses: list[float] = []
     model.train()
-    for step in range(_MOST_STEPS):
-        x, y = view(*pictures(32, 1 + step))
+    for step in range(_MAX_STEPS):
+        x, y = view(*images(32, 1 + step))
         optimizer.zero_grad()
         loss = cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        if sum(losses[-10:]) < 10 * _ENOUGH and step >= 10:
+        if sum(losses[-10:]) < 10 * _TARGET_LOSS and step >= 10:
             break
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
     with torch.no_grad():
         for step in range(4):
-            model(view(*pictures(32, _MOST_STEPS + 1 + step))[0])
+            model(view(*images(32, _MAX_STEPS + 1 + step))[0])
     return sum(losses[-10:]) / 10
 
 
 def _rate(parameters: int, normed: bool) -> float:
-    """A learning rate that suits the size: high for small networks, low for huge heads and for transformers."""
+    """The learning rate: high for small networks, low for networks with huge heads and for transformers."""
     if parameters < 100_000:
         return 1e-2
     return 1e-4 if parameters > 100_000_000 else 1e-3 if normed else 3e-4
 
 
-def pictures(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`[n, 3, 64, 64]` smooth pictures of ten kinds, each blurred into another and noisy, and their kinds."""
+def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Smooth images `[n, 3, 64, 64]` of ten kinds, each mixed with a random smooth image and noise, and their kinds."""
     kinds = _smooth(CLASSES, torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(1000 + seed)
     y = torch.randint(CLASSES, (n,), generator=generator)
@@ -159,37 +159,37 @@ def _smooth(n: int, generator: torch.Generator) -> Tensor:
 
 @dataclass
 class Found:
-    """What was seen in one network."""
+    """The results of one network."""
 
     name: str
     layers: int
     left_float: int
-    """Layers that could not be swapped."""
+    """Number of layers that could not be replaced."""
     macs: int
     float_macs_outside: int
     agreement: float
-    """Same label as the float model at W8A8, all layers."""
+    """Share of images with the float model's label, at W8A8 in all layers."""
     relative_error: float
-    """Of the logits at W8A8, their mean over the pictures left out."""
+    """Error of the logits at W8A8, relative to the logits without their mean over the images."""
     float_equal: bool
     subnet_equal: bool
     macs_equal: bool
     survives: bool
-    """Copy, save and load, four threads."""
+    """Whether outputs stay equal after a copy, after saving and loading, and in four threads."""
     onnx: str
 
 
 def examine(name: str) -> Found:
-    """Trains a network a little, quantizes it and looks at everything that must hold."""
+    """Trains a network for a few steps, quantizes it and computes all checks."""
     return _examine(name, *make(name))
 
 
 @torch.no_grad()
 def _examine(name: str, model: nn.Module, x: Tensor) -> Found:
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         supernet = sq.quantize(model, x, [(4, 4), (8, 8)], keep_float=())
-    left = [str(w.message).split()[0] for w in said if "layers stay float" in str(w.message)]
+    skipped = [str(w.message).split()[0] for w in caught if "layers stay float" in str(w.message)]
     reference = model(x)
     supernet.activate_float()
     float_equal = torch.equal(supernet(x), reference)
@@ -206,15 +206,15 @@ def _examine(name: str, model: nn.Module, x: Tensor) -> Found:
     cost = supernet.cost(b)
     measured = sq.measure(subnet, x)
     macs_equal = cost["macs"] == counter.get_total_flops() // 2 == measured["macs"]
-    centred = reference - reference.mean(0)
+    centered = reference - reference.mean(0)
     return Found(
         name,
         len(supernet.space.layers),
-        int(left[0]) if left else 0,
+        int(skipped[0]) if skipped else 0,
         cost["macs"],
         supernet.space.network_shapes.other_macs,
         float((y.argmax(1) == reference.argmax(1)).float().mean()),
-        float((y - reference).norm() / centred.norm()),
+        float((y - reference).norm() / centered.norm()),
         float_equal,
         subnet_equal,
         macs_equal and measured["bitops"] == cost["bitops"],
@@ -250,6 +250,6 @@ def _onnx(model: nn.Module, x: Tensor) -> str:
             sq.export_onnx(model, x, Path(folder) / "m.onnx")
         except SposQuantError as error:
             return "labels differ" if "labels" in str(error) else f"no: {str(error)[:60]}"
-        except Exception as error:  # noqa: BLE001 - torch's exporter fails in ways of its own
+        except Exception as error:  # noqa: BLE001 - torch's exporter raises many types
             return f"no: {type(error).__name__}"
     return "yes"

@@ -1,4 +1,4 @@
-"""Small search spaces of awkward costs, and what is feasible in them by enumeration."""
+"""Small search spaces with irregular costs, and their feasible architectures by enumeration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def within(space, table, budgets, fits=lambda a: True):
 
 
 def at(table, share, metric="bitops", low=None):
-    """A budget at a share of the range, and perhaps a band from another."""
+    """A budget at a share of the cost range; with `low`, a band."""
     least, most = cost_range(table, metric)
 
     def limit(x):
@@ -36,7 +36,7 @@ def at(table, share, metric="bitops", low=None):
 
 @st.composite
 def weird_spaces(draw):
-    """Small spaces of conditional axes, shared axes and costs without a common divisor."""
+    """Small spaces with conditional axes, shared axes and costs without a common divisor."""
     axes = {
         "op": draw(st.lists(st.sampled_from(["conv", "wide", "skip"]), min_size=1, max_size=3, unique=True)),
         "width": draw(st.sampled_from([[1.0], [0.5, 1.0]])),

@@ -1,4 +1,4 @@
-"""The exact optimum of an additive loss, against enumeration and against scipy's integer programs."""
+"""The exact minimum of an additive loss, against enumeration and against scipy's integer programs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from spos_quant.cost.table import CostTable
 
 
 def losses_of(space, rng, *, whole=False):
-    """Per axis what each candidate adds: negative ones, and where `whole` many ties."""
+    """Random losses per axis and candidate, some negative; with `whole`, many ties."""
     if whole:
         return [rng.integers(-2, 3, len(axis.candidates)).astype(float) for axis in space.axes]
     return [rng.normal(size=len(axis.candidates)) * 10.0 ** rng.integers(-3, 2) for axis in space.axes]
 
 
 def ranked(space, table, losses, budgets):
-    """`(loss, architecture)` of all within the budgets, by enumeration, the least first."""
+    """`(loss, architecture)` of all architectures within the budgets, by enumeration, least loss first."""
     return sorted((loss_of(losses, a, space.relevant(a)), a) for a in within(space, table, budgets))
 
 
@@ -82,14 +82,14 @@ def test_restricted_candidates(space, share, seed):
 
 
 def per_layer(layers, weight_bits=(2, 4, 8), act_bits=(4, 8)):
-    """A space of separate axes for weights and activations of every layer."""
+    """A space with separate axes for the weights and activations of every layer."""
     axes = {"op": ["conv"], "weight_bits": list(weight_bits), "act_bits": list(act_bits)}
     return toy_space(layers, bits_per="layer", keep_float=[], axes=axes)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_many_layers_equal_an_integer_program_written_by_hand(seed):
-    """Multiple-choice knapsack over one variable per axis and candidate, which no tree of ours has a part in."""
+    """Multiple-choice knapsack with one variable per axis and candidate, independent of the decision tree."""
     space, rng = per_layer(20), np.random.default_rng(seed)
     table = CostTable(space)
     losses = losses_of(space, rng)
@@ -118,7 +118,7 @@ def test_many_layers_equal_an_integer_program_written_by_hand(seed):
     assert loss_of(losses, other, space.relevant(other)) == pytest.approx(done.fun, rel=1e-6)
 
 
-def test_bitops_of_two_axes_multiply_and_are_decided_together():
+def test_axes_whose_bitops_multiply_are_decided_together():
     space = per_layer(2)
     table = CostTable(space)
     losses = losses_of(space, np.random.default_rng(1))
@@ -140,7 +140,7 @@ def test_floored_units_would_lose_an_optimum_that_touches_the_budget(monkeypatch
     assert loss_of(losses, found, space.relevant(found)) == pytest.approx(expected[0])
 
 
-def test_of_equals_the_cheapest():
+def test_of_equal_losses_the_cheapest_is_found():
     space = toy_space(2)
     table = CostTable(space)
     nothing = [np.zeros(len(axis.candidates)) for axis in space.axes]
@@ -157,7 +157,7 @@ def test_no_budget_and_a_space_without_axes():
     assert optima(CostTable(single), [], count=4) == [()]
 
 
-def test_what_nothing_keeps_gives_nothing():
+def test_infeasible_budgets_give_no_architectures():
     space = toy_space(2)
     table = CostTable(space)
     losses = losses_of(space, np.random.default_rng(0))

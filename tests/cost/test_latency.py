@@ -1,4 +1,4 @@
-"""Latency as a cost: the table, its file, and what is summed from it."""
+"""Latency as a cost metric: the table, its file, and sums of its rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spos_quant.backbones.build import builtin_spaces, load_space
-from spos_quant.cost.budget import Budget, budgeted, cost_range, parse_budget
+from spos_quant.cost.budget import Budget, cost_range, parse_budget
 from spos_quant.cost.latency import COLUMNS, LatencyTable, LayerCall, calls, latency_csv, parse_latency_csv
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
@@ -22,22 +22,22 @@ TABLE = CostTable(SPACE, LatencyTable(ROWS, rest=12_345))
 
 
 def by_hand(space, architecture):
-    """Nanoseconds, from the layers of the architecture itself."""
+    """Nanoseconds, summed over the active layers of the architecture."""
     found = 0
-    for place, shape in space.active_layers(architecture):
-        bits = (place.weight.value(architecture), place.act.value(architecture)) if place.quantized else (None, None)
+    for layer, shape in space.active_layers(architecture):
+        bits = (layer.weight.value(architecture), layer.act.value(architecture)) if layer.quantized else (None, None)
         found += ROWS[LayerCall(shape.geometry, *bits)] * shape.runs
     return found
 
 
 @pytest.mark.parametrize("name", builtin_spaces())
-def test_geometries_say_what_multiply_adds_say(name):
-    """Independently of the dry run: outputs per position from strides and pads, times the weight."""
-    for place in load_space(name).layers:
-        for shape in place.shapes:
+def test_geometries_agree_with_multiply_adds(name):
+    """Independent of the dry run: output positions from strides and padding, times the weights."""
+    for layer in load_space(name).layers:
+        for shape in layer.shapes:
             g = shape.geometry
             weights = int(np.prod(g.weight))
-            assert (weights, g.weight[0], g.kind) == (shape.weights, shape.out_channels, place.kind)
+            assert (weights, g.weight[0], g.kind) == (shape.weights, shape.out_channels, layer.kind)
             if g.kind == "Linear":
                 assert shape.macs == shape.runs * weights * int(np.prod(g.input[:-1]))
                 continue
@@ -60,7 +60,7 @@ def test_a_latency_is_the_sum_of_rows_and_the_rest():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 2**31))
-def test_nothing_that_is_sampled_exceeds_its_budget(share, seed):
+def test_sampled_architectures_are_within_their_budget(share, seed):
     low, high = cost_range(TABLE, "latency")
     limit = int(low + share * (high - low))
     for architecture in FeasibleSampler(TABLE, [Budget("latency", limit, "t")]).sample(np.random.default_rng(seed), 20):
@@ -99,15 +99,15 @@ def test_uniform_bits_and_shares_as_budgets():
         ),
     ],
 )
-def test_what_is_no_latency(text, message):
+def test_invalid_latency_budgets_are_explained(text, message):
     with pytest.raises(BudgetError, match=message):
         parse_budget(text, "latency", TABLE)
 
 
 def test_without_a_table_nothing_can_be_bounded():
     bare = CostTable(SPACE)
-    assert "latency" not in budgeted(bare)
-    assert "latency" in budgeted(TABLE)
+    assert "latency" not in bare.budget_metrics
+    assert "latency" in TABLE.budget_metrics
     with pytest.raises(ConfigError, match="no latencies of 'resnet20-mixed' are known; measure them with: spos-quant"):
         parse_budget("2ms", "latency", bare)
 
@@ -115,15 +115,15 @@ def test_without_a_table_nothing_can_be_bounded():
 def test_a_table_that_lacks_a_layer_names_it():
     some = dict(list(ROWS.items())[:-1])
     lacking = LatencyTable(some)
-    assert "latency" not in budgeted(CostTable(SPACE, lacking))
+    assert "latency" not in CostTable(SPACE, lacking).budget_metrics
     with pytest.raises(ConfigError, match="board.csv lacks 1 of the 170 .* Linear 64 with weight 10x64 at w32a32"):
         lacking.check(SPACE, "board.csv")
     with pytest.raises(ConfigError, match="has no row for Linear 64"):
         CostTable(SPACE, lacking).tables("latency")
 
 
-def test_the_error_leaves_each_network_out_of_its_own_rest():
-    """Three networks whose layers leave 100, 200 and 600 us over: their rests are 400, 350 and 150."""
+def test_the_error_is_leave_one_out():
+    """Three networks take 100, 200 and 600 us beyond their layers; the rests fitted to the others: 400, 350, 150."""
     several = SPACE.sample_many(np.random.default_rng(1), 3)
     over = (100_000, 200_000, 600_000)
     whole = [by_hand(SPACE, a) + extra for a, extra in zip(several, over, strict=True)]
@@ -151,7 +151,7 @@ bits = st.none() | st.integers(1, 8)
     st.integers(0, 10**9),
     st.dictionaries(st.from_regex(r"[0-9](,[0-9]){0,5}", fullmatch=True), st.integers(0, 10**9), max_size=3),
 )
-def test_what_is_written_is_read(layers, rest, networks):
+def test_csv_round_trip(layers, rest, networks):
     table = LatencyTable(layers, rest, networks, "a board, 2 threads")
     assert parse_latency_csv(latency_csv(table), "x.csv") == table
 
@@ -175,12 +175,12 @@ GOOD = "layer,Linear,64,10x64,,,,1,2,4,,3.5"
         (f"{HEAD}\nlayer,Linear\n", "line 2: microseconds is ''"),
     ],
 )
-def test_what_is_no_table(text, message):
+def test_invalid_tables_are_explained(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_latency_csv(text, "x.csv")
 
 
-def test_a_layer_that_runs_in_different_ways_has_no_latency():
+def test_a_layer_that_runs_on_different_shapes_has_no_latency():
     from dataclasses import replace
 
     first, *others = SPACE.layers

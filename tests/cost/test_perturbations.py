@@ -1,4 +1,4 @@
-"""Perturbations from the reference, in spaces of conditional and shared axes, by enumeration; and what they give up."""
+"""Perturbations of the reference in spaces with conditional and shared axes, by enumeration; and their degradation."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def check(space):
         assert d.architecture[d.axis] == d.candidate != d.start[d.axis]
         if space.relevant(found.reference)[d.axis]:
             assert d.start == found.reference
-        # whatever matters in both is the same but for the axis
+        # axes that are relevant in both architectures are equal, except the perturbed one
         kept, after = space.relevant(d.start), space.relevant(d.architecture)
         others = [a for a in range(len(space.axes)) if kept[a] and after[a] and a != d.axis]
         assert all(d.start[a] == d.architecture[a] for a in others)
-        # and what newly matters is as dear as can be
+        # axes that become relevant take their most expensive candidates
         alike = [
             a
             for a in every
@@ -48,13 +48,13 @@ def check(space):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_departures_of_every_kind_of_space(variant):
+def test_perturbations_in_every_kind_of_space(variant):
     check(toy_space(2, **VARIANTS[variant]))
 
 
 @settings(max_examples=25, deadline=None)
 @given(weird_spaces())
-def test_departures_of_awkward_spaces(space):
+def test_perturbations_in_irregular_spaces(space):
     check(space)
 
 
@@ -74,14 +74,14 @@ def test_measured_losses_are_differences_to_the_start():
         assert all(own[s] == 0 for s in starts)
 
 
-def test_without_a_loss_the_score_is_what_is_given_up():
+def test_without_a_loss_the_degradation_is_that_of_the_score():
     space = toy_space(1)
     found = Perturbations(CostTable(space))
     made = measured(found, {a: (float(-i), None) for i, a in enumerate(found.architectures)})
     assert all(row.loss is None and row.degradation == row.score for row in made.rows)
 
 
-def test_a_loss_that_is_not_finite_is_worse_than_any_and_no_number_in_json():
+def test_a_loss_that_is_not_finite_is_worse_than_any_other_and_null_in_json():
     space = toy_space(1)
     table = CostTable(space)
     found = Perturbations(table)
@@ -90,9 +90,9 @@ def test_a_loss_that_is_not_finite_is_worse_than_any_and_no_number_in_json():
     losses, first = made.losses(space), found.all[0]
     assert losses[first.axis][first.candidate] > max(row.loss for row in rows[1:])
     assert np.isfinite(np.concatenate(losses)).all()
-    said = json.loads(json.dumps(made.to_json(table), allow_nan=False))
-    assert said["rows"][0]["loss"] is None
-    assert said["rows"][1]["loss"] == pytest.approx(0.1)
-    assert said["rows"][0]["axis"] == space.axes[first.axis].name
-    assert {"axis", "kind", "candidate", "from", "architecture", "loss", "score", "saved"} <= said["rows"][0].keys()
-    assert all(row["saved"] >= 0 for row in said["rows"])
+    raw = json.loads(json.dumps(made.to_json(table), allow_nan=False))
+    assert raw["rows"][0]["loss"] is None
+    assert raw["rows"][1]["loss"] == pytest.approx(0.1)
+    assert raw["rows"][0]["axis"] == space.axes[first.axis].name
+    assert {"axis", "kind", "candidate", "from", "architecture", "loss", "score", "saved"} <= raw["rows"][0].keys()
+    assert all(row["saved"] >= 0 for row in raw["rows"])

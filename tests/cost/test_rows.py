@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import OPS, VARIANTS, toy_space
 
-from spos_quant.cost.metrics import metrics, outside_layers, weight_bytes
+from spos_quant.cost.metrics import formula_metrics, metrics, weight_bytes
 from spos_quant.cost.rows import architecture_rows, config_rows, summary, total
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError, SpaceError
@@ -17,12 +17,12 @@ from spos_quant.space.resolve import resolve
 from spos_quant.space.shapes import LayerShape
 
 SPACES = {name: toy_space(**changes) for name, changes in VARIANTS.items()}
-METRICS = list(metrics)
+METRICS = list(formula_metrics())
 MACS = {"stem": 100, "head": 40, "short": 48}
 
 
 def toy_macs(name, op, width):
-    """The MACs of the toy network by the formulas of toy.py, independent of any network_shapes."""
+    """The MACs of the toy network by the formulas of toy.py, independent of its network shapes."""
     block, _, part = name.partition(".")
     if not part or part == "short":
         return MACS[part or name]
@@ -32,7 +32,7 @@ def toy_macs(name, op, width):
 
 
 def by_hand(config, searchable):
-    """Every metric, from a bit configuration and the formulas alone."""
+    """Every metric, from a bit configuration and the formulas only."""
     found = dict.fromkeys(METRICS, 0)
     for name, bits in config["layers"].items():
         block = config["blocks"].get(name.partition(".")[0], {"op": None, "width": None})
@@ -61,7 +61,7 @@ def test_table_rows_configuration_and_hand_count_agree(name, data):
     assert {m: table.total(a, m) for m in METRICS} == expected
 
 
-def test_totals_of_many_are_those_of_each():
+def test_totals_equal_the_total_of_each():
     table = CostTable(SPACES["two axes"])
     many = SPACES["two axes"].sample_many(np.random.default_rng(0), 40)
     for metric in METRICS:
@@ -86,7 +86,7 @@ def test_a_searchable_layer_with_float_bits_counts_32():
     assert total(float_all, "float_macs") == 140
 
 
-def test_a_locked_layer_counts_and_a_kept_one_does_not():
+def test_a_locked_layer_counts_and_one_kept_float_does_not():
     space = toy_space(
         blocks=1, axes={"op": ["conv"], "bits": [[2, 2], [4, 4]]}, overrides={"b0.c2": {"bits": [[8, 8]]}}
     )
@@ -103,7 +103,7 @@ def test_multiply_adds_outside_layers_are_float():
     extra = {"macs": 1000, "float_macs": 1000, "bitops_total": 1000 * 1024}
     for metric in METRICS:
         assert CostTable(space).total(a, metric) == CostTable(plain).total(a, metric) + extra.get(metric, 0)
-        assert outside_layers(metric, 1000) == extra.get(metric, 0)
+        assert 1000 * metrics[metric].mac_outside == extra.get(metric, 0)
         assert total(config_rows(space, space.bit_config(a)), metric, 1000) == CostTable(space).total(a, metric)
 
 
@@ -114,7 +114,7 @@ def test_weight_bytes_round_up(weights, bits, expected):
     assert weight_bytes(LayerShape(0, weights, 99, 1), bits, 8, True) == expected
 
 
-def test_biases_are_parameters_but_no_weight_bytes():
+def test_biases_count_as_parameters_but_not_as_weight_bytes():
     rows = architecture_rows(SPACES["block"], (0,) * 6)
     more = [replace(row, shape=replace(row.shape, biases=10)) for row in rows]
     assert total(more, "params") == total(rows, "params") + 10 * len(rows)

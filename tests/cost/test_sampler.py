@@ -119,7 +119,7 @@ def test_two_bounds_on_one_metric_hold_together():
 def test_completions_are_uniform_under_several_budgets():
     table = CostTable(WEIRD)
     budgets = [at(table, 0.5), at(table, 0.6, "weight_bytes")]
-    allowed = {0: [0, 2, 2, 2], 2: [2, 1], 4: [0], 5: [1, 1, 1, 2]}  # named twice is allowed once
+    allowed = {0: [0, 2, 2, 2], 2: [2, 1], 4: [0], 5: [1, 1, 1, 2]}  # duplicates count once
 
     def fits(a):
         kept = WEIRD.relevant(a)
@@ -142,21 +142,21 @@ def test_without_budgets_the_whole_space_is_drawn():
     assert free.complete({}, rng) in enumerate_space(EVEN)
 
 
-def test_completion_answers_none_where_there_is_none():
+def test_infeasible_completions_are_none():
     table, rng = CostTable(EVEN), np.random.default_rng(0)
-    dear, cheap = (argcost(table, "bitops") for argcost in (argmax_cost, argmin_cost))
+    most, least = (argcost(table, "bitops") for argcost in (argmax_cost, argmin_cost))
     found = FeasibleSampler(table, [at(table, 0.5)])
-    assert found.complete({i: [c] for i, c in enumerate(dear)}, rng) is None
-    assert found.complete({i: [c] for i, c in enumerate(cheap)}, rng) == cheap
+    assert found.complete({i: [c] for i, c in enumerate(most)}, rng) is None
+    assert found.complete({i: [c] for i, c in enumerate(least)}, rng) == least
     assert found.complete({0: []}, rng) is None
-    assert found.complete({0: [2], 1: [], 2: []}, rng) is not None  # nothing reads those of a skipped block
-    # each bound alone leaves something, both together nothing
+    assert found.complete({0: [2], 1: [], 2: []}, rng) is not None  # axes of a skipped block are irrelevant
+    # each bound alone is feasible, both together are not
     apart = FeasibleSampler(table, [at(table, 1.0, "macs", low=0.9), at(table, 0.5)])
     assert apart.complete({2: [2], 5: [2]}, rng) is None
 
 
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"full precision"}))
-def test_the_cheapest_and_the_dearest_budget(name):
+def test_budgets_at_the_ends_of_the_range(name):
     space = toy_space(**VARIANTS[name])
     table = CostTable(space)
     low, high = cost_range(table, "bitops")
@@ -208,7 +208,7 @@ def test_the_integer_program_agrees_with_enumeration(space, share, low):
         assert solve(table, budgets, np.random.default_rng(0), allowed).tolist() == list(expected[-1])
 
 
-def test_differences_below_the_programs_tolerance_are_still_told_apart():
+def test_differences_below_the_solvers_tolerance_are_distinguished():
     # one width costs a billionth more than the other
     macs = [1, 10**9, 10**9 + 1, 1, 1, 1]
     space = toy_space(blocks=1, axes={"op": ["conv"], "width": [0.5, 1.0], "bits": [[1, 1]]})
@@ -219,7 +219,7 @@ def test_differences_below_the_programs_tolerance_are_still_told_apart():
         assert solve(table, [Budget("bitops", 10**9, "x")], np.random.default_rng(seed)) is None
 
 
-def test_the_integer_program_takes_over_where_draws_fail(monkeypatch):
+def test_the_integer_program_takes_over_if_draws_fail(monkeypatch):
     table = CostTable(EVEN)
     budgets = [at(table, 0.4), at(table, 0.4, "weight_bytes")]
     expected = within(EVEN, table, budgets)
@@ -232,13 +232,13 @@ def test_the_integer_program_takes_over_where_draws_fail(monkeypatch):
     assert found.complete({i: [c] for i, c in enumerate(expected[0])}, np.random.default_rng(0)) == expected[0]
 
 
-def test_budgets_that_exclude_each_other_name_their_ranges():
+def test_errors_of_incompatible_budgets_name_their_ranges():
     table = CostTable(EVEN)
     with pytest.raises(BudgetError, match=r"keeps all budgets at once: bitops 0.0 \(alone feasible: .* to .*\); macs"):
         FeasibleSampler(table, [at(table, 0.0), at(table, 1.0, "macs", low=1.0)])
 
 
-def test_draws_follow_the_generator():
+def test_draws_depend_on_the_generator_only():
     table = CostTable(WEIRD)
     found = FeasibleSampler(table, [at(table, 0.4)])
     one, same, other = (found.sample(np.random.default_rng(seed), 20) for seed in (7, 7, 8))
@@ -261,16 +261,16 @@ def test_a_space_without_axes_has_one_architecture():
     assert solve(table, [Budget("bitops", cost - 1, "x")], np.random.default_rng(0)) is None
 
 
-def test_units_are_exact_where_the_divisor_allows():
+def test_units_are_exact_if_the_divisor_allows():
     table = CostTable(toy_space(scale=1000))
-    priced = price(table, "bitops")
-    counted = CountingProgram(priced, priced.high - priced.low)
-    assert counted.exact
-    assert counted.unit % 1000 == 0
+    root = price(table, "bitops")
+    program = CountingProgram(root, root.high - root.low)
+    assert program.exact
+    assert program.unit % 1000 == 0
     every = sorted(enumerate_space(table.space))
-    units = (table.totals(every) - priced.low) // counted.unit
-    expected = np.bincount(units, minlength=counted.limit + 1) / len(every)
-    assert counted.counts / counted.counts.sum() == pytest.approx(expected, abs=1e-12)
+    units = (table.totals(every) - root.low) // program.unit
+    expected = np.bincount(units, minlength=program.limit + 1) / len(every)
+    assert program.counts / program.counts.sum() == pytest.approx(expected, abs=1e-12)
 
 
 def wide_space(layers, pairs=PAIRS36, numbers=None):
@@ -296,7 +296,7 @@ def test_spaces_beyond_floating_point_are_sampled(layers, digits, share):
     if share == 0.0:
         assert set(draws) == {(0,) * layers}
     elif share == 0.01:
-        assert spent.mean() > 0.9 * share  # nearly all of the space is dearer: draws touch the budget
+        assert spent.mean() > 0.9 * share  # nearly all of the space is more expensive, so draws are near the budget
     elif share == 0.3:
         assert 0.2 < spent.mean() < 0.29  # the space's own mean is (4 x 4 - 1) / 63
     assert share < 0.01 or len(set(draws)) == 20
@@ -307,25 +307,25 @@ def test_spaces_beyond_floating_point_are_sampled(layers, digits, share):
 
 @pytest.mark.parametrize("layers", [400, 2500])  # 2^-2500 is far below what a float can hold
 @pytest.mark.parametrize("more", [0, 3, 150, 190])
-def test_equal_layers_are_drawn_as_a_binomial_says(layers, more):
-    # layers of one or two units each: the feasible share is the lower tail of a binomial distribution
+def test_draws_of_equal_layers_follow_a_binomial_distribution(layers, more):
+    # each layer costs one or two units: the feasible share is the lower tail of a binomial distribution
     made = tuple(layer(f"x{i}", None, None, 5) for i in range(layers))
     space = resolve(toy_spec(axes={"bits": [[1, 1], [2, 1]]}, keep_float=[]), NetworkShapes((), made, (), made))
     table = CostTable(space)
     found = FeasibleSampler(table, [Budget("bitops", 5 * (layers + more), "x")])
     twos = np.array(found.sample(np.random.default_rng(0), 500)).sum(axis=1)
     k = np.arange(more + 1)
-    log_ways = binom.logpmf(k, layers, 0.5)
-    total = logsumexp(log_ways)
+    log_counts = binom.logpmf(k, layers, 0.5)
+    total = logsumexp(log_counts)
     assert found.share == pytest.approx(np.exp(total), rel=1e-9)
-    expected = np.exp(log_ways - total)
+    expected = np.exp(log_counts - total)
     mean = (k * expected).sum()
     spread = ((k - mean) ** 2 * expected).sum()
     assert twos.max() <= more
     assert abs(twos.mean() - mean) <= 5 * np.sqrt(spread / 500) + 1e-9
 
 
-def test_samplers_of_realistic_spaces_complete_half_an_architecture():
+def test_samplers_complete_half_an_architecture_in_realistic_spaces():
     # 16 blocks of 3 widths x 6 pairs, as resnet34; 53 layers of 6 pairs; 16 blocks of operators, widths and pairs
     pairs = [[1, 2], [2, 2], [1, 4], [2, 4], [3, 4], [4, 4]]
     width = [0.5, 1.0, 1.5]

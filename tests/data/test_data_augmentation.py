@@ -1,4 +1,4 @@
-"""Augmentation: what a random picture may and may not be."""
+"""Augmentation: crops, flips and color jitter."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from spos_quant.data import Augmentation
-from spos_quant.data.augmentation import _recolour
+from spos_quant.data.augmentation import _color_jitter
 from spos_quant.errors import ConfigError
 
 
-def picture(height, width, channels, seed=0):
+def random_image(height, width, channels, seed=0):
     return np.random.default_rng(seed).integers(1, 256, (height, width, channels), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def augmentations(draw):
 
 @given(augmentations(), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 2**32))
 def test_shape_type_and_determinism(augmentation, height, width, channels, seed):
-    raw = picture(height, width, channels)
+    raw = random_image(height, width, channels)
     before = raw.copy()
     one = augmentation.apply(raw, np.random.default_rng(seed))
     two = augmentation.apply(raw, np.random.default_rng(seed))
@@ -44,14 +44,14 @@ def test_shape_type_and_determinism(augmentation, height, width, channels, seed)
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 3]))
 def test_flip_keeps_every_pixel(seed, channels):
-    raw = picture(5, 7, channels)
+    raw = random_image(5, 7, channels)
     out = Augmentation(size=(5, 7), flip=True).apply(raw, np.random.default_rng(seed))
     assert np.array_equal(out, raw) or np.array_equal(out, raw[:, ::-1])
     np.testing.assert_array_equal(np.sort(out, axis=None), np.sort(raw, axis=None))
 
 
-def test_half_of_the_pictures_are_flipped():
-    raw = picture(2, 2, 1)
+def test_half_of_the_images_are_flipped():
+    raw = random_image(2, 2, 1)
     augmentation = Augmentation(size=(2, 2), flip=True)
     flipped = [not np.array_equal(augmentation.apply(raw, np.random.default_rng(seed)), raw) for seed in range(2000)]
     assert 0.45 < np.mean(flipped) < 0.55
@@ -59,10 +59,10 @@ def test_half_of_the_pictures_are_flipped():
 
 @settings(max_examples=50)
 @given(st.data(), st.integers(0, 2**32))
-def test_pad_cuts_a_window_out_of_the_padded_picture(data, seed):
+def test_pad_crops_the_padded_image(data, seed):
     height, width = data.draw(st.tuples(st.integers(2, 8), st.integers(2, 8)))
     pad = data.draw(st.integers(1, min(height, width) - 1))
-    raw = picture(height, width, 3)
+    raw = random_image(height, width, 3)
     out = Augmentation(size=(height, width), pad=pad).apply(raw, np.random.default_rng(seed))
     padded = np.pad(raw, ((pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(0, 1))
@@ -73,7 +73,7 @@ def test_pad_cuts_a_window_out_of_the_padded_picture(data, seed):
     )
 
 
-def test_every_window_is_equally_likely():
+def test_every_crop_is_equally_likely():
     raw = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
     augmentation = Augmentation(size=(3, 3), pad=1)
     rng = np.random.default_rng(0)
@@ -86,8 +86,8 @@ def test_every_window_is_equally_likely():
     assert max(counts.values()) < 600
 
 
-def test_no_augmentation_gives_the_picture_itself():
-    raw = picture(5, 7, 3)
+def test_no_augmentation_returns_the_image():
+    raw = random_image(5, 7, 3)
     np.testing.assert_array_equal(Augmentation(size=(5, 7)).apply(raw, np.random.default_rng(0)), raw)
 
 
@@ -106,30 +106,30 @@ def test_random_resized_crop_keeps_to_scale_and_ratio():
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 500), (500, 2), (1, 1)])
-def test_random_resized_crop_of_extreme_pictures(height, width):
+def test_random_resized_crop_of_extreme_images(height, width):
     augmentation = Augmentation(size=(8, 8), scale=(0.9, 1.0))
     assert augmentation.full_picture
-    assert augmentation.apply(picture(height, width, 3), np.random.default_rng(0)).shape == (8, 8, 3)
+    assert augmentation.apply(random_image(height, width, 3), np.random.default_rng(0)).shape == (8, 8, 3)
     top, left, rows, columns = augmentation._window(height, width, augmentation.scale, np.random.default_rng(0))
     assert rows <= height
     assert columns <= width
-    # What is left is central.
+    # The fallback is a center crop.
     assert (top, left) == ((height - rows) // 2, (width - columns) // 2)
 
 
-def test_a_crop_of_a_plain_picture_is_plain():
+def test_a_crop_of_a_constant_image_is_constant():
     raw = np.full((30, 40, 3), 77, np.uint8)
     out = Augmentation(size=(8, 8), scale=(0.08, 1.0), flip=True).apply(raw, np.random.default_rng(0))
     assert (out == 77).all()
 
 
-def test_jitter_of_a_plain_grey_picture_changes_brightness_only():
+def test_jitter_of_a_constant_grey_image_changes_brightness_only():
     raw = np.full((4, 4, 3), 100, np.uint8)
     augmentation = Augmentation(size=(4, 4), jitter=0.4)
     values = []
     for seed in range(300):
         out = augmentation.apply(raw, np.random.default_rng(seed))
-        # Contrast is around the mean and saturation around grey: a plain grey picture stays plain and grey.
+        # Contrast changes around the mean, saturation around grey: a constant grey image stays constant and grey.
         assert out.max() - out.min() <= 1
         values.append(int(out.mean()))
     assert 59 <= min(values) < 65
@@ -138,14 +138,14 @@ def test_jitter_of_a_plain_grey_picture_changes_brightness_only():
 
 @pytest.mark.parametrize("factors", [(1.3, 1, 1), (1, 0.6, 1), (1, 1.3, 1), (1, 1, 0), (1, 1, 1.3), (0.8, 1.2, 0.7)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colours_change_as_pil_changes_them(factors, channels):
+def test_color_jitter_agrees_with_pil(factors, channels):
     # Values far from 0 and 255, because PIL clips after each step.
     raw = np.random.default_rng(0).integers(90, 150, (9, 9, channels), dtype=np.uint8)
     image = Image.fromarray(raw if channels == 3 else raw[:, :, 0])
     image = ImageEnhance.Contrast(ImageEnhance.Brightness(image).enhance(factors[0])).enhance(factors[1])
     if channels == 3:
         image = ImageEnhance.Color(image).enhance(factors[2])
-    out = _recolour(raw, np.array(factors, np.float32))
+    out = _color_jitter(raw, np.array(factors, np.float32))
     expected = np.asarray(image, dtype=int).reshape(out.shape)
     # PIL rounds down after each step.
     assert np.abs(out.astype(int) - expected).max() <= 3

@@ -1,4 +1,4 @@
-"""Batches follow from (seed, epoch, index) alone."""
+"""Batches depend only on (seed, epoch, index)."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ AUGMENTATION = Augmentation(size=(6, 6), pad=2, flip=True)
     st.integers(0, 1000),
     st.sampled_from([AUGMENTATION, None]),
 )
-def test_a_batch_is_its_examples(indices, seed, epoch, augmentation):
+def test_a_batch_equals_its_examples(indices, seed, epoch, augmentation):
     images, labels = batch(SPLIT, indices, PREPROCESSING, augmentation, seed, epoch)
     assert images.dtype == np.float32
     assert images.shape == (len(indices), 3, 6, 6)
@@ -32,13 +32,13 @@ def test_a_batch_is_its_examples(indices, seed, epoch, augmentation):
         np.testing.assert_array_equal(image, example(SPLIT, index, PREPROCESSING, augmentation, seed, epoch))
 
 
-def test_examples_without_augmentation_are_the_pictures():
+def test_examples_without_augmentation_are_the_images():
     for index in range(3):
         expected = PREPROCESSING.normalise(SPLIT.images[index])
         np.testing.assert_array_equal(example(SPLIT, index, PREPROCESSING, None, 7, 3), expected)
 
 
-def test_seed_epoch_and_index_each_change_the_variant():
+def test_seed_epoch_and_index_each_change_the_augmentation():
     same = ArraySplit(np.repeat(SPLIT.images[:1], 12, axis=0), SPLIT.labels)
 
     def variants(calls):
@@ -49,20 +49,20 @@ def test_seed_epoch_and_index_each_change_the_variant():
     assert variants((seed, 0, 0) for seed in range(12)) > 8
 
 
-def test_an_example_is_the_documented_draw():
+def test_an_example_uses_the_documented_random_stream():
     expected = AUGMENTATION.apply(SPLIT.images[5], generator(Stream.AUGMENTATION, 3, 2, 5))
     np.testing.assert_array_equal(
         example(SPLIT, 5, PREPROCESSING, AUGMENTATION, seed=3, epoch=2), PREPROCESSING.normalise(expected)
     )
 
 
-def test_crops_are_cut_out_of_the_full_picture(tmp_path):
+def test_crops_use_the_full_size_image(tmp_path):
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[::2] = 255
     Image.fromarray(pixels).save(tmp_path / "stripes.png")
     split = FileSplit((str(tmp_path / "stripes.png"),), np.zeros(1, np.int64), PREPROCESSING)
     tiny = Augmentation(size=(6, 6), scale=(0.01, 0.01), ratio=(1.0, 1.0))
-    # A hundredth of the area is a window of 6 x 6: its stripes are sharp, as those of the resized picture are not.
+    # 1 % of the area is a crop of 6 x 6 with sharp stripes; the resized image has no sharp stripes.
     values = np.unique(example(split, 0, PREPROCESSING, tiny, 0, 0)[0])
     np.testing.assert_allclose(values, [-2, 3], atol=1e-6)
     assert np.unique(example(split, 0, PREPROCESSING, None, 0, 0)[0]).max() < 1
@@ -74,7 +74,7 @@ def test_an_empty_batch():
     assert labels.shape == (0,)
 
 
-def test_a_missing_picture_is_an_error():
+def test_a_missing_image_is_an_error():
     with pytest.raises(IndexError):
         batch(SPLIT, [12], PREPROCESSING, None, 0, 0)
 

@@ -1,4 +1,4 @@
-"""The data sets that need no files: digits and fake."""
+"""The data sets without files: digits and fake."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_digits_splits_cover_the_source_once():
         np.testing.assert_allclose(shares, np.bincount(source.target) / 1797, atol=0.01)
 
 
-def test_digits_labels_go_with_their_pictures():
+def test_digits_labels_match_their_images():
     source = load_digits()
     known = {
         row.tobytes(): label
@@ -39,7 +39,7 @@ def test_digits_labels_go_with_their_pictures():
         assert [known[image.tobytes()] for image in part.images] == part.labels.tolist()
 
 
-def test_digits_constants_are_those_of_the_training_pictures():
+def test_digits_constants_are_those_of_the_training_images():
     data = digits()
     pixels = np.concatenate([data.train.images, data.search_val.images]) / 255
     assert data.preprocessing.mean == (round(float(pixels.mean()), 6),)
@@ -97,22 +97,22 @@ def test_fake_is_learnable_but_not_constant():
     assert 0.6 < train.std() < 1.4
 
 
-def test_fake_pictures_do_not_depend_on_the_seed():
+def test_fake_images_do_not_depend_on_the_seed():
     one, two = (load_data("fake", input=(1, 8, 8), classes=4, seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(one.test.images, two.test.images)
-    pictures = [sorted(image.tobytes() for s in (d.train, d.search_val) for image in s.images) for d in (one, two)]
-    assert pictures[0] == pictures[1]
+    images = [sorted(image.tobytes() for s in (d.train, d.search_val) for image in s.images) for d in (one, two)]
+    assert images[0] == images[1]
     assert not np.array_equal(one.train.images, two.train.images)
 
 
-def test_large_fake_pictures_are_drawn_when_asked_for_and_are_always_the_same():
+def test_large_fake_images_are_generated_on_demand_and_deterministic():
     data = load_data("fake", input=(3, 224, 224), classes=20, seed=0)
     assert not hasattr(data.train, "images")
-    picture = data.train.image(5)
-    assert picture.shape == (224, 224, 3)
-    np.testing.assert_array_equal(picture, data.train.image(5))
-    np.testing.assert_array_equal(picture, data.train.subset([5, 6]).raw(0))
-    assert not np.array_equal(picture, data.train.image(6))
+    image = data.train.image(5)
+    assert image.shape == (224, 224, 3)
+    np.testing.assert_array_equal(image, data.train.image(5))
+    np.testing.assert_array_equal(image, data.train.subset([5, 6]).raw(0))
+    assert not np.array_equal(image, data.train.image(6))
 
 
 def test_fake_refuses_a_root_and_two_channels():

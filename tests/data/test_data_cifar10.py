@@ -1,4 +1,4 @@
-"""CIFAR-10's binary files, its archive and its download, with small files of the same form."""
+"""CIFAR-10's binary files, archive and download, with small files of the same format."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ NAMES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bi
 
 
 def records(name, n=20):
-    """n records whose pixels tell their file, and in each plane the channel and the place."""
+    """n records with random pixels that differ between files."""
     rng = np.random.default_rng(len(name) + NAMES.index(name))
     values = rng.integers(0, 256, (n, 3073), dtype=np.uint8)
     values[:, 0] = np.arange(n) % 10
@@ -46,7 +46,7 @@ def load(text, seed=0):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own, and no way to the network."""
+    """A separate cache per test, without network access."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cifar10, "URL", (tmp_path / "away" / "cifar-10-binary.tar.gz").as_uri())
     return tmp_path / "cache" / "spos_quant" / "cifar10"
@@ -61,12 +61,12 @@ def test_folder(tmp_path):
     # Record 7 of the test file, by hand: red plane first, rows of 32.
     record = records("test_batch.bin")[7]
     planes = data.test.images.transpose(0, 3, 1, 2).reshape(20, -1)
-    (place,) = np.flatnonzero((planes == record[1:]).all(1))
-    assert data.test.labels[place] == record[0]
-    assert data.test.images[place, 5, 9].tolist() == [record[1 + channel * 1024 + 5 * 32 + 9] for channel in range(3)]
-    pictures = {image.transpose(2, 0, 1).tobytes() for s in (data.train, data.search_val) for image in s.images}
-    assert pictures == {record[1:].tobytes() for name in NAMES[:5] for record in records(name)}
-    # The folder of .bin files itself will do as well.
+    (index,) = np.flatnonzero((planes == record[1:]).all(1))
+    assert data.test.labels[index] == record[0]
+    assert data.test.images[index, 5, 9].tolist() == [record[1 + channel * 1024 + 5 * 32 + 9] for channel in range(3)]
+    images = {image.transpose(2, 0, 1).tobytes() for s in (data.train, data.search_val) for image in s.images}
+    assert images == {record[1:].tobytes() for name in NAMES[:5] for record in records(name)}
+    # ROOT may be the folder of .bin files itself.
     np.testing.assert_array_equal(load(f"cifar10:{folder}").train.images, data.train.images)
 
 
@@ -79,7 +79,7 @@ def test_archive_is_unpacked_beside_itself(tmp_path, monkeypatch):
     assert sorted(path.name for path in root.iterdir()) == ["cifar-10-batches-bin", "cifar-10-binary.tar.gz"]
     assert sorted(path.name for path in (root / "cifar-10-batches-bin").iterdir()) == NAMES
     assert not list(tmp_path.rglob("escaped.txt"))
-    # From now on the archive is not needed.
+    # The archive is not needed any more.
     (root / "cifar-10-binary.tar.gz").unlink()
     np.testing.assert_array_equal(load(f"cifar10:{root}").train.images, data.train.images)
 
@@ -89,7 +89,7 @@ def test_download_to_the_cache(tmp_path, monkeypatch, cache):
     data = load("cifar10")
     assert len(data.train) == 80
     assert sorted(path.name for path in cache.iterdir()) == ["cifar-10-batches-bin", "cifar-10-binary.tar.gz"]
-    # The second time nothing is fetched.
+    # The second call downloads nothing.
     (tmp_path / "away" / "cifar-10-binary.tar.gz").unlink()
     assert len(load("cifar10").test) == 20
 
@@ -101,7 +101,7 @@ def test_an_altered_download_leaves_nothing_behind(tmp_path, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_no_network_says_how_to_do_it_by_hand(cache):
+def test_without_network_the_error_explains_the_manual_download(cache):
     with pytest.raises(
         DataError, match=r"cannot download it \(.*\); fetch file:.* and place it as .*cifar10:ROOT"
     ) as e:

@@ -1,4 +1,4 @@
-"""Data sets from a function of the user's own."""
+"""Data sets from a user's function."""
 
 import sys
 
@@ -22,9 +22,9 @@ def part(n=10, shape=(4, 6, 3)):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Writes a module's source, calls its `load` and forgets it again."""
+    """Writes a module, calls its `load` and unloads the module."""
     monkeypatch.chdir(tmp_path)
-    # As for an installed command: the working folder is not on the path.
+    # The working folder is not on the path, as for an installed command.
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
 
     def run(source, text="user_data:load", shape=INPUT, classes=2, seed=0):
@@ -66,7 +66,7 @@ class BrokenMapping(Mapping):
     def __iter__(self):
         raise OSError("disk")
 
-class Pictures:
+class Images:
     labels = np.arange(10) % 2
 
     def __init__(self, bad):
@@ -77,7 +77,7 @@ class Pictures:
 
     def image(self, index):
         if index == self.bad:
-            raise KeyError(f"picture {index}")
+            raise KeyError(f"image {index}")
         return np.zeros((4, 6, 3), np.uint8)
 
 def throw(error):
@@ -118,7 +118,7 @@ def test_every_option(load):
     assert (data.augmentation.pad, data.augmentation.flip) == (2, True)
 
 
-def test_grey_pictures_may_leave_out_the_channel_axis(load):
+def test_grey_images_may_leave_out_the_channel_axis(load):
     data = load(
         returning('{"train": part(20, (5, 5)), "test": part(6, (5, 5, 1)), "mean": 0.5, "std": 0.25}'), shape=(1, 5, 5)
     )
@@ -126,12 +126,12 @@ def test_grey_pictures_may_leave_out_the_channel_axis(load):
     assert data.preprocessing.std == (0.25,)
 
 
-def test_constant_pictures_have_a_deviation(load):
+def test_constant_images_get_a_standard_deviation_of_1(load):
     zeros = "(np.zeros((4, 4, 6, 3), np.uint8), np.array([0, 1, 0, 1]))"
     assert load(returning(f'{{"train": {zeros}, "test": part()}}')).preprocessing.std == (1.0, 1.0, 1.0)
 
 
-def test_a_data_set_is_taken_as_it_is(load):
+def test_a_returned_data_set_is_used_unchanged(load):
     source = """
 def load():
     images, labels = part(8)
@@ -203,30 +203,30 @@ def test_a_module_in_a_package(load, tmp_path):
         ("BrokenMapping()", "what it returned raised OSError: disk; mend the function"),
         ("data_set(Odd(), Odd(), Odd())", "what it returned raised TypeError: .*; mend the function"),
         ("data_set(None, None, None)", "what it returned raised AttributeError: 'NoneType' object has no attribute"),
-        ("data_set(*[Pictures(0)] * 3)", "what it returned raised KeyError: 'picture 0'; mend the function"),
+        ("data_set(*[Images(0)] * 3)", "what it returned raised KeyError: 'image 0'; mend the function"),
     ],
 )
-def test_other_results_are_refused_by_name(load, expression, message):
+def test_invalid_results_are_refused_with_the_function_name(load, expression, message):
     with pytest.raises(DataError, match=message) as error:
         load(ODD + returning(expression))
     assert "user_data:load" in str(error.value)
 
 
-def test_an_interrupt_stays_one(load):
+def test_keyboard_interrupt_propagates(load):
     with pytest.raises(KeyboardInterrupt):
         load(ODD + returning("throw(KeyboardInterrupt())"))
 
 
-def test_pictures_that_raise_later_are_blamed_on_their_split(load):
-    data = load(ODD + returning("data_set(*[Pictures(7)] * 3)"))
+def test_errors_of_later_images_name_their_split(load):
+    data = load(ODD + returning("data_set(*[Images(7)] * 3)"))
     for augmentation in (None, data.augmentation):
         x, _ = batch(data.train, range(7), data.preprocessing, augmentation, 0, 0)
         assert x.shape == (7, 3, 4, 6)
-        with pytest.raises(DataError, match="data: Pictures, picture 7, raised KeyError: 'picture 7'"):
+        with pytest.raises(DataError, match="data: Images, image 7, raised KeyError: 'image 7'"):
             batch(data.train, range(8), data.preprocessing, augmentation, 0, 0)
 
 
-def test_functions_that_are_not_there(load):
+def test_missing_functions(load):
     with pytest.raises(DataError, match=r"user_data has no 'lod'; did you mean 'load'"):
         load(returning("None"), text="user_data:lod")
     with pytest.raises(DataError, match="'load' must be a function without arguments, got int"):
@@ -244,7 +244,7 @@ def test_modules_that_cannot_be_imported(load):
         load("raise SystemExit('bye')")
 
 
-def test_torch_tensors_will_do(load):
+def test_torch_tensors_are_accepted(load):
     pytest.importorskip("torch")
     source = """
 import torch

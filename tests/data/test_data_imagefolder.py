@@ -1,4 +1,4 @@
-"""Folders of pictures."""
+"""Folders of images."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_the_test_split_is_test_else_val(tmp_path, parts, test):
     assert [("cat", "dog")[label] for label in data.train.labels] == [p.split("/")[-2] for p in data.train.paths]
 
 
-def test_train_alone_is_divided_in_three(tmp_path):
+def test_without_other_folders_train_is_split_in_three(tmp_path):
     fill(tmp_path, "train", count=20)
     data = load(tmp_path, seed=3)
     parts = [files(split) for split in (data.train, data.search_val, data.test)]
@@ -56,12 +56,12 @@ def test_train_alone_is_divided_in_three(tmp_path):
     assert files(load(tmp_path, seed=3).test) == parts[2]
 
 
-def test_files_are_found_at_any_depth_and_hidden_or_other_files_are_left_out(tmp_path):
+def test_files_are_found_at_any_depth_and_hidden_or_other_files_are_ignored(tmp_path):
     for name in ("a.JPG", "b.jpeg", "c.bmp", "d.webp", "e.ppm", "f.tif", "g.TIFF", "h.gif", "images/i.png"):
         save(tmp_path / "train" / "x" / name)
     save(tmp_path / "train" / "x" / ".hidden.png")
     save(tmp_path / "train" / "x" / ".cache" / "j.png")
-    (tmp_path / "train" / "x" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "x" / "notes.txt").write_text("no image")
     (tmp_path / "train" / ".git").mkdir()
     (tmp_path / "train" / "readme.md").write_text("no class")
     fill(tmp_path, "test", classes=["x"], count=1)
@@ -122,7 +122,7 @@ def test_missing_folders(tmp_path):
 def test_an_empty_class_folder_is_named(tmp_path):
     fill(tmp_path, "train")
     (tmp_path / "train" / "emu").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*train/emu has no pictures"):
+    with pytest.raises(DataError, match=r"class folder .*train/emu has no images"):
         load(tmp_path, classes=3)
 
 
@@ -154,14 +154,14 @@ def test_two_channels(tmp_path):
         load(tmp_path, shape=(2, 8, 8))
 
 
-def test_too_few_pictures_to_hold_out(tmp_path):
+def test_too_few_images_to_hold_out(tmp_path):
     fill(tmp_path, "train", count=1)
     fill(tmp_path, "test", count=1)
     with pytest.raises(DataError, match="every class needs at least 2 training images"):
         load(tmp_path)
 
 
-def test_an_unreadable_picture_is_named(tmp_path):
+def test_an_unreadable_image_is_named(tmp_path):
     fill(tmp_path, "train")
     fill(tmp_path, "test", count=2)
     (tmp_path / "test" / "dog" / "01.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")

@@ -1,4 +1,4 @@
-"""What a person may type as a data set, and what every loader's result is held to."""
+"""The texts that name a data set, and the checks on every loader's result."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def made(**changes):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Registers a loader as `made` for the length of a test; set `result` to what it is to return."""
+    """Registers a loader `made` for one test. It returns `result`, which a test may set."""
     box = type("Box", (), {"result": made(), "calls": []})()
 
     def load(root, *, input, classes, seed):
@@ -160,5 +160,5 @@ def test_nothing_here_imports_torch():
     assert run_python(code).strip() == "False"
 
 
-def test_built_in_modules_are_there():
+def test_all_built_in_modules_are_registered():
     assert set(loading._BUILT_IN) == set(datasets)

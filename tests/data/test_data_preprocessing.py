@@ -1,4 +1,4 @@
-"""Preprocessing: size, scale, its JSON form, and reading picture files."""
+"""Preprocessing: size, normalization, JSON form, and reading image files."""
 
 import json
 import warnings
@@ -17,9 +17,9 @@ GREY = Preprocessing(size=(4, 6), channels=1, mean=(0.5,), std=(0.5,))
 COLOUR = Preprocessing(size=(4, 6), channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.5))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws as slowly as large strategies do
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine would fail this health check
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5).map(lambda shape: (*shape, 3))))
-def test_normalise_is_the_hand_formula(pixels):
+def test_normalise_agrees_with_the_formula(pixels):
     out = COLOUR.normalise(pixels)
     assert out.dtype == np.float32
     assert out.flags.c_contiguous
@@ -50,7 +50,7 @@ def test_from_pil_takes_every_8_and_16_bit_mode(preprocessing, mode):
     assert preprocessing.input == (preprocessing.channels, 4, 6)
 
 
-def test_from_pil_leaves_a_picture_of_the_right_size_alone():
+def test_from_pil_does_not_change_an_image_of_the_right_size():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     np.testing.assert_array_equal(COLOUR.from_pil(Image.fromarray(pixels)), pixels)
 
@@ -94,7 +94,7 @@ def test_resize_and_centre_crop_agree_with_torchvision(width, height, channels):
     np.testing.assert_array_equal(ours.from_pil(image), np.asarray(reference(image)).reshape(14, 11, channels))
 
 
-def test_without_resize_a_picture_is_stretched():
+def test_without_resize_the_aspect_ratio_is_not_preserved():
     pixels = np.zeros((8, 12, 3), np.uint8)
     pixels[:, 6:] = 200
     out = COLOUR.from_pil(Image.fromarray(pixels))
@@ -112,7 +112,7 @@ def test_without_resize_a_picture_is_stretched():
         resize=st.none() | st.integers(300, 400),
     )
 )
-def test_json_gives_back_the_same_settings(preprocessing):
+def test_json_round_trip(preprocessing):
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 
 
@@ -156,11 +156,11 @@ def test_from_dict_refuses_missing_keys_and_other_types():
 
 def test_preprocess_files(tmp_path):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
     paths = [tmp_path / "a.png", str(tmp_path / "b.bmp")]
-    for path, picture in zip(paths, pictures, strict=True):
-        Image.fromarray(picture).save(path)
-    np.testing.assert_array_equal(preprocess_files(paths, COLOUR), COLOUR.normalise(pictures))
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    np.testing.assert_array_equal(preprocess_files(paths, COLOUR), COLOUR.normalise(images))
     assert preprocess_files([], COLOUR).shape == (0, 3, 4, 6)
 
 
@@ -168,7 +168,7 @@ def test_an_unreadable_file_is_named(tmp_path):
     bad = tmp_path / "bad.png"
     with pytest.raises(DataError, match=r"bad\.png: no such file"):
         preprocess_files([bad], GREY)
-    bad.write_bytes(b"this is no picture")
+    bad.write_bytes(b"this is no image")
     with pytest.raises(DataError, match=r"image .*bad\.png cannot be read: .*; replace or remove the file"):
         preprocess_files([bad], GREY)
     with pytest.raises(DataError, match=r"image .* cannot be read: .*[Dd]irectory"):
@@ -181,8 +181,8 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".ppm", ".tif", ".webp", ".gif"])
-def test_files_cut_off_anywhere_either_decode_or_are_named(tmp_path, suffix):
-    path = tmp_path / f"picture{suffix}"
+def test_truncated_files_either_decode_or_are_named(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
     whole = path.read_bytes()
     messages = []

@@ -1,4 +1,4 @@
-"""Splits, holding out, and the names of a data set's parts."""
+"""Splits, holding out, and split names."""
 
 import copy
 
@@ -35,7 +35,7 @@ def test_hold_out_is_disjoint_covers_and_is_stratified(labels, seed, fraction):
             assert count == 0
         else:
             assert 1 <= count <= size - 1
-            # As near to the share as whole pictures allow.
+            # The share is exact to within one image.
             assert abs(count - fraction * size) <= 1
 
 
@@ -45,17 +45,16 @@ def test_hold_out_depends_on_the_seed_alone(labels, seed):
     np.testing.assert_array_equal(one[1], two[1])
 
 
-def test_other_seeds_hold_out_other_pictures():
+def test_other_seeds_hold_out_other_images():
     labels = np.zeros(100, np.int64)
     chosen = [hold_out(labels, seed=seed)[1] for seed in range(40)]
     assert len({tuple(held) for held in chosen}) == 40
-    # Every picture gets its turn.
+    # Almost every image is held out by some seed.
     assert len(np.unique(np.concatenate(chosen))) > 95
     assert {len(held) for held in chosen} == {20}
 
 
-def test_the_choice_within_a_class_needs_no_label_values():
-    # Renaming the classes must not change which pictures are held out.
+def test_class_numbers_do_not_change_which_images_are_held_out():
     labels = np.arange(60, dtype=np.int64) % 3
     renamed = np.array([7, 2, 5], np.int64)[labels]
     np.testing.assert_array_equal(hold_out(labels, seed=4)[1], hold_out(renamed, seed=4)[1])
@@ -103,9 +102,9 @@ def test_array_split_refuses(images, labels, message):
 def test_file_split(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
     paths = []
-    for number, picture in enumerate(pixels):
+    for number, image in enumerate(pixels):
         paths.append(str(tmp_path / f"{number}.png"))
-        Image.fromarray(picture).save(paths[-1])
+        Image.fromarray(image).save(paths[-1])
     split = FileSplit(tuple(paths), np.array([0, 1, 0]), PREPROCESSING)
     assert isinstance(split, Split)
     assert len(split) == 3
@@ -121,11 +120,11 @@ def test_file_split_of_one_channel(tmp_path):
     grey = Preprocessing(size=(2, 2), channels=1, mean=(0.5,), std=(0.5,))
     split = FileSplit((str(tmp_path / "red.png"),), np.zeros(1, np.int64), grey)
     assert split.raw(0).shape == (4, 5, 1)
-    # Red has 0.299 of the brightness of white.
+    # Red has 0.299 of the luma of white.
     assert split.image(0).ravel().tolist() == [76] * 4
 
 
-def test_file_split_names_an_unreadable_picture(tmp_path):
+def test_file_split_names_an_unreadable_image(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     split = FileSplit((str(tmp_path / "broken.jpg"),), np.zeros(1, np.int64), PREPROCESSING)
     for read in (split.image, split.raw):
@@ -149,10 +148,10 @@ def test_data_set_splits_by_name():
     assert data.split("train") is data.train
     assert data.split("search-val") is data.search_val
     assert {image.tobytes() for image in data.split("test").images} == {image.tobytes() for image in test.images}
-    pictures = {image.tobytes() for image in split.images}
+    images = {image.tobytes() for image in split.images}
     train = {image.tobytes() for image in data.train.images}
     held = {image.tobytes() for image in data.search_val.images}
-    assert train | held == pictures
+    assert train | held == images
     assert not train & held
     assert np.bincount(data.search_val.labels).tolist() == [2, 2, 2]
 
@@ -164,7 +163,7 @@ def test_unknown_split(name, guess):
         data.split(name)
 
 
-def test_small_pictures_are_decoded_once_and_stay_behind_when_a_split_travels(tmp_path, monkeypatch):
+def test_small_images_are_cached_and_the_cache_is_not_copied(tmp_path, monkeypatch):
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for i, path in enumerate(paths):
         Image.fromarray(np.full((2, 2, 3), 80 * i, np.uint8)).save(path)
@@ -178,7 +177,7 @@ def test_small_pictures_are_decoded_once_and_stay_behind_when_a_split_travels(tm
         copy.deepcopy(split).image(1)
 
 
-def test_pictures_that_take_too_much_are_decoded_at_every_access(tmp_path, monkeypatch):
+def test_images_that_exceed_the_cache_size_are_decoded_at_every_access(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
     split = FileSplit((str(path),), np.zeros(1, np.int64), PREPROCESSING)

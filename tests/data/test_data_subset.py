@@ -1,4 +1,4 @@
-"""Fewer images than a split has: every class in its share, whatever order they came in."""
+"""Stratified subsets of a split, independent of the order of its images."""
 
 import numpy as np
 import pytest
@@ -24,16 +24,16 @@ def test_every_class_has_its_share_to_within_one_image(labels, n, seed):
 
 
 @given(st.integers(0, 1000))
-def test_the_seed_decides_which_images_and_all_get_their_turn(start):
+def test_the_seed_selects_the_images_and_every_image_may_be_selected(start):
     labels = np.repeat(np.arange(5), 20)
     chosen = [stratified(labels, 10, start + seed) for seed in range(60)]
     assert len({tuple(one) for one in chosen}) == 60
     assert len(np.unique(np.concatenate(chosen))) > 90
-    # In random order: a batch of them is of all classes too.
+    # The order is random, so that a batch is not sorted by class.
     assert sum(list(labels[one]) == sorted(labels[one]) for one in chosen) == 0
 
 
-def pictures(n, classes, seed=0):
+def random_images(n, classes, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8), rng.integers(0, classes, n)
 
@@ -47,7 +47,7 @@ def write_folder(root, images, labels, names):
 
 
 def from_function(monkeypatch, tmp_path, images, labels, name):
-    """A data set by the command's door: a function that returns arrays in this order."""
+    """Loads a data set from a function, as the command line does; it returns the arrays in this order."""
     np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
     (tmp_path / f"{name}.py").write_text(
         f"import numpy as np\n\ndef load():\n    z = np.load({str(tmp_path / name)!r} + '.npz')\n"
@@ -66,13 +66,13 @@ def shares(data, split, n):
 
 @pytest.mark.parametrize("source", ["imagefolder", "sorted function", "digits", "fake"])
 def test_every_source_gives_every_class_its_share(source, tmp_path, monkeypatch):
-    images, labels = pictures(600, 6)
-    if source == "imagefolder":  # which lists its files class by class
+    images, labels = random_images(600, 6)
+    if source == "imagefolder":  # lists its files class by class
         write_folder(tmp_path, images, labels, range(len(labels)))
         data = load_data(f"imagefolder:{tmp_path}", input=(1, 8, 8), classes=6, seed=0)
     elif source == "sorted function":
-        turn = np.lexsort((labels, np.arange(600) < 300))  # each of its two parts sorted by class
-        data = from_function(monkeypatch, tmp_path, images[turn[::-1]], labels[turn[::-1]], "sorted_by_class")
+        permutation = np.lexsort((labels, np.arange(600) < 300))[::-1]  # each of the two parts is sorted by class
+        data = from_function(monkeypatch, tmp_path, images[permutation], labels[permutation], "sorted_by_class")
     else:
         data = load_data(source, input=(1, 8, 8), classes=10, seed=0)
     for split in ("train", "search-val", "test"):
@@ -81,7 +81,7 @@ def test_every_source_gives_every_class_its_share(source, tmp_path, monkeypatch)
             assert (abs(found - expected) < 1).all(), (split, n, found)
 
 
-def same(one: DataSet, other: DataSet) -> None:
+def assert_same(one: DataSet, other: DataSet) -> None:
     for split in ("train", "search-val", "test"):
         left, right = one.split(split), other.split(split)
         assert [left.image(i).tobytes() for i in range(len(left))] == [
@@ -93,11 +93,11 @@ def same(one: DataSet, other: DataSet) -> None:
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=10, deadline=None)
 def test_the_order_of_arrays_does_not_matter(seed):
-    images, labels = pictures(50, 3)
-    images[7], labels[7] = images[3], labels[3]  # equal pictures too
-    turn = np.random.default_rng(seed).permutation(50)
+    images, labels = random_images(50, 3)
+    images[7], labels[7] = images[3], labels[3]  # equal images too
+    permutation = np.random.default_rng(seed).permutation(50)
     made = []
-    for x, y in ((images, labels), (images[turn], labels[turn])):
+    for x, y in ((images, labels), (images[permutation], labels[permutation])):
         of = load_data("digits", input=(1, 8, 8), classes=10, seed=0)
         split = ArraySplit(x, y.astype(np.int64))
         made.append(
@@ -106,38 +106,38 @@ def test_the_order_of_arrays_does_not_matter(seed):
                 train=split, test=split.subset(range(50)), seed=1,
             )
         )  # fmt: skip
-    same(*made)
+    assert_same(*made)
 
 
 def test_the_names_of_files_do_not_matter(tmp_path):
-    images, labels = pictures(80, 3)
+    images, labels = random_images(80, 3)
     write_folder(tmp_path / "one", images, labels, range(80))
     write_folder(tmp_path / "other", images, labels, np.random.default_rng(1).permutation(80))
-    same(
+    assert_same(
         *[load_data(f"imagefolder:{tmp_path / name}", input=(1, 8, 8), classes=3, seed=4) for name in ("one", "other")]
     )
 
 
-def test_the_order_tells_nothing_of_the_classes():
-    images, labels = pictures(400, 4)
-    turn = np.argsort(labels, kind="stable")
-    ordered = in_content_order(ArraySplit(images[turn], labels[turn].astype(np.int64)))
+def test_content_order_is_unrelated_to_class_order():
+    images, labels = random_images(400, 4)
+    by_class = np.argsort(labels, kind="stable")
+    ordered = in_content_order(ArraySplit(images[by_class], labels[by_class].astype(np.int64)))
     assert abs(np.bincount(ordered.labels[:100], minlength=4) - 25).max() < 15
 
 
 def test_only_files_of_one_class_and_size_are_read(tmp_path, monkeypatch):
-    images, labels = pictures(12, 1)
+    images, labels = random_images(12, 1)
     write_folder(tmp_path, images, labels, range(12))
     for number, path in enumerate(sorted((tmp_path / "train").rglob("*.png"))):
-        path.write_bytes(path.read_bytes() + b"\0" * number)  # behind a picture's end: of different sizes now
+        path.write_bytes(path.read_bytes() + b"\0" * number)  # trailing bytes give every file another size
     split = load_data(f"imagefolder:{tmp_path}", input=(1, 8, 8), classes=1, seed=0).train
     fresh = type(split)(split.paths, split.labels, split.preprocessing)
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: pytest.fail(f"{path} was read"))
     np.testing.assert_array_equal(fresh.content_keys, split.content_keys)
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
-    images, labels = pictures(12, 1)
+def test_a_missing_file_is_named(tmp_path):
+    images, labels = random_images(12, 1)
     write_folder(tmp_path, images, labels, range(12))
     split = load_data(f"imagefolder:{tmp_path}", input=(1, 8, 8), classes=1, seed=0).test
     gone = type(split)((*split.paths[1:], str(tmp_path / "gone.png")), split.labels, split.preprocessing)

@@ -1,4 +1,4 @@
-"""Supernets with calibrated clips and BatchNorm statistics, and ONNX files read by other means than ours."""
+"""Supernets with calibrated clips and BatchNorm statistics, and a reader of ONNX files independent of spos_quant."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import batch_norms
 
 _SPECS: dict[str, dict[str, Any]] = {
-    # Everything quantized: the first layer, whose input has a sign, and the classifier.
+    # All layers quantized, also the first layer, whose input is signed, and the classifier.
     "whole": {
         "axes": {"op": ["conv3x3", "bottleneck"], "weight_bits": [1, 4, 8], "act_bits": [2, 3, 8]},
         "bits_per": "layer",
         "keep_float": [],
     },
-    # Float among the candidates, and 1-bit activations, also of tensors that a shortcut shares.
+    # Float candidates, and 1-bit activations, also of tensors that a block shares with its shortcut.
     "mixed": {
         "axes": {"op": ["conv3x3", "sepconv3x3", "skip"], "width": [0.5, 1.0], "bits": [[4, "float"], ["float", 2],
                  ["float", "float"], [1, 1], [2, 1], [8, 8], [3, 1]]},
@@ -50,7 +50,7 @@ def images(n: int = 16, seed: int = 0) -> Tensor:
 
 @cache
 def supernet(name: str) -> Supernet:
-    """Shared by tests: they take subnets and leave it alone."""
+    """Shared by tests, which take subnets and do not change it."""
     made = build(space(name), seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def logits(path: Path, x: Tensor, *, optimized: bool = False) -> np.ndarray:
 
 
 class Graph:
-    """Initializers (and constants) by name, and who makes which tensor."""
+    """Initializers and constants by name, and the producer of each tensor."""
 
     def __init__(self, path: Path) -> None:
         self.model = onnx.load(path)
@@ -92,7 +92,7 @@ class Graph:
         return [node for node in self.model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
 
     def chain(self, tensor: str) -> list[Any]:
-        """The nodes that make a tensor, nearest first, down to a constant, a layer or an activation."""
+        """The quantizer nodes that produce a tensor, last first, back to a constant, a layer or an activation."""
         found = []
         if tensor in self.maker and self.maker[tensor].op_type == "Max" and len(self.maker[tensor].input) == 1:
             tensor = self.maker[tensor].input[0]

@@ -1,4 +1,4 @@
-"""Small networks of every family with random statistics, quantized at given bits, and runs of their files."""
+"""Small networks of every family with random statistics, quantized at given bits, and a runner for their files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Mobile(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Half of the channels pass by; concatenation and the channel shuffle of torchvision's ShuffleNetV2."""
+    """Blocks on half of the channels, with the concatenation and channel shuffle of torchvision's ShuffleNetV2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Shuffle(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """Pooling right behind the first layer, padded and with windows that overlap."""
+    """Padded pooling with overlapping windows directly after the first layer."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -87,7 +87,7 @@ class Stem(nn.Sequential):
 
 
 class PreAct(nn.Module):
-    """BatchNorm in front of layers, a zero-padded shortcut, and dense connections."""
+    """BatchNorm before layers, a zero-padded shortcut, and dense connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,8 +105,8 @@ class PreAct(nn.Module):
 FAMILIES = {"vgg": Vgg, "mobile": Mobile, "shuffle": Shuffle, "preact": PreAct, "stem": Stem}
 
 
-def _mixed_up(model: nn.Module) -> nn.Module:
-    """Statistics and factors of every sign, also one of zero."""
+def _randomized(model: nn.Module) -> nn.Module:
+    """The model with random BatchNorm statistics, and factors of both signs and one zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for norm in model.modules():
@@ -122,7 +122,7 @@ def _mixed_up(model: nn.Module) -> nn.Module:
 
 @cache
 def model(family: str, weight_bits: int, act_bits: int, keep_float: tuple[str, ...] = ("first", "last")) -> nn.Module:
-    """A plain Brevitas model in evaluation mode; `resnet` is ours, the others are brought."""
+    """A plain Brevitas model in evaluation mode: a built-in backbone for `resnet`, else `sq.quantize` of a model."""
     torch.manual_seed(1)
     if family == "resnet":
         spec = {
@@ -130,13 +130,13 @@ def model(family: str, weight_bits: int, act_bits: int, keep_float: tuple[str, .
             "axes": {"bits": [[weight_bits, act_bits]]}, "keep_float": list(keep_float),
         }  # fmt: skip
         supernet = build(space_of(parse_spec(spec, "case")), seed=3)
-        _mixed_up(supernet)
+        _randomized(supernet)
         calibrate_clips(supernet, images(8, seed=9), running_statistics=True)
         return supernet.subnet(()).eval()
-    brought = _mixed_up(FAMILIES[family]())
+    float_model = _randomized(FAMILIES[family]())
     batches = [images(8, seed=9)]
     bits = [(weight_bits, act_bits)]
-    supernet = sq.quantize(brought.eval(), images(2), bits=bits, keep_float=keep_float, calibrate=batches)
+    supernet = sq.quantize(float_model.eval(), images(2), bits=bits, keep_float=keep_float, calibrate=batches)
     return supernet.subnet((0,) * len(supernet.space.axes)).eval()
 
 
@@ -147,7 +147,7 @@ def graph(
     return integer_graph(model(family, weight_bits, act_bits, keep_float), images(8, seed=9))
 
 
-def answers(path: Path, x: Tensor, level: str = "ORT_ENABLE_ALL", optimized: Path | None = None) -> np.ndarray:
+def outputs(path: Path, x: Tensor, level: str = "ORT_ENABLE_ALL", optimized: Path | None = None) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""`sq.export_onnx` for models of every kind, what it refuses, and what files say of themselves."""
+"""`sq.export_onnx` for models of every kind, its refusals, and the metadata of files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def quant_linear(weight_bits, act_bits, inputs, outputs):
     return qnn.QuantLinear(inputs, outputs, bias=True, weight_quant=quantizers[0], input_quant=quantizers[1])
 
 
-def answers(model: nn.Module, x: torch.Tensor) -> np.ndarray:
+def outputs(model: nn.Module, x: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
         return model.eval()(x).numpy()
 
@@ -55,11 +55,11 @@ def float_subnet(i: int = 0) -> nn.Module:
 @pytest.mark.parametrize("i", range(3))
 def test_float_models(tmp_path, i):
     model, path = float_subnet(i), tmp_path / "float.onnx"
-    said = sq.export_onnx(model, images(), path, format="onnx")
+    report = sq.export_onnx(model, images(), path, format="onnx")
     x = images(5, seed=7)
-    np.testing.assert_allclose(logits(path, x), answers(model, x), atol=1e-5)
-    assert said["agreement"] == 1.0
-    assert said["format"] == "onnx"
+    np.testing.assert_allclose(logits(path, x), outputs(model, x), atol=1e-5)
+    assert report["agreement"] == 1.0
+    assert report["format"] == "onnx"
     types = {node.op_type for node in onnx.load(path).graph.node}
     assert not types & {"QuantizeLinear", "DequantizeLinear"}
     by_file, by_model = measure_onnx(path), sq.measure(model, x)
@@ -70,7 +70,7 @@ def test_float_models(tmp_path, i):
 
 
 def test_a_full_precision_winner_of_a_quantized_space_is_a_float_file(tmp_path):
-    """Its layers are Brevitas layers without quantizers, which count with 32 bits."""
+    """Its layers are Brevitas layers without quantizers, which count as 32 bits."""
     model = nn.Sequential(quant_conv(None, None, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 4))
     path = tmp_path / "float.onnx"
     sq.export_onnx(model, images(), path, format="onnx")
@@ -79,7 +79,7 @@ def test_a_full_precision_winner_of_a_quantized_space_is_a_float_file(tmp_path):
     assert [x["counted"] for x in by_file["layers"]] == [True, False]
 
 
-# ---- models that are not ours
+# ---- models from outside
 
 
 def test_nested_containers_keep_their_names(tmp_path):
@@ -91,7 +91,7 @@ def test_nested_containers_keep_their_names(tmp_path):
     )
     x = torch.rand(12, 3, 6, 6) * 4
     sq.export_onnx(model, x, tmp_path / "m.onnx")
-    np.testing.assert_allclose(logits(tmp_path / "m.onnx", x), answers(model, x), atol=1e-5)
+    np.testing.assert_allclose(logits(tmp_path / "m.onnx", x), outputs(model, x), atol=1e-5)
     by_file, by_model = measure_onnx(tmp_path / "m.onnx"), sq.measure(model, x)
     assert by_file == by_model
     assert [x["name"] for x in by_file["layers"]] == ["0.0", "1", "3"]
@@ -113,7 +113,7 @@ class Tokens(nn.Module):
 def test_linear_layers_on_sequences(tmp_path, weight_bits):
     model, x = Tokens(weight_bits), torch.rand(12, 6, 8) * 5
     sq.export_onnx(model, x, tmp_path / "m.onnx")
-    np.testing.assert_allclose(logits(tmp_path / "m.onnx", x), answers(model, x), atol=1e-5)
+    np.testing.assert_allclose(logits(tmp_path / "m.onnx", x), outputs(model, x), atol=1e-5)
     by_file, by_model = measure_onnx(tmp_path / "m.onnx"), sq.measure(model, x)
     for metric in ("bitops", "macs", "weight_bytes"):
         assert by_file[metric] == by_model[metric]
@@ -136,7 +136,7 @@ class Twice(nn.Module):
 def test_a_layer_that_runs_twice(tmp_path, bits):
     model, x = Twice(*bits), torch.rand(12, 3, 6, 6) * 9
     sq.export_onnx(model, x, tmp_path / "m.onnx")
-    difference = np.abs(logits(tmp_path / "m.onnx", x) - answers(model, x)).max(1)
+    difference = np.abs(logits(tmp_path / "m.onnx", x) - outputs(model, x)).max(1)
     assert (difference < 1e-5).mean() > 0.8
     by_file, by_model = measure_onnx(tmp_path / "m.onnx"), sq.measure(model, x)
     assert by_file["bitops"] == by_model["bitops"] == 2 * 81 * 36 * bits[0] * bits[1]
@@ -146,7 +146,7 @@ def test_a_layer_that_runs_twice(tmp_path, bits):
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_float_weights_on_quantized_inputs_stay_float(tmp_path, signed, groups):
-    """onnxruntime would round them to 8 bits, 4 % off in a logit, where a quantizer follows."""
+    """onnxruntime would round them to 8 bits if a quantizer follows, which changes a logit by 4 %."""
     model = nn.Sequential(
         quant_conv(None, 4, 3, 6, signed=signed, groups=groups),
         nn.ReLU(),
@@ -156,11 +156,11 @@ def test_float_weights_on_quantized_inputs_stay_float(tmp_path, signed, groups):
         nn.Linear(4 * 36, 5),
     )
     with torch.no_grad():
-        model[0].weight[0] *= 40  # of very different sizes: the worst case of one step for all
+        model[0].weight[0] *= 40  # very different magnitudes: the worst case for one scale per tensor
     x = torch.randn(16, 3, 6, 6) * 4
     sq.export_onnx(model, x, tmp_path / "m.onnx")
     for optimized in (True, False):
-        difference = np.abs(logits(tmp_path / "m.onnx", x, optimized=optimized) - answers(model, x)).max(1)
+        difference = np.abs(logits(tmp_path / "m.onnx", x, optimized=optimized) - outputs(model, x)).max(1)
         assert (difference < 1e-4).mean() > 0.8
     assert measure_onnx(tmp_path / "m.onnx") == sq.measure(model, x)
     assert measure_onnx(tmp_path / "m.onnx")["layers"][0]["act_bits"] == 4
@@ -177,7 +177,7 @@ def test_every_bit_width_alone(tmp_path, bits):
     )
     x = torch.randn(12, 3, 4, 4) * 5
     sq.export_onnx(model, x, tmp_path / "m.onnx")
-    difference = np.abs(logits(tmp_path / "m.onnx", x) - answers(model, x)).max(1)
+    difference = np.abs(logits(tmp_path / "m.onnx", x) - outputs(model, x)).max(1)
     assert (difference < 1e-4).mean() > 0.8
     assert measure_onnx(tmp_path / "m.onnx") == sq.measure(model, x)
     assert {layer["weight_bits"] for layer in measure_onnx(tmp_path / "m.onnx")["layers"][:2]} == {bits}
@@ -185,10 +185,10 @@ def test_every_bit_width_alone(tmp_path, bits):
     assert np.abs(Graph(tmp_path / "m.onnx").weight(second)[1]).max() <= max(1, 2 ** (bits - 1) - 1)
 
 
-# ---- what is refused
+# ---- refusals
 
 
-def test_formats_that_cannot_hold_the_model(tmp_path):
+def test_formats_that_cannot_represent_the_model(tmp_path):
     quantized = nn.Sequential(nn.Sequential(quant_conv(4, None, 1, 3)), nn.Flatten(), nn.Linear(192, 4))
     with pytest.raises(ExportError, match=r"layer '0.0' is quantized; `onnx` holds float models only: use onnx-qcdq"):
         sq.export_onnx(quantized, images(), tmp_path / "a.onnx", format="onnx")
@@ -200,7 +200,7 @@ def test_formats_that_cannot_hold_the_model(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_formats_make_nothing(tmp_path):
+def test_an_unknown_format_writes_nothing(tmp_path):
     with pytest.raises(ConfigError, match="unknown export format 'onnx-qdcq'; did you mean 'onnx-qcdq'"):
         sq.export_onnx(float_subnet(), images(), tmp_path / "new" / "a.onnx", format="onnx-qdcq")
     assert list(tmp_path.iterdir()) == []
@@ -208,7 +208,7 @@ def test_unknown_formats_make_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [None, b"an earlier file"])
-def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, kept):
+def test_a_file_with_other_outputs_is_not_kept(tmp_path, monkeypatch, kept):
     path = tmp_path / "a.onnx"
     if kept:
         path.write_bytes(kept)
@@ -243,7 +243,7 @@ def test_one_label_in_a_hundred_may_flip_at_a_tie(tmp_path, monkeypatch, wrong, 
         assert sq.export_onnx(model, x, tmp_path / "a.onnx", format="onnx")["agreement"] == 1 - wrong / 100
 
 
-def test_a_writer_that_fails_leaves_no_file_and_the_model_as_it_was(tmp_path, monkeypatch):
+def test_a_writer_that_fails_leaves_no_file_and_an_unchanged_model(tmp_path, monkeypatch):
     def failing(model, example, path, metadata):
         path.write_bytes(b"half a file")
         raise ExportError("no")
@@ -259,17 +259,17 @@ def test_a_writer_that_fails_leaves_no_file_and_the_model_as_it_was(tmp_path, mo
 def test_the_check_reads_the_given_batches(tmp_path):
     model = float_subnet()
     batches = [(images(7, seed=1), torch.zeros(7)), (images(3, seed=2), torch.zeros(3))]
-    asked = []
-    model.register_forward_hook(lambda m, x, y: asked.append(len(x[0])))
-    said = sq.export_onnx(model, images(4), tmp_path / "a.onnx", format="onnx", check=iter(batches))
-    assert asked[-2:] == [7, 3]
-    expected = max(np.abs(logits(tmp_path / "a.onnx", x, optimized=True) - answers(model, x)).max() for x, _ in batches)
-    assert said["max_abs_diff"] == pytest.approx(expected, abs=1e-6)
+    sizes = []
+    model.register_forward_hook(lambda m, x, y: sizes.append(len(x[0])))
+    report = sq.export_onnx(model, images(4), tmp_path / "a.onnx", format="onnx", check=iter(batches))
+    assert sizes[-2:] == [7, 3]
+    expected = max(np.abs(logits(tmp_path / "a.onnx", x, optimized=True) - outputs(model, x)).max() for x, _ in batches)
+    assert report["max_abs_diff"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_modes_of_all_modules_are_restored(tmp_path):
     model = nn.Sequential(quant_conv(4, 4, 1, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 4)).train()
-    model[1].eval()  # as people freeze BatchNorm
+    model[1].eval()  # frozen BatchNorm
     before = {name: t.clone() for name, t in model.state_dict().items()}
     sq.export_onnx(model, images(), tmp_path / "a.onnx")
     assert [m.training for m in model] == [True, False, True, True, True]
@@ -286,16 +286,16 @@ def test_a_model_on_the_gpu_stays_there(tmp_path):
     assert next(model.parameters()).is_cuda
 
 
-def test_folders_are_made_and_text_paths_are_taken(tmp_path):
+def test_folders_are_created_and_str_paths_are_accepted(tmp_path):
     path = tmp_path / "a" / "b.onnx"
     assert sq.export_onnx(float_subnet(), images(), str(path), format="onnx")["path"] == str(path)
     assert [p.name for p in path.parent.iterdir()] == ["b.onnx"]
 
 
-# ---- what files say
+# ---- metadata
 
 
-def test_metadata_travels_in_the_file(tmp_path):
+def test_metadata_is_stored_in_the_file(tmp_path):
     model = nn.Sequential(quant_conv(None, None, 1, 3), quant_conv(4, 4, 3, 3), nn.Flatten(), nn.Linear(192, 4))
     given = {"classes": ["Ä", "b"], "preprocessing": {"mean": [0.1, 0.30000000000000004]}, "deep": {"x": [None, True]}}
     sq.export_onnx(model, images(), tmp_path / "a.onnx", metadata=given)
@@ -304,7 +304,7 @@ def test_metadata_travels_in_the_file(tmp_path):
     assert read_metadata(tmp_path / "b.onnx") == {"format": "onnx", "searchable": []}
 
 
-def test_files_of_others(tmp_path):
+def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "a.onnx"
     with pytest.raises(ExportError, match=r"a\.onnx does not exist; expected an ONNX file"):
         read_metadata(path)
@@ -331,13 +331,13 @@ def test_files_of_others(tmp_path):
             read_metadata(tmp_path / "foreign.onnx")
 
 
-def test_files_that_the_runtime_cannot_load(tmp_path):
+def test_files_that_onnxruntime_cannot_load(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match=r"a\.onnx: onnxruntime cannot load it"):
         OnnxModel(tmp_path / "a.onnx")
 
 
-def test_a_file_of_qonnx_is_named(tmp_path):
+def test_onnxruntime_refuses_a_qonnx_file_by_name(tmp_path):
     node = onnx.helper.make_node("Quant", ["x"], ["y"], domain="qonnx.custom_op.general")
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("qonnx.custom_op.general", 1)]
@@ -347,7 +347,7 @@ def test_a_file_of_qonnx_is_named(tmp_path):
         OnnxModel(tmp_path / "q.onnx")
 
 
-def test_a_product_of_two_activations_is_an_error_and_no_layer(tmp_path):
+def test_measuring_a_product_of_two_activations_raises(tmp_path):
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -418,9 +418,9 @@ def test_slices_cover_everything_once():
         assert all(part.stop - part.start <= size for part in in_batches(items, size))
 
 
-def test_what_torch_cannot_write_is_an_error_of_ours(tmp_path, capfd):
+def test_a_model_that_torch_cannot_export_raises_export_error(tmp_path, capfd):
     model = torch.nn.Sequential(
-        torch.nn.AdaptiveAvgPool2d(7),  # of 2 x 2: no factor
+        torch.nn.AdaptiveAvgPool2d(7),  # the input is 2 x 2, not a multiple of 7
         torch.nn.Flatten(),
         torch.nn.Linear(147, 2),
     )
@@ -430,25 +430,25 @@ def test_what_torch_cannot_write_is_an_error_of_ours(tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
-class _Answers(torch.nn.Module):
-    def __init__(self, answer):
+class _WithOutput(torch.nn.Module):
+    def __init__(self, output):
         super().__init__()
-        self.layer, self.answer = torch.nn.Linear(3, 2), answer
+        self.layer, self.output = torch.nn.Linear(3, 2), output
 
     def forward(self, x):
-        return self.answer(self.layer(x))
+        return self.output(self.layer(x))
 
 
 @pytest.mark.parametrize(
-    ("answer", "example", "message"),
+    ("output", "example", "message"),
     [
-        (lambda y: {"logits": y}, torch.randn(2, 3), "answers with dict; expected scores"),
-        (lambda y: y.sum(), torch.randn(2, 3), "a tensor of 0 dimensions; expected scores"),
+        (lambda y: {"logits": y}, torch.randn(2, 3), "returns dict; expected logits"),
+        (lambda y: y.sum(), torch.randn(2, 3), "a tensor of 0 dimensions; expected logits"),
         (lambda y: y, (torch.randn(2, 3), torch.randn(2)), "expected one tensor as example, got tuple"),
         (lambda y: y, torch.randn(2, 4), "an example of shape \\(1, 4\\) does not fit the model"),
     ],
 )
-def test_models_that_no_file_can_hold(answer, example, message, tmp_path):
+def test_models_without_logits_are_refused(output, example, message, tmp_path):
     with pytest.raises(ExportError, match=message):
-        sq.export_onnx(_Answers(answer), example, tmp_path / "m.onnx", format="onnx")
+        sq.export_onnx(_WithOutput(output), example, tmp_path / "m.onnx", format="onnx")
     assert not list(tmp_path.iterdir())

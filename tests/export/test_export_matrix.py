@@ -1,4 +1,4 @@
-"""Networks x weight bits x activation bits x formats: right answers and costs, or the refusal that the docs name."""
+"""Networks x weight bits x activation bits x formats: correct outputs and costs, or the documented refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INPUTS = {
 }
 WEIGHT_BITS, ACT_BITS = (1, 2, 3, 4, 8), (1, 2, 4, 8)
 OTHERS = ((1, 4), (2, 2), (3, 8), (4, 1), (8, 4))
-"""Of the larger networks: every weight and activation bit-width once."""
+"""Bit-widths of the larger networks: every weight and activation bit-width at least once."""
 slow = pytest.mark.slow
 CASES = [
     *(pytest.param("digits-resnet", *b, marks=() if b in OTHERS else slow) for b in product(WEIGHT_BITS, ACT_BITS)),
@@ -41,7 +41,7 @@ CASES = [
 
 @cache
 def model(backbone: str, weight_bits: int, act_bits: int) -> nn.Module:
-    """An untrained network with statistics, biases and clips as if it were trained."""
+    """An untrained network with realistic statistics, biases and clips."""
     raw = {"name": "matrix", "backbone": backbone, "input": list(INPUTS[backbone]), "classes": 10}
     made = build(space_of(parse_spec({**raw, "axes": {"bits": [[weight_bits, act_bits]]}}, "matrix")), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -96,6 +96,6 @@ def test_packed(tmp_path, backbone, weight_bits, act_bits):
 def test_qonnx(tmp_path, backbone, weight_bits, act_bits):
     pytest.importorskip("qonnx")
     made, x = model(backbone, weight_bits, act_bits), images(backbone, 8, seed=3)
-    said = sq.export_onnx(made, x, tmp_path / "m.onnx", format="qonnx")
-    assert said["agreement"] >= 0.7
+    report = sq.export_onnx(made, x, tmp_path / "m.onnx", format="qonnx")
+    assert report["agreement"] >= 0.7
     same_cost(tmp_path / "m.onnx", made, x)

@@ -1,4 +1,4 @@
-"""Packed files: the answers of the QCDQ file to the last bit, in the bytes that the bits take."""
+"""Packed files: exactly the outputs of the QCDQ file, in the bytes that the bit-widths need."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ CASES = [(name, i) for name in ("digits-mixed", "whole", "mixed") for i in range
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """`(model, packed file, QCDQ file, what export returned)` per case, made once."""
+    """`(model, packed file, QCDQ file, report of the export)` per case, created once."""
     made = {}
 
     def get(name: str, i: int):
         if (name, i) not in made:
             folder = tmp_path_factory.mktemp("packed")
             model = supernet(name).subnet(space(name).sample_many(np.random.default_rng(72), 2)[i]).eval()
-            said = sq.export_onnx(model, images(), folder / "packed.onnx", format="onnx-packed")
+            report = sq.export_onnx(model, images(), folder / "packed.onnx", format="onnx-packed")
             sq.export_onnx(model, images(), folder / "qcdq.onnx")
-            made[name, i] = (model, folder / "packed.onnx", folder / "qcdq.onnx", said)
+            made[name, i] = (model, folder / "packed.onnx", folder / "qcdq.onnx", report)
         return made[name, i]
 
     return get
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
-def test_answers_are_those_of_the_qcdq_file_to_the_last_bit(exported, name, i):
-    _, path, qcdq, said = exported(name, i)
+def test_outputs_equal_those_of_the_qcdq_file_exactly(exported, name, i):
+    _, path, qcdq, report = exported(name, i)
     x = images(24, seed=31)
     for optimized in (False, True):
         np.testing.assert_array_equal(logits(path, x, optimized=optimized), logits(qcdq, x, optimized=optimized))
-    assert said["agreement"] == 1.0
-    assert said["format"] == "onnx-packed"
+    assert report["agreement"] == 1.0
+    assert report["format"] == "onnx-packed"
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
@@ -59,7 +59,7 @@ def test_costs_are_read_from_the_packed_nodes(exported, name, i):
 
 
 def skeleton(path) -> int:
-    """Bytes of a file without its weights, metadata and floats of one dimension: the graph alone."""
+    """Bytes of the graph alone: without weights, metadata and one-dimensional floats."""
     model = onnx.load(path)
     for tensor in model.graph.initializer:
         if len(tensor.dims) > 1 or tensor.data_type == TensorProto.FLOAT:
@@ -69,8 +69,8 @@ def skeleton(path) -> int:
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
-def test_the_file_is_the_packed_weights_and_a_stated_overhead(exported, name, i):
-    """Within 5 % of the theoretical bytes; beside them 4 bytes a float and some 100 bytes a node (docs/export.md)."""
+def test_the_file_is_the_packed_weights_and_a_documented_overhead(exported, name, i):
+    """Weights within 5 % of the theoretical bytes, plus 4 bytes per float and some 100 per node (docs/export.md)."""
     model, path, qcdq, _ = exported(name, i)
     file = onnx.load(path)
     ideal = sum(_ideal(row, model) for row in measure_onnx(path)["layers"])
@@ -134,7 +134,7 @@ def test_the_same_model_gives_the_same_file(exported, tmp_path):
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
-def test_what_holds_no_quantized_layer_is_refused(tmp_path):
+def test_a_model_without_quantized_layers_is_refused(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with pytest.raises(ExportError, match="no quantized layer; use --format onnx"):
         sq.export_onnx(model, images(), tmp_path / "a.onnx", format="onnx-packed")
@@ -145,7 +145,7 @@ def test_what_holds_no_quantized_layer_is_refused(tmp_path):
 
 
 def graph_of(codes: np.ndarray, bits: int) -> onnx.ModelProto:
-    """A model that gives a weight's integers as floats, stored by the exporter's own function."""
+    """A model that returns the integers of a weight as floats; the exporter's function stores the weight."""
     graph = helper.make_graph([], "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, codes.shape)])
     name, is_int2 = packed._store(graph, packed._Weight("w", None, codes, bits))
     one = numpy_helper.from_array(np.array(1, np.float32), "one")
@@ -164,7 +164,7 @@ def graph_of(codes: np.ndarray, bits: int) -> onnx.ModelProto:
     shape=st.lists(st.integers(1, 7), min_size=1, max_size=4),
     seed=st.integers(0, 99),
 )
-def test_weights_of_any_bits_and_shape_come_back(bits, odd, shape, seed):
+def test_weights_of_any_bits_and_shape_round_trip(bits, odd, shape, seed):
     import onnxruntime
 
     odd = odd or bits == 1
@@ -181,7 +181,7 @@ def test_weights_of_any_bits_and_shape_come_back(bits, odd, shape, seed):
 
 
 def test_4_and_2_bits_are_stored_as_onnx_stores_them():
-    """Against the tensors of onnx's own helper, whose integers come back by its own reader."""
+    """Compares with the tensors that onnx's own helper packs and unpacks."""
     codes = np.array([[-7, 3, 0], [5, -1, 7]], np.int8)
     (tensor,) = (t for t in graph_of(codes, 4).graph.initializer if t.name.startswith("w.packed"))
     assert tensor.raw_data == helper.make_tensor("t", TensorProto.INT4, codes.shape, codes).raw_data or (
@@ -195,7 +195,7 @@ def test_4_and_2_bits_are_stored_as_onnx_stores_them():
         assert len(tensor.raw_data) == 2
 
 
-def test_without_2_bit_integers_bit_planes_give_the_same_file_but_for_the_type(exported, tmp_path, monkeypatch):
+def test_without_int2_support_bit_planes_give_the_same_outputs(exported, tmp_path, monkeypatch):
     model, path, _, _ = exported("digits-mixed", 1)
     monkeypatch.setattr(packed, "runs_int2", lambda: False)
     sq.export_onnx(model, images(), tmp_path / "planes.onnx", format="onnx-packed")
@@ -208,7 +208,7 @@ def test_without_2_bit_integers_bit_planes_give_the_same_file_but_for_the_type(e
 
 
 @pytest.mark.parametrize("quantizer", ["midrise+pact", "lsq-midrise+pact"])
-def test_weights_without_a_zero(quantizer, tmp_path):
+def test_midrise_weights(quantizer, tmp_path):
     from spos_quant.backbones.build import build, space_of
     from spos_quant.space.spec import parse_spec
     from spos_quant.supernet.calibrate import calibrate_clips

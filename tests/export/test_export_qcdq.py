@@ -1,4 +1,4 @@
-"""QCDQ files: they answer as the model, hold integers, and cost what the table says."""
+"""QCDQ files: they give the outputs of the model, hold integers, and have the cost of the cost table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES = [(name, i) for name, n in SAMPLES.items() for i in range(n)]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """`(model, path, what export returned)` per case, made once."""
+    """`(model, path, report of the export)` per case, created once."""
     made = {}
 
     def get(name: str, i: int):
@@ -43,7 +43,7 @@ def bits(model):
     return {name: read_bits(m) for name, m in model.named_modules() if is_quant_layer(m)}
 
 
-def test_cases_have_all_that_is_special(exported):
+def test_cases_cover_all_special_layers(exported):
     seen, signed, shared = set(), set(), False
     for case in CASES:
         model = exported(*case)[0]
@@ -64,19 +64,19 @@ def test_cases_have_all_that_is_special(exported):
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
-def test_the_file_answers_as_the_model(exported, name, i):
-    """On other images than it was checked on, with the runtime's optimizations and without."""
-    model, path, said = exported(name, i)
+def test_the_file_gives_the_outputs_of_the_model(exported, name, i):
+    """On other images than the check of the export, with and without the optimizations of onnxruntime."""
+    model, path, report = exported(name, i)
     x = images(24, seed=30 + i)
     with torch.no_grad():
         ours = model(x).numpy()
     for optimized in (False, True):
         theirs = logits(path, x, optimized=optimized)
-        # In an image now and then an activation lies on the edge between two levels, and float sums round it two ways.
+        # Now and then an activation lies on a rounding boundary, where float sums in another order round differently.
         assert (np.abs(theirs - ours).max(1) < 1e-5).mean() > 0.8
         assert (theirs.argmax(1) == ours.argmax(1)).mean() > 0.9
     assert ours.std(0).min() > 1e-3, "the logits hardly depend on the image"
-    assert said == {
+    assert report == {
         "path": str(path),
         "format": "onnx-qcdq",
         "bytes": path.stat().st_size,
@@ -102,7 +102,7 @@ def test_costs_measured_from_the_graph_from_the_model_and_from_the_table_agree(e
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
-def test_quantized_weights_are_integers_and_say_their_bits(exported, name, i):
+def test_quantized_weights_are_integers_and_declare_their_bits(exported, name, i):
     model, path, _ = exported(name, i)
     graph = Graph(path)
     found = bits(model)
@@ -115,7 +115,7 @@ def test_quantized_weights_are_integers_and_say_their_bits(exported, name, i):
         if weight_bits is None:
             assert types in ([], ["Transpose"])
             assert stored.dtype == np.float32
-        elif weight_bits <= 2:  # the default has no zero at 1 and 2 bits
+        elif weight_bits <= 2:  # the default quantizer is mid-rise at 1 and 2 bits
             assert types == ["DequantizeLinear"]
             assert stored.dtype == np.int8
             assert set(np.unique(stored)) == ({-1, 1} if weight_bits == 1 else {-3, -1, 1, 3})
@@ -143,13 +143,13 @@ def test_quantized_weights_are_integers_and_say_their_bits(exported, name, i):
 
 
 def _scope(node: str) -> list[str]:
-    """Module name of a node, told from the plain names of the network's own modules."""
+    """Parts of the module name of a node; names of containers, which their items repeat, are left out."""
     parts = node.strip("/").split("/")[:-1]
     return [p for p, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{p}.")]
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
-def test_no_float_copy_of_a_quantized_weight_stays(exported, name, i):
+def test_no_float_copy_of_a_quantized_weight_remains(exported, name, i):
     model, path, _ = exported(name, i)
     floats = sum(m.weight.numel() for m in model.modules() if type(m) in (torch.nn.Conv2d, torch.nn.Linear))
     floats += sum(m.weight.numel() for m in model.modules() if is_quant_layer(m) and read_bits(m)[0] is None)
@@ -172,7 +172,7 @@ def test_the_graph_has_one_input_of_any_batch_size_and_is_valid(exported, name, 
     assert sizes[0].dim_param == "n"
     assert [d.dim_value for d in sizes[1:]] == [1, 8, 8]
     assert proto.ir_version >= 8
-    # onnxruntime warns of what is left over
+    # onnxruntime warns about unused tensors
     read = {name for node in proto.graph.node for name in node.input} | {"logits"}
     assert {item.name for item in proto.graph.initializer} <= read
     assert {name for node in proto.graph.node for name in node.output} <= read
@@ -184,7 +184,7 @@ def test_the_graph_has_one_input_of_any_batch_size_and_is_valid(exported, name, 
         np.testing.assert_allclose(alone, model(x).numpy(), atol=1e-5)
 
 
-def test_the_model_is_left_as_it_was(exported):
+def test_the_model_is_unchanged(exported):
     model, path, _ = exported("mixed", 0)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     sq.export_onnx(model, images(), path.with_name("again.onnx"))
@@ -205,8 +205,8 @@ def test_a_signed_1_bit_activation_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("quantizer", ["midrise+pact", "lsq-midrise+pact", "lsq+pact"])
-def test_weights_without_a_zero_and_learned_steps_are_stored_and_counted_as_they_are(quantizer, tmp_path):
-    """2 bits at -3, -1, 1, 3: odd integers without a clip, which every count takes for 2 bits."""
+def test_midrise_weights_and_learned_scales_are_stored_and_counted_exactly(quantizer, tmp_path):
+    """2-bit codes -3, -1, 1, 3 are stored without a Clip and counted as 2 bits by file, model and cost table."""
     from spos_quant.backbones.build import build, space_of
     from spos_quant.space.spec import parse_spec
     from spos_quant.supernet.calibrate import calibrate_clips
@@ -221,9 +221,9 @@ def test_weights_without_a_zero_and_learned_steps_are_stored_and_counted_as_they
     calibrate_clips(made, images(6, seed=9))
     a = made.space.canonical([i % 3 for i in range(len(made.space.axes))])
     model = made.subnet(a).eval()
-    said = sq.export_onnx(model, images(), tmp_path / "m.onnx")
-    assert said["agreement"] == 1.0
-    assert said["max_abs_diff"] < 1e-5
+    report = sq.export_onnx(model, images(), tmp_path / "m.onnx")
+    assert report["agreement"] == 1.0
+    assert report["max_abs_diff"] < 1e-5
     by_file, by_model, by_table = measure_onnx(tmp_path / "m.onnx"), sq.measure(model, images(2)), made.cost(a)
     for metric in ("bitops", "bitops_total", "weight_bytes"):
         assert by_file[metric] == by_model[metric] == by_table[metric]
@@ -253,8 +253,8 @@ def test_weights_without_a_zero_and_learned_steps_are_stored_and_counted_as_they
 
 @pytest.mark.parametrize("form", ["onnx-qcdq", "onnx-packed"])
 @pytest.mark.parametrize("bits", [(1, 2), (2, 2), (3, 4), (4, 4), (8, 8), (None, 4)])
-def test_biases_stay_as_they_are_whatever_onnxruntime_optimizes(form, bits, tmp_path):
-    """onnxruntime would round a bias to whole steps of input times weight: half of one is what a bias here is."""
+def test_onnxruntime_optimizations_do_not_round_biases(form, bits, tmp_path):
+    """onnxruntime would round a bias to multiples of input scale times weight scale; biases here are half of one."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 6, 3, bias=True), torch.nn.Flatten(),

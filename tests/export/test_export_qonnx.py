@@ -1,4 +1,4 @@
-"""QONNX files: written by Brevitas, put right where it is wrong, executed by the `qonnx` package."""
+"""QONNX files: written by Brevitas with corrections, executed by the `qonnx` package."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ pytest.importorskip("qonnx")
 @pytest.mark.parametrize(
     ("name", "i"), [("mixed", 0), *(pytest.param(n, 0, marks=pytest.mark.slow) for n in ("digits-mixed", "whole"))]
 )
-def test_the_file_answers_and_costs_as_the_model(tmp_path, name, i):
+def test_outputs_and_costs_equal_those_of_the_model(tmp_path, name, i):
     model = supernet(name).subnet(space(name).sample_many(np.random.default_rng(72), 2)[i]).eval()
     path = tmp_path / "m.onnx"
-    said = sq.export_onnx(model, images(), path, format="qonnx")
+    report = sq.export_onnx(model, images(), path, format="qonnx")
     x = images(8, seed=30)
     with torch.no_grad():
         assert (np.abs(QonnxModel(path)(x.numpy()) - model(x).numpy()).max(1) < 1e-5).mean() > 0.8
-    assert said["agreement"] == 1.0
+    assert report["agreement"] == 1.0
     by_file, by_model = measure_onnx(path), sq.measure(model, images(2))
     for metric in ("bitops", "bitops_total", "macs", "weight_bytes"):
         assert by_file[metric] == by_model[metric], metric
@@ -56,7 +56,7 @@ def network(weight_bits: int, act_bits: int, *, signed: bool = False) -> nn.Modu
 @pytest.mark.parametrize("act_bits", [1, 4])
 @pytest.mark.parametrize("signed", [False, True])
 def test_every_bit_width(tmp_path, weight_bits, act_bits, signed):
-    """A signed 1-bit activation, which QCDQ cannot hold, is a BipolarQuant node."""
+    """A signed 1-bit activation, which QCDQ cannot represent, is a BipolarQuant node."""
     model, x = network(weight_bits, act_bits, signed=signed), torch.randn(12, 3, 5, 5) * 5
     sq.export_onnx(model, x, tmp_path / "m.onnx", format="qonnx")
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_every_bit_width(tmp_path, weight_bits, act_bits, signed):
 
 
 def test_an_unsigned_1_bit_activation_has_a_zero(tmp_path):
-    """Stock Brevitas writes a BipolarQuant for it, under which nothing is ever 0."""
+    """Stock Brevitas writes a BipolarQuant for it, whose output is never 0."""
     model = network(4, 1)
     x = torch.randn(4, 3, 5, 5) * 5
     sq.export_onnx(model, x, tmp_path / "m.onnx", format="qonnx")
@@ -78,7 +78,7 @@ def test_an_unsigned_1_bit_activation_has_a_zero(tmp_path):
         assert (node.op_type, signed, int(graph.constants[node.input[3]])) == ("Quant", 0, 1)
 
 
-def test_weights_without_a_zero_are_the_odd_levels_of_one_bit_more(tmp_path):
+def test_midrise_weights_are_the_odd_levels_of_one_bit_more(tmp_path):
     from spos_quant.quant.quantizers import weight_quantizers
 
     model = network(3, 4)
@@ -125,6 +125,6 @@ def test_without_the_package_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_holds_no_quantized_layer_is_refused(tmp_path):
+def test_a_model_without_quantized_layers_is_refused(tmp_path):
     with pytest.raises(ExportError, match="no quantized layer; use --format onnx"):
         sq.export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 4), tmp_path / "m", format="qonnx")

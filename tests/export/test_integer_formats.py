@@ -1,4 +1,4 @@
-"""`onnx-int8` and `integers` over families and bits: exact against the NumPy reference, near the model, measured."""
+"""`onnx-int8` and `integers` over families and bits: equal to the NumPy reference, close to the model, measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from integer_cases import FAMILIES, answers, graph, images, model
+from integer_cases import FAMILIES, graph, images, model, outputs
 
 import spos_quant as sq
 from spos_quant.errors import ExportError
@@ -27,7 +27,7 @@ from spos_quant.export.onnx_file import measure_onnx
 WEIGHT_BITS, ACT_BITS = (1, 2, 3, 4, 8), (1, 2, 4, 8)
 BITS = [(w, a) for w in WEIGHT_BITS for a in ACT_BITS]
 FEW = [(1, 2), (3, 4), (8, 8)]
-# Inputs of both signs have no 1-bit form (decision record 0006).
+# Signed inputs have no 1-bit form (decision record 0006).
 SIGNED = ("mobile", "shuffle")
 SOME = [("resnet", w, a) for w, a in [(1, 1), (2, 1), (4, 4), (1, 8), *FEW]] + [
     (f, w, a) for f in FAMILIES for w, a in FEW
@@ -38,13 +38,13 @@ CASES = [*SOME, *REST]
 
 
 @pytest.mark.parametrize(("family", "weight_bits", "act_bits"), CASES)
-def test_files_give_the_answers_of_the_reference(family, weight_bits, act_bits, tmp_path):
+def test_files_give_the_outputs_of_the_reference(family, weight_bits, act_bits, tmp_path):
     made, x = graph(family, weight_bits, act_bits), images(16, seed=3)
     ours = reference.run(made, x.numpy())
     assert ours.std(0).max() > 1e-3, "the logits hardly depend on the image"
     write_onnx_int8(made, tmp_path / "m.onnx", {})
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"):
-        theirs = answers(tmp_path / "m.onnx", x, level)
+        theirs = outputs(tmp_path / "m.onnx", x, level)
         np.testing.assert_allclose(theirs, ours, atol=1e-5 * max(1, np.abs(ours).max()))
         assert (theirs.argmax(1) == ours.argmax(1)).all()
     write_integers(made, tmp_path / "m.safetensors", {})
@@ -67,8 +67,8 @@ def test_files_cost_what_the_model_costs(family, weight_bits, act_bits, tmp_path
 
 @pytest.mark.parametrize("family", ["resnet", *FAMILIES])
 @pytest.mark.parametrize("keep_float", [("first", "last"), ()])
-def test_eight_bits_are_near_the_model(family, keep_float):
-    """Folding, 32-bit biases and 8-bit sums move logits by little where levels are fine."""
+def test_8_bit_outputs_are_close_to_the_model(family, keep_float):
+    """Folding, 32-bit biases and 8-bit sums change logits little at 8 bits."""
     x = images(48, seed=4)
     with torch.no_grad():
         ours = model(family, 8, 8, keep_float)(x).numpy()
@@ -78,10 +78,10 @@ def test_eight_bits_are_near_the_model(family, keep_float):
 
 @pytest.mark.parametrize("family", ["resnet", *FAMILIES])
 def test_all_layers_run_on_integer_kernels(family, tmp_path):
-    """In the graph that onnxruntime makes of the file: every quantized layer, no BatchNorm, no float layer inside."""
+    """The optimized graph has an integer kernel per quantized layer, no BatchNorm and no inner float layer."""
     made = graph(family, 4, 4)
     write_onnx_int8(made, tmp_path / "m.onnx", {})
-    answers(tmp_path / "m.onnx", images(2), "ORT_ENABLE_EXTENDED", tmp_path / "optimized.onnx")
+    outputs(tmp_path / "m.onnx", images(2), "ORT_ENABLE_EXTENDED", tmp_path / "optimized.onnx")
     nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
     kinds = Counter(node.op_type for node in nodes)
     inside = [layer for layer in made.layers() if not layer.wide]
@@ -91,10 +91,10 @@ def test_all_layers_run_on_integer_kernels(family, tmp_path):
     weights = {item.name for item in onnx.load(tmp_path / "optimized.onnx").graph.initializer}
     for node in nodes:
         if node.op_type in ("QLinearConv", "QGemm"):
-            assert node.input[3] in weights, "the factor was not multiplied in when the file was loaded"
+            assert node.input[3] in weights, "onnxruntime did not fold the factor into the weight"
 
 
-def test_pooling_behind_a_wide_layer_comes_before_its_rounding(tmp_path):
+def test_pooling_after_a_wide_layer_precedes_its_rounding(tmp_path):
     write_onnx_int8(graph("stem", 4, 4), tmp_path / "m.onnx", {})
     nodes = onnx.load(tmp_path / "m.onnx").graph.node
     made = {name: node for node in nodes for name in node.output}
@@ -111,8 +111,8 @@ def test_every_node_has_initializers_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [(8, 8), (7, 8), (8, 7), (4, 8)])
-def test_no_processor_overflows(bits):
-    """Two products of the largest codes fit 16 bits, or the weights are unsigned, which are summed in 32 bits."""
+def test_16_bit_sums_never_overflow(bits):
+    """The sum of two products of the largest codes fits 16 bits, or weights are unsigned, with sums of 32 bits."""
     from spos_quant.export.integer.layers import largest_weight
 
     made = graph("resnet", *bits)
@@ -125,21 +125,21 @@ def test_no_processor_overflows(bits):
 
 
 @pytest.mark.parametrize("form", ["onnx-int8", "integers"])
-def test_export_checks_and_says(form, tmp_path):
-    said = sq.export_onnx(model("resnet", 8, 8), images(64, seed=2), tmp_path / "m", format=form)
-    assert said["format"] == form
-    assert said["agreement"] >= 0.99
-    assert said["bytes"] == (tmp_path / "m").stat().st_size
+def test_export_checks_and_reports(form, tmp_path):
+    report = sq.export_onnx(model("resnet", 8, 8), images(64, seed=2), tmp_path / "m", format=form)
+    assert report["format"] == form
+    assert report["agreement"] >= 0.99
+    assert report["bytes"] == (tmp_path / "m").stat().st_size
 
 
-def test_a_model_that_integers_answer_differently_is_refused_with_the_way_out(tmp_path, monkeypatch):
+def test_the_refusal_of_other_labels_suggests_integer_training(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(ExportError, match=r"other labels.*retrain\.fold"):
         sq.export_onnx(model("resnet", 4, 4), images(8, seed=2), tmp_path / "m", format="onnx-int8")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reading_gives_the_graph_back(tmp_path):
+def test_a_written_graph_is_read_back(tmp_path):
     made = graph("mobile", 3, 4)
     write_integers(made, tmp_path / "a.safetensors", {"classes": ["a"]})
     write_integers(read_integers(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"classes": ["a"]})
@@ -148,7 +148,7 @@ def test_reading_gives_the_graph_back(tmp_path):
 
 
 class Half(torch.nn.Module):
-    """A layer whose bits are given, between others."""
+    """A given module between two layers."""
 
     def __init__(self, middle: torch.nn.Module) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Half(torch.nn.Module):
 
 
 class Normed(torch.nn.Module):
-    """A LayerNorm, which has no integer form."""
+    """A model with InstanceNorm, which has no integer form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Normed(torch.nn.Module):
         return self.fc(self.second(self.norm(self.conv(x))).mean((2, 3)))
 
 
-def test_what_has_no_integer_form_is_refused_by_name(tmp_path):
+def test_models_without_integer_form_are_refused_by_module_name(tmp_path):
     x = images(8)
     middle = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
     keep = ("first", "last", "middle.2")

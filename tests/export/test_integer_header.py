@@ -1,4 +1,4 @@
-"""The C header of a network: it compiles, and holds the numbers of the graph."""
+"""The C header of a network: it compiles and contains the numbers of the graph."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ int main(void) {{
 """
 
 
-def test_the_header_compiles_and_says_the_integers(tmp_path):
+def test_the_header_compiles_and_contains_the_integers(tmp_path):
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler")

@@ -1,4 +1,4 @@
-"""`sq.measure`: the cost of any model, read from its own layers, against numbers counted by hand."""
+"""`sq.measure`: the cost of any model, read from its layers, against numbers counted by hand."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_bits_come_from_the_layers():
     assert cost["bitops"] == sum(row[3] for row in rows)
     assert cost["float_macs"] == rows[0][0]
     assert cost["bitops_total"] == cost["bitops"] + 1024 * rows[0][0]
-    # weights rounded up to bytes per layer; biases left out
+    # weights are rounded up to bytes per layer; biases are not counted
     assert cost["weight_bytes"] == 4 * 216 + 54 + 4 * 48 + -(-108 // 8) + 4 * 24 + 2400
     assert cost["params"] == 216 + 8 + 144 + 8 + 48 + 108 + 24 + 2400 + 10
 
 
-def test_stock_brevitas_models_hand_quantized_tensors_on():
-    """Activation bits are those of a layer's input, wherever it was quantized."""
+def test_stock_brevitas_models_pass_quantized_tensors():
+    """Activation bits are those of a layer's input, wherever the quantizer is."""
     model = nn.Sequential(
         qnn.QuantIdentity(bit_width=8, return_quant_tensor=True),
         qnn.QuantConv2d(3, 4, 3, weight_bit_width=4),
@@ -132,7 +132,7 @@ class Twice(nn.Module):
         return self.layer(self.layer(x))
 
 
-def test_a_layer_that_runs_twice_works_twice_and_weighs_once():
+def test_a_layer_that_runs_twice_counts_macs_twice_and_weights_once():
     layer = qnn.QuantConv2d(3, 3, 3, stride=2, padding=1, bias=False, **quantizers(2, 3))
     cost = sq.measure(Twice(layer), torch.rand(1, 3, 8, 8))
     assert cost["macs"] == 81 * (16 + 4)
@@ -163,7 +163,7 @@ def test_costs_are_those_of_one_image(n):
     assert sq.measure(model, torch.rand(n, 1, 8, 8))["macs"] == 18 * 36 + 216
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_unchanged():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3),
         nn.BatchNorm2d(2),

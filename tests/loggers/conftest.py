@@ -16,7 +16,7 @@ def _plain_environment(monkeypatch):
 
 @pytest.fixture
 def target(tmp_path):
-    """Makes targets in one logs folder."""
+    """A factory of targets in one logs folder."""
 
     def make(from_step: int = 0, name: str = "supernet", config=None) -> LogTarget:
         settings = {"seed": 1, "train": {"lr": 0.1, "clip": None}} if config is None else config

@@ -1,7 +1,7 @@
-"""What the services keep, without the services: as much of `wandb` and `mlflow` as the loggers use.
+"""Fakes of `wandb` and `mlflow`, with the parts of the API that the loggers use.
 
-The fakes are strict where the real ones are: W&B ignores a step that does not rise, MLflow keeps every point and
-refuses some names. `test_loggers_real.py` holds the loggers against the real ones.
+The fakes are as strict as the real services: W&B ignores a step that does not increase, MLflow stores every point and
+refuses some names. `test_loggers_real.py` tests the loggers with the real packages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class WandbServer:
-    """Runs by id; offline, one run per process, as `wandb` writes one folder per process."""
+    """Runs by id. Offline, each process starts an empty run, because `wandb` writes one folder per process."""
 
     offline: bool = False
     runs: dict[str, list[tuple[int, dict[str, float]]]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What logging left behind, read with something other than the loggers: `{step: [values of each time it is there]}`."""
+"""Reads logs independently of the loggers, as `{step: [values of all points at this step]}`."""
 
 from __future__ import annotations
 

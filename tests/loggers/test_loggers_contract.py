@@ -1,4 +1,4 @@
-"""What every logger does; a new one joins by a way to read back what it logged."""
+"""Tests that every logger must pass. To add a logger, add a way to read back what it logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BIG = 1.7976931348623157e308
 
 @pytest.fixture
 def points(target, wandb_server, mlflow_server):
-    """Reads `{step: [value of each time it is there]}` by logger and metric."""
+    """Reads `{step: [values of all points at this step]}` by logger and metric."""
 
     def read(logger: str, metric: str = "loss"):
         folder = target().folder
@@ -33,7 +33,7 @@ def points(target, wandb_server, mlflow_server):
 
 
 def value(step: int) -> float:
-    """Training is repeatable: a step that is taken again has the same value. All are floats of 32 bits."""
+    """The same value for a repeated step, as in a reproducible training; exact in float32."""
     return 1 / 2 ** (step % 7) + step
 
 
@@ -46,12 +46,12 @@ def log_all(name, target, steps, close: bool = True):
     return log
 
 
-def test_all_built_in_loggers_are_here():
+def test_all_built_in_loggers_are_tested():
     assert set(NAMES) == {name for name in loggers if loggers[name].__module__.startswith("spos_quant.")}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_step_is_there_once(name, target, points):
+def test_every_step_is_stored_once(name, target, points):
     log_all(name, target(), range(1, 6))
     assert points(name) == {step: [value(step)] for step in range(1, 6)}
     assert points(name, "top1") == {step: [0.5] for step in range(1, 6)}
@@ -60,15 +60,15 @@ def test_every_step_is_there_once(name, target, points):
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "abandoned"])
 @pytest.mark.parametrize("from_step", [0, 1, 4, 6])
 @pytest.mark.parametrize("name", NAMES)
-def test_after_going_on_every_step_is_there_once(name, from_step, closed, target, points):
+def test_after_resuming_every_step_is_stored_once(name, from_step, closed, target, points):
     before = log_all(name, target(), range(6), close=closed)
     log_all(name, target(from_step), range(from_step, 9))
     assert points(name) == {step: [value(step)] for step in range(9)}
-    del before  # an abandoned one stays open until here, as after a kill
+    del before  # an abandoned logger stays open until here, as after a kill
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_going_on_twice(name, target, points):
+def test_resuming_twice(name, target, points):
     log_all(name, target(), range(6))
     log_all(name, target(2), range(2, 4))
     log_all(name, target(3), range(3, 10))
@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_survive(name, target, points):
     (first,), (nan,), (up,), (down,), (last,) = points(name).values()
     assert (first, last) == (1.0, 2.0)
     assert math.isnan(nan)
-    assert up >= BIG  # MLflow's databases hold the largest double
+    assert up >= BIG  # MLflow's databases store infinity as the largest double
     assert down <= -BIG
 
 

@@ -28,7 +28,7 @@ def test_the_file_is_a_table_of_steps(target):
     assert [path.name for path in target().folder.iterdir()] == ["supernet.csv"]
 
 
-def test_a_row_is_there_before_the_file_is_closed(target):
+def test_a_row_is_written_before_the_file_is_closed(target):
     log = open_loggers(("csv",), target())
     assert text(target()) == "step\n"
     log.log({"loss": 2.0}, step=1)
@@ -38,7 +38,7 @@ def test_a_row_is_there_before_the_file_is_closed(target):
     log.close()
 
 
-def test_going_on_drops_what_is_logged_again(target):
+def test_resuming_drops_rows_that_are_logged_again(target):
     log_all(target(), [(step, {"loss": float(step)}) for step in range(6)])
     log = open_loggers(("csv",), target(from_step=4))
     assert text(target()) == "step,loss\n0,0.0\n1,1.0\n2,2.0\n3,3.0\n"
@@ -49,7 +49,7 @@ def test_going_on_drops_what_is_logged_again(target):
     assert text(target()) == "step,loss\n0,9.0\n"
 
 
-@pytest.mark.parametrize("from_step", [3, 9])  # 9: also where the torn step is not logged again
+@pytest.mark.parametrize("from_step", [3, 9])  # 9: the torn step is not logged again
 @pytest.mark.parametrize(
     "torn", ["3,0.5", "3,0.5,", "3", "3,0.5,0.2", "\0\0\0", '3,"0.', "3,0.5\n", "x,1.0,1.0\n", "\n"]
 )
@@ -65,7 +65,7 @@ def test_a_new_name_is_a_new_column(target):
     log_all(target(), [(0, {"m": 1.0}), (1, {"z": 2.0}), (2, {"a": 3.0, "m": 4.0}), (3, {"m": 5.0})])
     assert text(target()) == "step,a,m,z\n0,,1.0,\n1,,,2.0\n2,3.0,4.0,\n3,,5.0,\n"
     log_all(target(from_step=1), [(1, {"z": 2.5})])
-    assert text(target()) == "step,m,z\n0,1.0,\n1,,2.5\n"  # a: only rows that are gone had it
+    assert text(target()) == "step,m,z\n0,1.0,\n1,,2.5\n"  # only dropped rows had a value of a
 
 
 def test_names_with_commas_quotes_and_line_breaks_come_back(target):
@@ -126,7 +126,7 @@ def test_a_foreign_file_is_kept(target):
 
 @contextmanager
 def full_after(size: int) -> Iterator[None]:
-    """Lets no file grow over some bytes, as a full disk does; the test's own output is among the files."""
+    """Limits the size of all files of this process, like a full disk; this includes the test's own output."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -135,7 +135,7 @@ def full_after(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_an_error_and_costs_no_row_that_was_there(target):
+def test_a_full_disk_is_an_error_and_loses_no_earlier_row(target):
     log = open_loggers(("csv",), target())
     log.log({"loss": 0.0}, step=0)
     rows = ["step,loss\n", "0,0.0\n"]

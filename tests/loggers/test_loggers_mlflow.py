@@ -27,7 +27,7 @@ def test_the_run_shows_name_settings_and_status(target, mlflow_server):
     assert run.params == {"seed": "1", "train.lr": "0.1", "train.clip": "None"}
 
 
-def test_going_on_leaves_out_what_the_run_holds(target, mlflow_server):
+def test_resuming_skips_points_that_the_run_has(target, mlflow_server):
     log_all(target(), range(6))
     with open_loggers(("mlflow",), target(3)) as log:
         assert mlflow_server.only_run().info.status == "RUNNING"
@@ -37,8 +37,8 @@ def test_going_on_leaves_out_what_the_run_holds(target, mlflow_server):
     assert points(mlflow_server.only_run(), "new") == {step: [1] for step in range(3, 8)}
 
 
-def test_other_settings_do_not_stop_going_on(target, mlflow_server):
-    """MLflow refuses to change a parameter."""
+def test_a_run_resumes_with_other_settings(target, mlflow_server):
+    """MLflow refuses to change a parameter, so the logger does not send parameters again."""
     log_all(target(), range(2))
     log_all(target(2, config={"seed": 2}), range(2, 4))
     assert points(mlflow_server.only_run()) == {step: [step] for step in range(4)}
@@ -46,7 +46,7 @@ def test_other_settings_do_not_stop_going_on(target, mlflow_server):
 
 
 @pytest.mark.parametrize("gone", ["deleted", "unknown"])
-def test_where_the_run_is_gone_a_new_one_begins(gone, target, mlflow_server):
+def test_if_the_run_is_gone_a_new_one_starts(gone, target, mlflow_server):
     log_all(target(), range(3))
     if gone == "unknown":
         mlflow_server.runs = {"other": None}
@@ -65,7 +65,7 @@ def test_without_settings_the_store_is_in_the_folder(target, mlflow_server):
     assert mlflow_server.experiments == {"spos-quant": (folder / "artifacts").as_uri()}
 
 
-def test_mlflows_own_settings_are_honoured(target, mlflow_server, monkeypatch):
+def test_mlflow_environment_variables_apply(target, mlflow_server, monkeypatch):
     mlflow_server.uri = "http://server"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     log_all(target(), range(1))
@@ -82,7 +82,7 @@ def test_many_and_long_settings(target, mlflow_server):
     params = mlflow_server.only_run().params
     assert len(params) == 252
     assert params["long"] == "x" * 500
-    assert params["a_b"] == "2"  # MLflow refuses a batch with two of one name
+    assert params["a_b"] == "2"  # MLflow refuses a batch with two parameters of one name
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_many_and_long_settings(target, mlflow_server):
         ("x" * 300, "x" * 250),
     ],
 )
-def test_names_that_mlflow_refuses_are_mended(name, shown, target, mlflow_server):
+def test_names_that_mlflow_refuses_are_converted(name, shown, target, mlflow_server):
     log_all(target(), range(2), metric=name)
     log_all(target(1), range(1, 3), metric=name)
     assert points(mlflow_server.only_run(), shown) == {0: [0], 1: [1], 2: [2]}

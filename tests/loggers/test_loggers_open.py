@@ -51,56 +51,56 @@ def test_a_missing_package_says_what_to_install(name, missing, target, monkeypat
     assert str(refused.value).startswith(expected)
 
 
-def test_an_unknown_name_opens_none(target):
+def test_an_unknown_name_opens_no_logger(target):
     with pytest.raises(ConfigError, match="unknown logger 'csw'; did you mean 'csv'"):
         open_loggers(("csv", "csw"), target())
     assert not target().folder.exists()
 
 
-class Noting:
-    """A logger that says what it was told."""
+class Recorder:
+    """A logger that records its calls."""
 
     def __init__(self, broken_at: str = "") -> None:
-        self.said: list = []
+        self.calls: list = []
         self.broken_at = broken_at
 
     def log(self, values, step):
-        self.said.append((step, dict(values)))
+        self.calls.append((step, dict(values)))
 
     def close(self):
-        self.said.append("closed")
+        self.calls.append("closed")
         if self.broken_at == "close":
             raise RunError("cannot close")
 
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Registers loggers as a package outside would, and takes them back."""
+    """Registers loggers as a plug-in package would, and removes them after the test."""
 
     def register(name, make):
-        list(loggers)  # the built-in ones are there first
+        list(loggers)  # imports the built-in loggers first
         monkeypatch.setitem(loggers._plugins, name, make)
 
     return register
 
 
-def test_a_package_outside_can_bring_a_logger(target, registered):
-    noting = Noting()
+def test_a_plug_in_package_can_provide_a_logger(target, registered):
+    recorder = Recorder()
     targets = []
-    registered("theirs", lambda target: targets.append(target) or noting)
+    registered("theirs", lambda target: targets.append(target) or recorder)
     with open_loggers(("theirs", "csv", "theirs"), target(from_step=3)) as log:
         assert isinstance(log, Loggers)
         log.log({"loss": 2, "top1": True}, step=5)
         log.log({}, step=6)
     log.close()
-    assert targets == [target(from_step=3)]  # once, though named twice
-    assert noting.said == [(5, {"loss": 2.0, "top1": 1.0}), "closed"]
-    assert all(type(value) is float for value in noting.said[0][1].values())
+    assert targets == [target(from_step=3)]  # opened once, though named twice
+    assert recorder.calls == [(5, {"loss": 2.0, "top1": 1.0}), "closed"]
+    assert all(type(value) is float for value in recorder.calls[0][1].values())
 
 
-def test_where_one_cannot_open_the_others_are_closed(target, registered):
-    noting = Noting()
-    registered("theirs", lambda target: noting)
+def test_if_one_logger_cannot_open_the_others_are_closed(target, registered):
+    recorder = Recorder()
+    registered("theirs", lambda target: recorder)
 
     def fails(target):
         raise RunError("no server")
@@ -108,27 +108,27 @@ def test_where_one_cannot_open_the_others_are_closed(target, registered):
     registered("failing", fails)
     with pytest.raises(RunError, match="no server"):
         open_loggers(("theirs", "failing"), target())
-    assert noting.said == ["closed"]
+    assert recorder.calls == ["closed"]
 
 
-def test_where_one_cannot_close_the_others_do(target, registered):
-    first, second = Noting(), Noting(broken_at="close")
+def test_if_one_logger_cannot_close_the_others_are_closed(target, registered):
+    first, second = Recorder(), Recorder(broken_at="close")
     registered("first", lambda target: first)
     registered("second", lambda target: second)
     log = open_loggers(("first", "second"), target())
     with pytest.raises(RunError, match="cannot close"):
         log.close()
-    assert first.said == second.said == ["closed"]
+    assert first.calls == second.calls == ["closed"]
 
 
-def test_steps_rise_from_the_first(target):
+def test_steps_must_increase_from_from_step(target):
     with open_loggers((), target(from_step=3)) as log:
-        with pytest.raises(AssertionError, match="step 2 is logged where 3 or later was expected"):
+        with pytest.raises(AssertionError, match="step 2 is logged, but step 3 or later was expected"):
             log.log({"loss": 1.0}, step=2)
         log.log({"loss": 1.0}, step=3)
-        with pytest.raises(AssertionError, match="step 3 is logged where 4"):
+        with pytest.raises(AssertionError, match="step 3 is logged, but step 4"):
             log.log({"loss": 1.0}, step=3)
-        with pytest.raises(AssertionError, match="'step' is taken"):
+        with pytest.raises(AssertionError, match="'step' is reserved"):
             log.log({"step": 1.0}, step=4)
 
 

@@ -1,4 +1,4 @@
-"""The real W&B, offline, and the real MLflow with a local store: `pytest -m slow tests/loggers`."""
+"""Tests with the real W&B (offline) and the real MLflow (local store): `pytest -m slow tests/loggers`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wandb_folders(target, monkeypatch, tmp_path):
 
 
 def wandb_log(target, steps, add: float = 0.0) -> None:
-    """In another process, as going on is; folders of the same second would be the same."""
+    """Logs in another process, as a resumed run does. Sleeps, because W&B's folder names differ by the second."""
     code = (
         "import sys, json; from pathlib import Path; from spos_quant.loggers import LogTarget, open_loggers\n"
         "folder, start, steps, add = json.loads(sys.argv[1])\n"
@@ -146,7 +146,7 @@ def test_mlflow_after_a_kill(target, mlflow_store):
 
 
 def test_mlflow_keeps_points_that_are_sent_twice(target, mlflow_store):
-    """Why the logger leaves them out."""
+    """The reason why the logger does not send points again."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
@@ -158,7 +158,7 @@ def test_mlflow_keeps_points_that_are_sent_twice(target, mlflow_store):
     assert row_points(points["loss"], "loss") == {0: [1.0, 1.0]}
 
 
-def test_mlflow_begins_anew_where_the_run_was_deleted(target, mlflow_store):
+def test_mlflow_starts_a_new_run_if_the_run_was_deleted(target, mlflow_store):
     from mlflow import MlflowClient
 
     with open_loggers(("mlflow",), target()) as log:

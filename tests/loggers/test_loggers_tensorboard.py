@@ -33,7 +33,7 @@ def test_event_files_hold_every_value(target):
     assert tensorboard_points(folder(target()), "val/top1") == {step: [0.5] for step in range(5)}
 
 
-def test_values_are_there_before_closing(target):
+def test_values_are_written_before_closing(target):
     log = open_loggers(("tensorboard",), target())
     for step in range(3):
         log.log({"loss": float(step)}, step=step)
@@ -42,21 +42,21 @@ def test_values_are_there_before_closing(target):
 
 
 @pytest.mark.parametrize("from_step", [0, 3, 5])
-def test_going_on_shows_each_step_once_as_logged_last(from_step, target):
+def test_resuming_shows_each_step_once_as_logged_last(from_step, target):
     log_all(target(), range(5))
     log_all(target(from_step), range(from_step, 8), add=100)
     kept = {step: [step] for step in range(from_step)}
     assert loss(target()) == kept | {step: [step + 100] for step in range(from_step, 8)}
 
 
-def test_going_on_hides_later_steps_at_once(target):
+def test_resuming_hides_later_steps_immediately(target):
     log_all(target(), range(9))
     log_all(target(4), [])
     assert loss(target()) == {step: [step] for step in range(4)}
 
 
 def test_many_quick_restarts_keep_their_order(target):
-    """All within a second or two, where the time in the names of the files says little."""
+    """All restarts are within a second or two, so the timestamps in file names do not give the order."""
     for start in range(12):
         log_all(target(start), range(start, start + 3), add=1000 * start)
     expected = {step: [step + 1000 * step] for step in range(12)}
@@ -72,7 +72,7 @@ def test_a_clock_that_goes_back_changes_nothing(target):
     assert loss(target()) == {0: [0], 1: [1], 2: [2], 3: [103], 4: [104], 5: [105]}
 
 
-def test_files_are_renamed_only_where_they_must_be(target, monkeypatch):
+def test_files_are_renamed_only_if_necessary(target, monkeypatch):
     log_all(target(), range(5))
     (before,) = [path.name for path in folder(target()).iterdir()]
     now = time.time()

@@ -38,7 +38,7 @@ def test_the_project_can_be_chosen(target, wandb_server, monkeypatch):
     assert wandb_server.inits[0]["project"] == "mine"
 
 
-def test_a_run_directory_made_anew_is_a_new_run(target, wandb_server):
+def test_a_recreated_run_directory_is_a_new_run(target, wandb_server):
     log_all(target(), range(3))
     target().folder.rename(target().folder.with_name("old"))
     log_all(target(), range(3), add=100)
@@ -47,7 +47,7 @@ def test_a_run_directory_made_anew_is_a_new_run(target, wandb_server):
     assert row_points(new, "loss") == {0: [100], 1: [101], 2: [102]}
 
 
-def test_online_what_was_logged_first_stays_and_no_step_goes_back(target, wandb_server):
+def test_online_the_first_values_stay_and_steps_increase(target, wandb_server):
     log_all(target(), range(6))
     log_all(target(3), range(3, 8), add=100)
     expected = {step: [step] for step in range(6)} | {6: [106], 7: [107]}
@@ -55,7 +55,7 @@ def test_online_what_was_logged_first_stays_and_no_step_goes_back(target, wandb_
     assert wandb_server.ignored == []
 
 
-def test_what_a_kill_took_from_the_buffers_is_sent_again(target, wandb_server):
+def test_steps_that_a_kill_lost_in_buffers_are_sent_again(target, wandb_server):
     log_all(target(), range(6))
     del wandb_server.only_run()[2:]
     log_all(target(5), range(5, 8), add=100)
@@ -81,7 +81,7 @@ def test_a_refusal_is_explained(target, wandb_server):
         log_all(target(), range(2))
 
 
-def test_a_long_name_makes_a_good_id(target, wandb_server):
+def test_long_names_give_valid_unique_ids(target, wandb_server):
     for name in ("x" * 400, "y" * 400):
         log_all(replace(target(name=name), run="r" * 400), range(2))
     assert len(wandb_server.runs) == 2

@@ -1,4 +1,4 @@
-"""Residual sums that are rectified and quantized as they are made: the values and gradients of separate operations."""
+"""Residual sums fused with their ReLU and quantizer: the values and gradients of separate operations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spos_quant.quant.switch import InputQuantizer, SwitchLayer
 
 
 def reader(bits: int = 3, signed: bool = False) -> nn.Module:
-    """A plain layer that quantizes what it reads, some of which is beyond its clip."""
+    """A plain layer that quantizes its input, which has values beyond its clip."""
     torch.manual_seed(0)
     return qnn.QuantConv2d(6, 4, 3, weight_quant=gaussian(4), input_quant=pact(bits, signed).let(max_val=1.0))
 
@@ -37,7 +37,7 @@ def switchable(bits: int = 3, signed: bool = False) -> SwitchLayer:
 
 @pytest.fixture
 def as_if_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the ways of compiled kernels without compiling any."""
+    """Takes the code paths of compiled kernels without compiling any."""
     in_use = replace(kernels.EAGER, compiled=True)
     monkeypatch.setattr(fused_add, "active", lambda _x: in_use)
 
@@ -49,7 +49,7 @@ def summands(memory: torch.memory_format = torch.contiguous_format) -> tuple[Ten
 
 
 def results(layer: Any, made: Tensor, inputs: tuple[Tensor, ...], times: int = 1) -> list[Tensor]:
-    """What comes of a sum that the layer reads so many times and a shortcut once, and all gradients."""
+    """Outputs and all gradients of a sum that the layer reads `times` times and a shortcut once."""
     y = torch.cat([layer(made).flatten() for _ in range(times)] + [made.flatten() * 0.3])
     y = y * torch.linspace(-1, 2, y.numel())
     wanted = [*inputs, *layer.parameters()]
@@ -64,7 +64,7 @@ def equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
         assert b.abs().max() > 0
         if b.dim() == 4 or b is theirs[0]:
             assert torch.equal(a, b)
-        else:  # the clip's, which is a sum
+        else:  # the gradient of the clip, which is a sum
             torch.testing.assert_close(a, b)
 
 
@@ -84,7 +84,7 @@ def test_values_and_gradients(
     assert type(made.grad_fn).__name__ == "_SumLevelsBackward"
     assert made.is_contiguous(memory_format=memory)
     y = results(layer, made, (a, b))
-    assert not vars(made), "the layer took the levels"
+    assert not vars(made), "the layer used the attached levels"
     equal(y, results(layer, plain(a, b, relu), (a, b)))
 
 
@@ -104,12 +104,12 @@ def test_a_wrong_guess_changes_nothing(as_if_compiled: None, relu: bool) -> None
     made = residual_sum(a, b, guess, relu=relu)
     clip = next(iter(guess.input_quant.parameters()))
     (wrong,) = torch.autograd.grad(layer(made).sum(), clip, allow_unused=True, retain_graph=True)
-    assert wrong is None, "an optimizer would move what has a gradient of zero"
+    assert wrong is None, "an optimizer may change a parameter with a gradient of zero"
     equal(results(layer, made, (a, b)), results(layer, plain(a, b, relu), (a, b)))
 
 
 @pytest.mark.parametrize("watch", ["retain_grad", "hook"])
-def test_who_watches_a_gradient_sees_all_of_it(as_if_compiled: None, watch: str) -> None:
+def test_an_observed_gradient_is_complete(as_if_compiled: None, watch: str) -> None:
     found = []
     for folded in (True, False):
         layer, (a, b) = reader(), summands()
@@ -125,7 +125,7 @@ def test_who_watches_a_gradient_sees_all_of_it(as_if_compiled: None, watch: str)
     assert watch == "hook" or torch.equal(found[0][1], found[1][1])  # type: ignore[arg-type]
 
 
-def test_what_left_the_graph_is_quantized_anew(as_if_compiled: None) -> None:
+def test_a_detached_sum_is_quantized_again(as_if_compiled: None) -> None:
     layer, (a, b) = reader(), summands()
     layer.requires_grad_(False)
     made = residual_sum(a, b, layer, relu=False).detach_()
@@ -133,7 +133,7 @@ def test_what_left_the_graph_is_quantized_anew(as_if_compiled: None) -> None:
 
 
 def test_activation_checkpointing(as_if_compiled: None) -> None:
-    """The second forward pass saves what the first one did, whichever side of the sum is computed anew."""
+    """The second forward pass saves the same tensors as the first, whichever side of the sum is recomputed."""
     layer, (a, b) = reader(), summands()
     expected = torch.autograd.grad(layer(plain(a, b, True)).square().sum(), (a, b))
     again = partial(checkpoint, use_reentrant=False)
@@ -144,7 +144,7 @@ def test_activation_checkpointing(as_if_compiled: None) -> None:
             assert torch.equal(ours, theirs)
 
 
-def test_what_is_changed_in_place_is_quantized_anew(as_if_compiled: None) -> None:
+def test_a_sum_changed_in_place_is_quantized_again(as_if_compiled: None) -> None:
     layer, (a, b) = reader(), summands()
     made = residual_sum(a, b, layer, relu=True)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_second_derivatives(as_if_compiled: None) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_nothing_is_laid_ready_where_nothing_learns(as_if_compiled: None) -> None:
+def test_nothing_is_attached_without_gradients(as_if_compiled: None) -> None:
     layer, (a, b) = reader(), summands()
     with torch.no_grad():
         assert not vars(residual_sum(a, b, layer, relu=True))

@@ -31,12 +31,12 @@ LAYERS = {
 
 
 def pair(kind: str, bits: int, signed: bool, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module, Tensor]:
-    """A fused layer, a stock one with the same numbers, and an input that is cut off somewhere."""
+    """A fused layer, a stock one with the same numbers, and an input with values beyond the clip."""
     made = []
-    for int_quant, step in ((FusedIntQuant, StatisticalStep), (IntQuant, StatsFromParameterScaling)):
+    for int_quant, scaling in ((FusedIntQuant, StatisticalStep), (IntQuant, StatsFromParameterScaling)):
         torch.manual_seed(0)
         make, shape = LAYERS[kind]
-        weight = gaussian(bits).let(int_quant=int_quant, scaling_impl=step)
+        weight = gaussian(bits).let(int_quant=int_quant, scaling_impl=scaling)
         act = pact(bits, signed).let(int_quant=int_quant, max_val=1.0)
         made.append(make(weight_quant=weight, input_quant=act, bias=True).to(dtype))
     assert type(made[0].weight_quant.tensor_quant.int_quant) is FusedIntQuant
@@ -95,21 +95,21 @@ def test_compiled_is_equal_to_stock(compiled: None, kind: str, bits: int, signed
 
 @pytest.mark.slow
 def test_compiled_kernels_take_every_kind_of_tensor(compiled: None) -> None:
-    """Any size, order of memory, number of threads and mode of autograd, without a compilation."""
+    """Any size, memory alignment, number of threads and autograd mode, without another compilation."""
     threads, frames = torch.get_num_threads(), torch._dynamo.utils.counters["frames"]["total"]
-    scale, low, high = torch.tensor(0.3), torch.tensor(-4.0), torch.tensor(3.0)
+    scale, qmin, qmax = torch.tensor(0.3), torch.tensor(-4.0), torch.tensor(3.0)
     try:
         for count, size in ((1, 4_096), (2, 5_001), (2, 70_000)):
             torch.set_num_threads(count)
             x = torch.randn(size + 1)[1:]
             for tensor in (x, x.requires_grad_(), x.detach().clone().mul(2)):
                 with torch.inference_mode(not tensor.requires_grad):
-                    made = kernels.active(tensor).flat(tensor, scale, low, high)
-                assert torch.equal(made, kernels.quantized(tensor.detach(), scale, low, high))
+                    made = kernels.active(tensor).flat(tensor, scale, qmin, qmax)
+                assert torch.equal(made, kernels.quantized(tensor.detach(), scale, qmin, qmax))
             rows, scales = x.detach()[:4_095].reshape(65, 63), torch.rand(65, 1) + 0.1
             with torch.inference_mode():
-                made = kernels.active(x).rows(rows, scales, low, high)
-            assert torch.equal(made, kernels.quantized(rows, scales, low, high))
+                made = kernels.active(x).rows(rows, scales, qmin, qmax)
+            assert torch.equal(made, kernels.quantized(rows, scales, qmin, qmax))
     finally:
         torch.set_num_threads(threads)
     assert torch._dynamo.utils.counters["frames"]["total"] == frames
@@ -120,19 +120,19 @@ def test_kernels_are_compiled_once(compiled: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "_made", {})
     folder = kernels.cache_dir("kernels", kernels._key("cpu"))
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.subprocess, "run", None)  # another process finds them
+        patch.setattr(kernels.subprocess, "run", None)  # another process loads them
         with compiled_kernels() as made:
             assert made
     kernels._made.clear()
     (folder / "flat.bin").write_bytes((folder / "flat.bin").read_bytes()[:1000])
-    with compiled_kernels() as made:  # a damaged file is compiled anew
+    with compiled_kernels() as made:  # a damaged file is compiled again
         assert made
         check("conv", 4, False)
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["activations", "weights"])
 def test_gradients_by_differences(through: bool) -> None:
-    """Between the jumps of rounding the function is `level x scale`, whose slope differences see; for `x`, the mask."""
+    """Between the jumps of rounding, finite differences give the gradient of `level x scale`; `x` has the mask."""
     torch.manual_seed(0)
     quant = (absmax(4) if through else pact(4, True)).let(int_quant=FusedIntQuant)
     layer = qnn.QuantLinear(8, 4, bias=False, **{"weight_quant" if through else "input_quant": quant}).double()
@@ -176,13 +176,13 @@ def test_bfloat16_is_that_of_stock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "reason"),
     [
-        (subprocess.TimeoutExpired("x", 1), f"it takes more than {COMPILE_SECONDS:.0f} s"),
+        (subprocess.TimeoutExpired("x", 1), f"compilation takes more than {COMPILE_SECONDS:.0f} s"),
         (subprocess.CalledProcessError(1, "x", stderr=b"...\nNo C++ compiler\n"), "No C\\+\\+ compiler"),
     ],
 )
-def test_without_a_compiler_everything_runs(monkeypatch, capsys, tmp_path, error: Exception, said: str) -> None:
+def test_without_a_compiler_everything_runs(monkeypatch, capsys, tmp_path, error: Exception, reason: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 

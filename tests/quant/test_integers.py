@@ -43,7 +43,7 @@ def images(signed: bool, side: int = 9) -> Tensor:
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether each call was one of integers."""
+    """Records for each call whether integers were summed."""
     calls: list[bool] = []
 
     def watched(layer: SwitchLayer, x: Tensor) -> Tensor | None:
@@ -69,7 +69,7 @@ def test_sums_are_those_of_fake_quantization(
     expected = layer(x)
     with counted(monkeypatch) as calls, kept_weights([layer], integers=True):
         made = layer(x)
-    assert calls == [not (signed and act_bits == 1)]  # a signed bit has no zero, so no codes to count from one
+    assert calls == [not (signed and act_bits == 1)]  # signed 1 bit has no zero, so no integer codes
     torch.testing.assert_close(made, expected, rtol=2e-6, atol=2e-6 * float(expected.abs().max()))
 
 
@@ -92,8 +92,8 @@ def test_slices_and_other_shapes_are_packed_anew(monkeypatch: pytest.MonkeyPatch
 @torch.no_grad()
 @pytest.mark.parametrize("weight_bits", [4, None])
 @pytest.mark.parametrize("kind", ["3x3", "bias"])
-def test_a_layer_normalises_what_it_gives(kind: str, weight_bits: int | None) -> None:
-    """In its steps where it sums integers, afterwards where it has none to sum."""
+def test_a_layer_applies_an_absorbed_norm(kind: str, weight_bits: int | None) -> None:
+    """In its scales if it sums integers, else after its float sums."""
     layer, x = layer_of(kind, 4, 4, signed=False), images(signed=False)
     layer.activate_bits(weight_bits, 4)
     layer.activate_channels(8, 7)

@@ -38,8 +38,8 @@ def test_forward_is_that_of_the_layer(layer: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_settings_and_channels_make_the_layer_anew(layer: nn.Module) -> None:
-    """What `settings` and `channel_names` list is all that a constructor needs."""
+def test_settings_and_channels_rebuild_the_layer(layer: nn.Module) -> None:
+    """`settings` and `channel_names` list everything that a constructor needs."""
     kind = kind_of(layer)
     names = (*kind.settings, *kind.channel_names, *(("groups",) if kind.grouped else ()))
     arguments = {name: getattr(layer, name) for name in names}

@@ -1,4 +1,4 @@
-"""The weight step of least squared error, against a fine grid; stateless, sliced, and in the plain layer."""
+"""The weight scale of least squared error, against a fine grid; stateless, sliced, and in the plain layer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spos_quant.quant.switch import SwitchLayer
 
 
 def grid_error(rows, bits):
-    """The least squared error per channel over 500 steps."""
-    top = 2 ** (bits - 1) - 1
+    """The least squared error per channel over 500 scales."""
+    qmax = 2 ** (bits - 1) - 1
     best = None
     for share in torch.linspace(0.02, 1.02, 500):
-        step = share * rows.abs().amax(1, keepdim=True) / top
-        error = ((rows / step).round().clamp(-top, top) * step - rows).square().sum(1)
+        scale = share * rows.abs().amax(1, keepdim=True) / qmax
+        error = ((rows / scale).round().clamp(-qmax, qmax) * scale - rows).square().sum(1)
         best = error if best is None else torch.minimum(best, error)
     return best
 

@@ -1,4 +1,4 @@
-"""What quantizers answer while a network trains: values alone, and nothing that a GPU would have to be waited for."""
+"""Quantizers return plain values during training, and nothing in them synchronizes a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spos_quant.quant.static import StaticMaker, plain_values
 from spos_quant.quant.switch import InputQuantizer, SwitchLayer
 
 WAITS = ("_local_scalar_dense", "lift_fresh", "is_nonzero")
-"""Operations that ask a tensor for its value, or take one over from Python."""
+"""Operations that read a tensor's value, or make a tensor from a Python value."""
 
 
 class Waiting(TorchDispatchMode):
@@ -47,18 +47,18 @@ def step(layer: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("quantizer", ["gaussian+pact", "midrise+pact", "lsq+pact", "absmax+pact"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_no_step_waits_for_a_value(bits: int, quantizer: str) -> None:
+def test_no_training_step_waits_for_a_value(bits: int, quantizer: str) -> None:
     layer = switchable(bits, quantizer)
     plain = StaticMaker().layer(layer)
     for module in (layer, plain):
         with plain_values(module):
-            step(module)  # what is made once may be made now
+            step(module)  # tensors that are created only once are created here
             with Waiting() as waiting:
                 step(module)
         assert waiting.found == []
 
 
-def test_values_are_those_of_quantized_tensors_which_come_back() -> None:
+def test_plain_values_equal_quantized_tensors_which_are_restored() -> None:
     layer = StaticMaker().layer(switchable(4, "gaussian+pact"))
     x = torch.rand(2, 4, 6, 6)
     with pytest.raises(RuntimeError), plain_values(layer):

@@ -32,7 +32,7 @@ def model() -> nn.Module:
     ).train()
 
 
-def test_the_program_answers_as_the_model_for_any_batch():
+def test_the_program_equals_the_model_for_any_batch_size():
     made, x = model(), torch.randn(4, 3, 6, 6) * 3
     before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
     program = sq.export_program(made, x)

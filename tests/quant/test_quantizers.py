@@ -25,38 +25,38 @@ def round_through(x: Tensor) -> Tensor:
 
 
 def clamped(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Without gradient outside and with all of it on the bounds themselves."""
+    """Without gradient outside, and with the full gradient on the bounds themselves."""
     return torch.where(x > high, high.type_as(x), torch.where(x < low, low.type_as(x), x))
 
 
 def weight_by_hand(w: Tensor, bits: int, name: str) -> Tensor:
-    """Levels by the formulas of the docstrings; the step takes part in the gradient, rounding passes it through."""
+    """Levels by the formulas of the docstrings; the scale has a gradient, rounding is straight-through."""
     flat = w.flatten(1)
     if bits == 1:
-        threshold = flat.abs().mean(1).view(-1, *[1] * (w.dim() - 1))
+        clip = flat.abs().mean(1).view(-1, *[1] * (w.dim() - 1))
         sign = torch.where(w >= 0, 1.0, -1.0)
-        return straight_through(sign, w) * threshold
+        return straight_through(sign, w) * clip
     odd = name == "midrise" and bits == 2
-    top = 3 if odd else 2 ** (bits - 1) - 1
+    qmax = 3 if odd else 2 ** (bits - 1) - 1
     sigma = 1.154 if odd else None if name == "absmax" else SIGMA.get(bits)
-    size = flat.abs()
-    largest = size.amax(1) if sigma is None else size.mean(1) + sigma * (size.var(1) + 1e-8).sqrt()
-    step = (largest.clamp_min(1e-10) / top).view(-1, *[1] * (w.dim() - 1))
-    codes = round_through(w / step)
+    magnitude = flat.abs()
+    clip = magnitude.amax(1) if sigma is None else magnitude.mean(1) + sigma * (magnitude.var(1) + 1e-8).sqrt()
+    scale = (clip.clamp_min(1e-10) / qmax).view(-1, *[1] * (w.dim() - 1))
+    codes = round_through(w / scale)
     if odd:
-        half = w / (2 * step)
+        half = w / (2 * scale)
         codes = straight_through(half.floor(), half) * 2 + 1
-    codes = straight_through(codes.clamp(-top, top), codes)
-    return codes * step
+    codes = straight_through(codes.clamp(-qmax, qmax), codes)
+    return codes * scale
 
 
 def act_by_hand(x: Tensor, clip: Tensor, bits: int, signed: bool) -> Tensor:
     if signed and bits == 1:
         inside = clamped(x, -clip, clip)
         return straight_through(torch.where(x >= 0, 1.0, -1.0), inside) * clip
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    step = clip / (2 ** (bits - 1) if signed else high)
-    return clamped(round_through(x / step), torch.tensor(low), torch.tensor(high)) * step
+    qmin, qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scale = clip / (2 ** (bits - 1) if signed else qmax)
+    return clamped(round_through(x / scale), torch.tensor(qmin), torch.tensor(qmax)) * scale
 
 
 def switchable(shape: tuple[int, ...], bits: int, name: str) -> SwitchLayer:
@@ -105,8 +105,8 @@ def test_activation_levels_and_gradients(clip: float, signed: bool, bits: int) -
     x = values.clone().requires_grad_()
     ours = quantizer(x, bits)
     (ours * g).sum().backward()
-    x_by_hand, threshold = values.clone().requires_grad_(), torch.tensor(clip, requires_grad=True)
-    by_hand = act_by_hand(x_by_hand, threshold, bits, signed)
+    x_by_hand, clip_by_hand = values.clone().requires_grad_(), torch.tensor(clip, requires_grad=True)
+    by_hand = act_by_hand(x_by_hand, clip_by_hand, bits, signed)
     (by_hand * g).sum().backward()
 
     torch.testing.assert_close(ours, by_hand, rtol=1e-6, atol=1e-6)
@@ -115,25 +115,25 @@ def test_activation_levels_and_gradients(clip: float, signed: bool, bits: int) -
         levels = torch.arange(2**bits) * clip / (2**bits - 1)
         torch.testing.assert_close(ours.detach().abs().unique(), levels, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(x.grad, x_by_hand.grad, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(quantizer.clip(bits).grad, threshold.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quantizer.clip(bits).grad, clip_by_hand.grad, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("bits", "step"), [(2, 1.224), (3, 0.651), (4, 0.353)])
-def test_gaussian_step_is_the_one_of_least_squared_error(bits: int, step: float) -> None:
-    """Max 1960 gives the step in standard deviations; moving it either way, or taking absmax, costs error."""
+@pytest.mark.parametrize(("bits", "scale"), [(2, 1.224), (3, 0.651), (4, 0.353)])
+def test_gaussian_scale_has_the_least_squared_error(bits: int, scale: float) -> None:
+    """Max 1960 gives the scale in standard deviations; a larger or smaller one, or absmax, increases the error."""
     layer = switchable((8, 4096, 1, 1), bits, "gaussian")
     coarse = switchable((8, 4096, 1, 1), bits, "absmax")
     with torch.no_grad():
         layer.weight.copy_(torch.randn(8, 4096, 1, 1) * torch.tensor([0.01, 3.0] * 4).view(8, 1, 1, 1))
         coarse.weight.copy_(layer.weight)
         ours, w = quantized(layer, bits).flatten(1), layer.weight.flatten(1)
-        # Every other level is a multiple of the step, the smallest positive one.
+        # The smallest positive level is the scale.
         found = torch.stack([row[row > 0].min() for row in ours]) / w.std(1)
-        torch.testing.assert_close(found, torch.full((8,), step), rtol=0.03, atol=0)
+        torch.testing.assert_close(found, torch.full((8,), scale), rtol=0.03, atol=0)
 
-        def error(scale: float) -> float:
-            s, top = w.std(1, keepdim=True) * step * scale, 2 ** (bits - 1) - 1
-            relative = (((w / s).round().clamp(-top, top) * s - w).square().mean(1) / w.var(1)).mean()
+        def error(factor: float) -> float:
+            s, qmax = w.std(1, keepdim=True) * scale * factor, 2 ** (bits - 1) - 1
+            relative = (((w / s).round().clamp(-qmax, qmax) * s - w).square().mean(1) / w.var(1)).mean()
             return float(relative.detach())
 
         own = float(((ours - w).square().mean(1) / w.var(1)).mean())
@@ -148,7 +148,7 @@ def test_gaussian_step_is_the_one_of_least_squared_error(bits: int, step: float)
 @pytest.mark.parametrize("shape", [(3, 1), (4, 1, 1, 1), (3, 5), (2, 3, 3, 3)])
 @pytest.mark.parametrize("case", ["zero", "constant", "one channel zero", "tiny", "huge", "random"])
 def test_weight_gradients_are_finite(case: str, shape: tuple[int, ...], name: str, bits: int) -> None:
-    """Also where the deviation, the maximum or a whole channel is zero, or a channel has a single weight."""
+    """Also if the deviation, the maximum or a whole channel is zero, or a channel has a single weight."""
     layer = switchable(shape, bits, name)
     w = torch.randn(shape)
     if case == "one channel zero":
@@ -166,7 +166,7 @@ def test_weight_gradients_are_finite(case: str, shape: tuple[int, ...], name: st
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_a_single_weight_per_channel_is_its_own_largest_level(bits: int) -> None:
+def test_the_clip_of_a_single_weight_per_channel_is_that_weight(bits: int) -> None:
     layer = switchable((4, 1, 1, 1), bits, "gaussian")
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([0.5, -2.0, 0.01, 7.0]).view(4, 1, 1, 1))
@@ -191,8 +191,8 @@ def test_activation_gradients_are_finite(value: float, signed: bool, bits: int) 
     assert torch.equal(x, before)
 
 
-def test_saturated_values_move_the_clip_alone() -> None:
-    """PACT: above the clip the whole gradient goes to it, below zero none does."""
+def test_saturated_values_have_a_gradient_for_the_clip_only() -> None:
+    """PACT: values above the clip give it their full gradient, values below zero none."""
     quantizer = InputQuantizer([4], signed=False, quantizer="gaussian+pact")
     x = torch.tensor([100.0, 50.0, -3.0], requires_grad=True)
     (quantizer(x, 4) * torch.tensor([2.0, 5.0, 11.0])).sum().backward()

@@ -1,4 +1,4 @@
-"""Learned steps and codes without a zero against formulas written out in plain torch and stock Brevitas."""
+"""Learned scales and codes without a zero against formulas written out in plain torch and stock Brevitas."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ def scale_of(layer: SwitchLayer, bits: int) -> LearnedScale:
     return found
 
 
-def fake_quant(w: Tensor, step: Tensor, bits: int, *, odd: bool) -> Tensor:
-    """LSQ's formulas by hand: gradients of the step, before they are scaled, are code - w / step, or the bound."""
+def fake_quant(w: Tensor, scale: Tensor, bits: int, *, odd: bool) -> Tensor:
+    """LSQ's formulas by hand: the gradient of the scale, before its factor, is code - w / scale, or the bound."""
     if bits == 1:
         return (
             w
-            + (torch.where(w >= 0, 1.0, -1.0) * step - w).detach()
-            + torch.where(w >= 0, 1.0, -1.0) * (step - step.detach())
+            + (torch.where(w >= 0, 1.0, -1.0) * scale - w).detach()
+            + torch.where(w >= 0, 1.0, -1.0) * (scale - scale.detach())
         )
-    largest = 2**bits - 1 if odd else 2 ** (bits - 1) - 1
-    ratio = w / step
+    qmax = 2**bits - 1 if odd else 2 ** (bits - 1) - 1
+    ratio = w / scale
     codes = (ratio / 2).floor() * 2 + 1 if odd else ratio.round()
     inside = ratio + (codes - ratio).detach()
-    return torch.where(codes.abs() > largest, largest * codes.sign(), inside) * step
+    return torch.where(codes.abs() > qmax, qmax * codes.sign(), inside) * scale
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("name", LEARNED)
-def test_learned_steps_are_those_of_the_paper(name: str, bits: int) -> None:
+def test_learned_scales_are_those_of_the_paper(name: str, bits: int) -> None:
     layer = switchable(nn.Conv2d(3, 5, 3), [bits], name)
-    scale = scale_of(layer, bits)
+    learned = scale_of(layer, bits)
     odd = name == "lsq-midrise" and bits == 2
     with torch.no_grad():
-        scale.value.mul_(torch.linspace(0.4, 1.6, 5))
+        learned.value.mul_(torch.linspace(0.4, 1.6, 5))
     g = torch.randn(5, 3, 3, 3)
     ours = layer.weight_quant[str(bits)](layer.weight)
     (ours * g).sum().backward()
 
     w = layer.weight.detach().clone().requires_grad_()
-    step = scale.value.detach().clone().requires_grad_()
-    by_hand = fake_quant(w, step.view(-1, 1, 1, 1), bits, odd=odd)
+    scale = learned.value.detach().clone().requires_grad_()
+    by_hand = fake_quant(w, scale.view(-1, 1, 1, 1), bits, odd=odd)
     (by_hand * g).sum().backward()
-    largest = 2**bits - 1 if odd else max(1, 2 ** (bits - 1) - 1)
+    qmax = 2**bits - 1 if odd else max(1, 2 ** (bits - 1) - 1)
     torch.testing.assert_close(ours, by_hand, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(scale.value.grad, step.grad / sqrt(27 * largest), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(learned.value.grad, scale.grad / sqrt(27 * qmax), rtol=1e-4, atol=1e-4)
     if bits > 1:
         torch.testing.assert_close(layer.weight.grad, w.grad, rtol=1e-4, atol=1e-5)
     assert len(ours.detach()[0].unique()) <= 2**bits
@@ -79,7 +79,7 @@ def test_learned_steps_are_those_of_the_paper(name: str, bits: int) -> None:
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("layer", [layer for layer, _, _ in SLICES], ids=str)
-def test_learned_steps_start_where_the_statistics_put_them(layer: nn.Module, name: str, bits: int) -> None:
+def test_learned_scales_are_initialized_from_the_statistics(layer: nn.Module, name: str, bits: int) -> None:
     learned, start = (switchable(layer, [bits], n) for n in (name, "midrise" if name == "lsq-midrise" else "gaussian"))
     for _ in range(2):
         ours, theirs = (x.weight_quant[str(bits)](x.weight) for x in (learned, start))
@@ -111,8 +111,8 @@ def test_a_slice_is_the_plain_layer_and_nothing_else_gets_a_gradient(
         assert torch.equal(y, y_plain)
         y.square().sum().backward()
         y_plain.square().sum().backward()
-        steps = zip(made.weight_quant[str(bits)].parameters(), plain.weight_quant.parameters(), strict=True)
-        for whole, own in steps:
+        learned = zip(made.weight_quant[str(bits)].parameters(), plain.weight_quant.parameters(), strict=True)
+        for whole, own in learned:
             assert torch.equal(whole.grad[:o], own.grad)
             assert own.grad.all()
             assert not whole.grad[o:].any()
@@ -123,12 +123,12 @@ def test_a_slice_is_the_plain_layer_and_nothing_else_gets_a_gradient(
 
 def test_one_value_per_channel_and_bit_width_of_one_dimension() -> None:
     made = switchable(nn.Conv2d(6, 8, 3), [1, 2, 8], "lsq")
-    steps = {n: p for n, p in made.named_parameters() if n not in ("weight", "bias")}
-    assert [p.shape for p in steps.values()] == [(8,)] * 3
-    assert set(made.state_dict()) == {"weight", "bias", *steps}
+    learned = {n: p for n, p in made.named_parameters() if n not in ("weight", "bias")}
+    assert [p.shape for p in learned.values()] == [(8,)] * 3
+    assert set(made.state_dict()) == {"weight", "bias", *learned}
 
 
-def test_copies_and_state_dicts_keep_the_steps() -> None:
+def test_copies_and_state_dicts_keep_the_scales() -> None:
     made = switchable(nn.Conv2d(6, 8, 3), [2, 4], "lsq")
     with torch.no_grad():
         scale_of(made, 4).value.mul_(1.3)
@@ -143,7 +143,7 @@ def test_copies_and_state_dicts_keep_the_steps() -> None:
     with torch.no_grad():
         scale_of(twin, 4).value.mul_(2)
     assert torch.equal(made(x), before)
-    # The plain layer takes a state dict too, and a float one starts its steps from the weights.
+    # The plain layer loads a state dict too.
     plain = StaticMaker().layer(made)
     again = qnn.QuantConv2d(6, 8, 3, weight_quant=lsq(4))
     again.load_state_dict(plain.state_dict())
@@ -151,7 +151,7 @@ def test_copies_and_state_dicts_keep_the_steps() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-30])
-def test_a_step_of_no_use_stays_finite(value: float) -> None:
+def test_degenerate_scales_stay_finite(value: float) -> None:
     made = switchable(nn.Conv2d(2, 3, 3), [2], "lsq")
     with torch.no_grad():
         scale_of(made, 2).value.fill_(value)
@@ -162,8 +162,8 @@ def test_a_step_of_no_use_stays_finite(value: float) -> None:
     assert made.weight.grad.isfinite().all()
 
 
-def test_midrise_uses_all_four_levels_at_the_step_of_least_error() -> None:
-    """Max 1960: 0.9957 standard deviations; its error is 0.1188 of the variance, that of three levels 0.1902."""
+def test_midrise_uses_all_four_levels_with_the_least_error() -> None:
+    """Max 1960: a distance of 0.9957 standard deviations has an error of 0.1188 variances, three levels 0.1902."""
     w = torch.randn(8, 16384, 1, 1) * torch.tensor([0.01, 3.0] * 4).view(8, 1, 1, 1)
     layers = {name: qnn.QuantConv2d(16384, 8, 1, weight_quant=make(2)) for name, make in
               (("midrise", midrise), ("gaussian", gaussian))}  # fmt: skip
@@ -180,7 +180,7 @@ def test_midrise_uses_all_four_levels_at_the_step_of_least_error() -> None:
     torch.testing.assert_close(2 * made.scale.flatten() / w.std((1, 2, 3)), torch.full((8,), 0.9957), rtol=0.02, atol=0)
     assert (made.value / made.scale).round().unique().tolist() == [-3, -1, 1, 3]
     assert int(made.bit_width) == 2
-    # Cells end at 0 and at one step on either side.
+    # Rounding boundaries are 0 and twice the scale on either side.
     cells = torch.where(w.abs() < 2 * made.scale, 1.0, 3.0) * torch.where(w >= 0, 1.0, -1.0)
     assert torch.equal((made.value / made.scale).round(), cells)
 
@@ -193,21 +193,21 @@ def test_other_bit_widths_of_midrise_are_those_of_gaussian(bits: int) -> None:
 
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 50.0])
 @pytest.mark.parametrize("shape", [(7, 2), (64, 27), (64, 576), (20, 4608)])
-def test_the_variance_that_is_compiled_is_torchs(shape: tuple[int, int], spread: float) -> None:
-    """To the last bit of float32, since both sum in float64; a row of equal weights has none."""
+def test_the_compiled_variance_equals_torchs(shape: tuple[int, int], spread: float) -> None:
+    """To the last bit of float32, since both sum in float64; a row of equal weights has variance 0."""
     torch.manual_seed(0)
-    sizes = (torch.randn(shape) * spread).abs()
-    sizes[-1] = 0.3 * spread
-    found = kernels._row_variances(sizes)
-    assert torch.equal(found, torch.var(sizes, 1, keepdim=True))
+    magnitudes = (torch.randn(shape) * spread).abs()
+    magnitudes[-1] = 0.3 * spread
+    found = kernels._row_variances(magnitudes)
+    assert torch.equal(found, torch.var(magnitudes, 1, keepdim=True))
     assert found[-1] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("per_row", [9, 64, 144])
-def test_steps_of_weights_with_few_digits(dtype: torch.dtype, per_row: int) -> None:
-    """Sums of such numbers end between two of float32 so often that another order would show in short rows."""
+def test_scales_of_weights_with_few_digits(dtype: torch.dtype, per_row: int) -> None:
+    """Sums of such numbers are ties between two float32 so often that another order would show in short rows."""
     torch.manual_seed(0)
     weight = torch.randn(4_000, per_row).to(dtype).float()
     made = qnn.QuantLinear(per_row, 4_000, bias=False, weight_quant=gaussian(3))
@@ -240,17 +240,17 @@ def test_layers_that_share_a_quantizer_share_its_statistics() -> None:
         (nn.Linear(5, 3), (3, 1)),
     ],
 )
-def test_gradients_of_statistics_and_theirs(layer: nn.Module, scale_shape: tuple[int, ...]) -> None:
-    """The levels of a weight as one operation: gradients, and gradients of these, against numerical ones."""
+def test_first_and_second_derivatives_of_statistics(layer: nn.Module, scale_shape: tuple[int, ...]) -> None:
+    """The clips of a weight as one operation: first and second derivatives against numerical ones."""
     torch.manual_seed(0)
     weight = layer.weight.detach().double().requires_grad_()
     sigma = torch.tensor(0.7, dtype=torch.float64)
 
-    def largest(w: Tensor) -> Tensor:
+    def clip(w: Tensor) -> Tensor:
         return scales._MeanSigmaStd.apply(w, scale_shape, sigma, 1e-8)
 
-    sizes = weight.detach().transpose(0, next(i for i, n in enumerate(scale_shape) if n != 1)).flatten(1).abs()
-    expected = sizes.mean(1) + sigma * (sizes.var(1) + 1e-8).sqrt()
-    torch.testing.assert_close(largest(weight).flatten(), expected)
-    torch.autograd.gradcheck(largest, weight)
-    torch.autograd.gradgradcheck(largest, weight)
+    magnitudes = weight.detach().transpose(0, next(i for i, n in enumerate(scale_shape) if n != 1)).flatten(1).abs()
+    expected = magnitudes.mean(1) + sigma * (magnitudes.var(1) + 1e-8).sqrt()
+    torch.testing.assert_close(clip(weight).flatten(), expected)
+    torch.autograd.gradcheck(clip, weight)
+    torch.autograd.gradgradcheck(clip, weight)

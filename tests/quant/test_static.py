@@ -26,7 +26,7 @@ def switch(layer: Any, w: int | None, a: int | None, *, signed: bool = False, cl
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(("w", "a"), [(1, 1), (1, 2), (2, 4), (3, 8), (5, 3), (8, 8), (None, 4), (4, None)])
-def test_layer_computes_the_same_and_says_its_bits(w: int | None, a: int | None, signed: bool) -> None:
+def test_layer_computes_the_same_and_has_the_bits(w: int | None, a: int | None, signed: bool) -> None:
     layer = switch(nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2), w, a, signed=signed)
     layer.activate_channels(3, 4)
     made = StaticMaker().layer(layer)
@@ -79,7 +79,7 @@ def test_weights_are_copied() -> None:
 
 
 def test_layers_that_shared_a_quantizer_still_do_with_its_clip() -> None:
-    """Brevitas makes a quantizer's parameters anew when a second layer joins it: the clip must survive that."""
+    """Brevitas re-creates a quantizer's parameters when a second layer is added to it: the clip must survive that."""
     first, second = switch(nn.Conv2d(4, 4, 1), 4, 2, clip=0.9), switch(nn.Conv2d(4, 4, 3), 2, 2)
     second.input_quant = first.input_quant
     maker = StaticMaker()
@@ -154,7 +154,7 @@ def test_containers_share_nothing_with_their_plain_counterpart() -> None:
     assert torch.equal(body(x), y)
 
 
-def test_modules_with_a_static_of_their_own_decide() -> None:
+def test_modules_with_their_own_static_method() -> None:
     class Own(Switchable):
         def static(self, maker: StaticMaker) -> nn.Module:
             assert isinstance(maker, StaticMaker)

@@ -1,4 +1,4 @@
-"""Switchable layers against stock Brevitas layers put together by hand on the sliced weight."""
+"""Switchable layers against stock Brevitas layers that are built by hand on the sliced weight."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def test_equals_the_stock_layer(case: str, i: int, o: int, w: int | None, a: int
                 assert ours is None
 
 
-def test_the_quantizer_of_the_name_is_the_one_that_runs() -> None:
+def test_the_named_quantizer_is_used() -> None:
     layer = make("conv", ((2, 4),), quantizer="absmax+pact")
     layer.activate_bits(2, 4)
     x = images("conv", 6).detach()
     other = stock(layer, "conv", 6, 8, 2, 4)
-    assert not torch.equal(layer(x), other(x)), "the Gaussian step is another one"
+    assert not torch.equal(layer(x), other(x)), "the Gaussian scale differs"
     rough = qnn.QuantConv2d(6, 8, 3, padding=1, bias=False, weight_quant=absmax(2), input_quant=pact(4, False))
     with torch.no_grad():
         rough.weight.copy_(layer.weight)
@@ -136,7 +136,7 @@ def test_float_layer(case: str, i: int, o: int) -> None:
         reference.weight.copy_(plain.weight)
         if reference.bias is not None:
             reference.bias.copy_(plain.bias)
-    # Zeros in the channels that the slice leaves out change nothing but the order of additions.
+    # Zeros in the channels outside of the slice change only the order of additions.
     torch.testing.assert_close(plain(x), reference(whole_x)[:, :o], rtol=1e-4, atol=1e-5)
 
 
@@ -162,8 +162,8 @@ def test_bad_channels(case: str, i: int, o: int) -> None:
     assert (layer.active_in, layer.active_out) == (layer.in_channels, layer.out_channels)
 
 
-def test_a_share_of_a_group_is_refused() -> None:
-    """Equal shares of inputs and outputs are not enough: three channels are one and a half groups of two."""
+def test_a_fraction_of_a_group_is_rejected() -> None:
+    """Equal fractions of inputs and outputs are not enough: three channels are one and a half groups of two."""
     layer = SwitchLayer(nn.Conv2d(8, 8, 3, groups=4))
     with pytest.raises(ModelError, match="inside a group"):
         layer.activate_channels(3, 3)
@@ -283,7 +283,7 @@ def test_a_weight_is_quantized_once_while_weights_are_kept() -> None:
         layer.activate_bits(2, None)
         assert torch.equal(layer(x), expected)
         assert calls == [2, 2, 4]
-        with torch.enable_grad():  # a kept weight would take no part in the gradient
+        with torch.enable_grad():  # a cached weight would get no gradient
             layer(x).sum().backward()
         assert layer.weight.grad.abs().sum() > 0
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Colours as readers see them: contrast by WCAG 2, and what is left of them for colour-blind eyes."""
+"""Contrast of colours by WCAG 2, and colours as seen with colour blindness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLIND = {
 
 
 def parse(css: str) -> tuple[Colour, float]:
-    """A computed colour of a browser and its opacity."""
+    """Parses a computed CSS colour into colour and opacity."""
     numbers = [float(n) for n in re.findall(r"-?[\d.]+(?:e-?\d+)?", css.removeprefix("color(srgb"))]
     scale = 1.0 if css.startswith("color(srgb") else 255.0
     return np.array(numbers[:3]) / scale, numbers[3] if len(numbers) > 3 else 1.0
@@ -49,7 +49,7 @@ def contrast(a: Colour, b: Colour) -> float:
 
 
 def distance(a: Colour, b: Colour, blindness: str) -> float:
-    """Difference in CIE L*a*b* (1976) of what such eyes see."""
+    """CIE L*a*b* (1976) distance of two colours as seen with a colour blindness."""
     return float(np.linalg.norm(_lab(a, blindness) - _lab(b, blindness)))
 
 

@@ -21,7 +21,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Brows
 
 @pytest.fixture
 def look(chromium: browser.Browser, tmp_path: Path) -> Iterator[Look]:
-    """Opens the page of some data; by the end of a test no page may have complained or asked for anything outside."""
+    """Opens the page of some data. At the end of a test no page may have logged errors or loaded anything external."""
     pages = []
 
     def opened(data: dict[str, Any], **how: Any) -> browser.Page:
@@ -33,7 +33,7 @@ def look(chromium: browser.Browser, tmp_path: Path) -> Iterator[Look]:
 
     yield opened
     for page in pages:
-        page.run("0")  # what is still on its way arrives before the answer
+        page.run("0")  # pending events arrive before the result
         assert page.complaints == []
         assert page.outside == []
         page.close()

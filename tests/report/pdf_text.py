@@ -1,4 +1,4 @@
-"""The words of a PDF that Chromium wrote, page by page; other PDFs may be made in ways that this does not read."""
+"""Extracts the text of PDFs that Chromium wrote; other PDFs are not supported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RANGE = re.compile(rb"<([0-9A-Fa-f]+)> <([0-9A-Fa-f]+)> <([0-9A-Fa-f]+)>")
 
 
 def pdf_pages(pdf: bytes) -> list[str]:
-    """Per page its text, without spaces: a page is drawn glyph by glyph, and where words end is not said."""
+    """The text of each page without spaces, because the PDF holds glyphs and no word boundaries."""
     objects = {int(number): body for number, body in _OBJECT.findall(pdf)}
     fonts = {number: _letters(objects[_reference(body, b"ToUnicode")]) for number, body in objects.items()
              if b"/ToUnicode" in body}  # fmt: skip
@@ -32,7 +32,7 @@ def _stream(body: bytes) -> bytes:
 
 
 def _letters(cmap: bytes) -> dict[int, str]:
-    """Glyph to text."""
+    """Maps glyph codes to text."""
     letters = {}
     text = _stream(cmap)
     for part in re.findall(rb"beginbfrange(.*?)endbfrange", text, re.DOTALL):

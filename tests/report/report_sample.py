@@ -1,4 +1,4 @@
-"""Made-up data of a run in the shape of `report.json`: seeded, plausible, made in milliseconds."""
+"""Synthetic data of a run in the format of `report.json`, seeded."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def compared(*, seeds: int = 2) -> dict[str, Any]:
             }
         )
     figures = {"kendall": 0.71, "interval": [0.4, 0.9], "spearman": 0.83, "within_strata": None, "residual": 0.5}
-    judge = figures | {"residual_interval": [0.1, 0.8], "regret": {"1": 0.02, "3": 0.0}, "kendall_of_one": 0.66}
+    ranked_by = figures | {"residual_interval": [0.1, 0.8], "regret": {"1": 0.02, "3": 0.0}, "kendall_of_one": 0.66}
     ranking = {
         "metric": "bitops",
         "band": [16_384, 6_600_000],
         "seeds": list(range(seeds)),
-        "judges": {"top1": judge, "loss": judge},
+        "judges": {"top1": ranked_by, "loss": ranked_by},
         "by_cost": {"kendall": 0.6, "interval": [0.2, 0.9], "spearman": 0.7, "within_strata": None, "regret": {}},
         "ceiling": {"kendall": 0.9, "spearman": 0.95, "within_strata": None, "residual": 0.8} if seeds > 1 else None,
         "rows": rows,
@@ -128,7 +128,7 @@ def _bench(seeds: int) -> dict[str, Any]:
 
 
 def trained_only() -> dict[str, Any]:
-    """A run whose supernet is trained and nothing more; optional values are null, lists are empty."""
+    """A run with a trained supernet and nothing else; optional values are null, lists are empty."""
     data = run(population=1, generations=1)
     empty = ("budgets", "evaluations", "front", "baselines", "results")
     return {**data, **{key: [] for key in empty}, "evaluated": 0, "config": {}, "environment": {}}
@@ -153,7 +153,7 @@ def full_precision() -> dict[str, Any]:
 
 
 def with_results(*results: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A small run with these results in place of its own."""
+    """A small run with the given results."""
     return {**copy.deepcopy(run(population=4, generations=2)), "results": list(results), **changes}
 
 

@@ -1,4 +1,4 @@
-"""What a reader does with the page, in a real browser: looks at plots, points at them, sorts, chooses, copies."""
+"""Interactions with the page in a real browser: plots, hovering, sorting, choosing, copying."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMN = """((name) => {
 
 
 def lonely(data: dict[str, Any]) -> int:
-    """The searched evaluation with most room around it, so that a mouse cannot but mean it."""
+    """The index of the searched evaluation farthest from all others, for unambiguous hovering."""
     items = data["evaluations"]
     at = np.array([(np.log10(max(e["cost"], 1)), 8 * e["score"]) for e in items])
     apart = np.linalg.norm(at[:, None] - at[None], axis=2) + 99 * np.eye(len(at))
@@ -43,7 +43,7 @@ def lonely(data: dict[str, Any]) -> int:
 
 
 def point_at(page: browser.Page, x: float, y: float) -> str:
-    """What Plotly says where the mouse stands on a point of the plane."""
+    """The hover text of Plotly at a point of the plane."""
     page.middle("#plane-plot")
     page.move(*page.run(PLACE % json.dumps([x, y])))
     return str(page.wait(LABEL))
@@ -61,7 +61,7 @@ def bits_lines(describe: dict[str, Any]) -> list[str]:
 def test_every_evaluation_is_drawn_with_its_generation_as_colour(look):
     data = sample.run()
     page = look(data)
-    # A logarithmic axis has no place for what costs nothing; that is drawn on the linear one.
+    # The logarithmic axis omits architectures without cost; the linear one shows them.
     generations = [e["generation"] for e in data["evaluations"] if e["generation"] is not None and e["cost"] > 0]
     fills = page.run(POINTS)[: len(generations)]
     assert len(set(generations)) == 12 == len(set(fills))
@@ -73,7 +73,7 @@ def test_plane_has_front_baselines_budgets_and_winner(look):
     page = look(data)
     page.click(*page.middle("#plane-log"))
     page.wait("document.getElementById('plane-plot')._fullLayout.xaxis.type === 'linear'")
-    # Each once, baselines as baselines; and the winner on top.
+    # Each evaluation once, and the winner on top.
     assert len(page.run(POINTS)) == len(data["evaluations"]) + 1
     shown = page.run("[...document.querySelectorAll('#plane-plot text')].map((text) => text.textContent)")
     assert {b["name"] for b in data["baselines"]} <= set(shown)
@@ -149,7 +149,7 @@ def test_sorting_by_the_keyboard(look, column):
     page = look(sample.run())
     before = page.run(COLUMN % json.dumps(column))
     assert (before["order"], before["sorted"]) == (None, 0)
-    page.click(*page.middle("#layers .panel:not([hidden]) th button"))  # by another column before
+    page.click(*page.middle("#layers .panel:not([hidden]) th button"))  # by another column first
     heads = "[...document.querySelectorAll('#layers .panel:not([hidden]) th button')]"
     page.run(f"{heads}.find((button) => button.textContent === '{column}').focus()")
     for key, order, sign in (("Enter", "descending", -1), (" ", "ascending", 1), ("Enter", "descending", -1)):
@@ -213,7 +213,7 @@ def test_copy_takes_the_command(look):
     page.click(*page.middle("#commands li:last-child .copy"))
     assert page.wait("window.copied") == data["commands"][-1]["command"]
     assert page.wait("document.querySelector('#commands li:last-child .copy').textContent") == "Copied"
-    assert page.run("document.getElementById('said').textContent") == "Copied"
+    assert page.run("document.getElementById('status').textContent") == "Copied"
 
 
 def test_without_a_clipboard_the_command_is_selected(look):
@@ -282,7 +282,7 @@ def test_learning_curves_differ_in_more_than_colour(look):
     assert legend == ["supernet", "bitops-2.5M", "bits-w3a3", "bits-w4a4", "bits-float"]
 
 
-def test_an_early_end_is_drawn_as_one(look):
+def test_an_early_end_is_visible_in_the_plot_and_the_text(look):
     data = sample.run()
     whole = look(data)
     data["results"][0]["complete"] = False
@@ -312,7 +312,7 @@ def test_unfinished_and_other_runs_have_no_errors(look, data, plots):
     assert page.run("[...document.querySelectorAll('.js-plotly-plot')].map((plot) => plot.id)") == plots
 
 
-def test_names_do_not_run(look):
+def test_names_cannot_inject_scripts(look):
     evil = "<script>window.alerted=true</script><img src=x onerror='window.alerted=true'>"
     data = sample.run(population=4, generations=2)
     data["space"] |= {"name": evil, "backbone": evil}

@@ -36,17 +36,17 @@ def test_every_evaluation_is_a_row_with_its_exact_values() -> None:
         assert row["searches"].split() == item["searches"]
 
 
-def test_what_is_not_known_is_empty() -> None:
+def test_unknown_values_are_empty() -> None:
     item = {"architecture": "0,1", "describe": {}, "generation": None, "cost": 7, "score": 0.5, "loss": None}
     data = {"evaluations": [{**item, "searches": ["a", "b"], "costs": {"macs": 7, "params": 3}}], "front": [0]}
     assert evaluations_csv(columns(data)) == f'{HEAD}"0,1",,7,0.5,,1,a b,,7,3,,\n'
 
 
-def test_no_evaluations_leave_the_head() -> None:
+def test_without_evaluations_only_the_header_is_written() -> None:
     assert evaluations_csv({}) == evaluations_csv(columns(sample.trained_only())) == HEAD
 
 
-def test_every_front_is_there_from_cheap_to_dear() -> None:
+def test_every_front_is_sorted_by_increasing_cost() -> None:
     items = [
         {"architecture": str(i), "score": i / 4, "loss": None, "searches": ["a"], "costs": {"macs": 9 - i, "params": i}}
         for i in range(3)

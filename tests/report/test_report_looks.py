@@ -1,4 +1,4 @@
-"""The page under the conditions that readers have: both themes, colour-blind eyes, a phone, paper, still pictures."""
+"""The page in both themes, with colour blindness, on a phone, in print, and with reduced motion."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pdf_text import pdf_pages
 
 pytestmark = pytest.mark.browser
 
-# Of every element with text of its own: text, colour, size, boldness, and the backgrounds from it outwards.
+# Per element with own text: text, colour, size, boldness, and the backgrounds from the element outwards.
 TEXTS = """[...document.querySelectorAll("body *")].filter((e) => e.checkVisibility({ opacityProperty: true })
-    && !e.closest("svg, script, .skip, .said")
+    && !e.closest("svg, script, .skip, .status")
     && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()))
   .map((e) => {
     const backgrounds = [], style = getComputedStyle(e);
@@ -36,7 +36,7 @@ THEMES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 
 
 def eventful() -> dict[str, Any]:
-    """A run with everything on its page: an early end, left-out steps, a broken budget, six trainings."""
+    """A run with an early end, skipped steps, a broken budget and six trainings."""
     data = sample.run()
     data["results"][0]["complete"] = False
     data["history"][3]["skipped"] = 2
@@ -64,7 +64,7 @@ def test_all_text_has_the_contrast_of_wcag_aa(look, dark):
 
 
 @THEMES
-def test_what_is_plotted_stands_out(look, dark):
+def test_plotted_colours_have_contrast(look, dark):
     page = look(eventful(), dark=dark)
     card, _ = colours.parse(page.run(CARD))
     assert (colours.luminance(card) < 0.05) == dark
@@ -86,7 +86,7 @@ def test_colours_are_told_apart_by_colour_blind_eyes(look, dark, eyes):
     assert len(curves) == 6
     for a, b in itertools.combinations(curves, 2):
         assert colours.distance(a, b, eyes) > 15
-    # Later generations are darker on white and lighter on black, one by one.
+    # Luminance is monotonic in the generation: darker on white, lighter on black.
     items = [e for e in data["evaluations"] if e["generation"] is not None and e["cost"] > 0]
     fills = dict(zip((e["generation"] for e in items), drawn["points"], strict=False))
     lights = [colours.luminance(colours.parse(fills[g])[0], eyes) for g in sorted(fills)]
@@ -107,17 +107,17 @@ def test_plots_follow_a_change_of_theme(look):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_a_phone_has_no_page_to_scroll_sideways(look, width):
+def test_the_page_does_not_scroll_sideways_on_a_phone(look, width):
     page = look(eventful(), width=width, height=800)
     assert page.run("document.documentElement.scrollWidth") <= width
     wide = page.run("""[...document.querySelectorAll("body *")]
-      .filter((e) => e.checkVisibility() && !e.closest(".scroll, nav") && !e.matches(".skip, .said"))
+      .filter((e) => e.checkVisibility() && !e.closest(".scroll, nav") && !e.matches(".skip, .status"))
       .filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 80))""")
     assert wide == []
 
 
 @pytest.mark.parametrize("width", [360, 390, 1280])
-def test_bits_and_shares_are_in_sight_without_scrolling_sideways(look, width):
+def test_bits_and_shares_are_visible_without_scrolling_sideways(look, width):
     page = look(sample.run(), width=width, height=800)
     cells = "#network .panel:not([hidden]) :is(td.bits, td.bar)"
     sight = page.run(
@@ -134,7 +134,7 @@ def test_bits_and_shares_are_in_sight_without_scrolling_sideways(look, width):
     assert blocks == ["layer1.0", "layer1.1", "layer2.0", "layer2.1"]
 
 
-def test_the_sums_of_a_table_stand_under_their_columns_when_a_phone_scrolls_it(look):
+def test_the_sums_of_a_table_stay_under_their_columns_when_scrolled(look):
     data = sample.run()
     page = look(data, width=390, height=800)
     shown = page.run("""(() => {
@@ -161,7 +161,7 @@ def test_labels_of_baselines_cover_neither_each_other_nor_the_frame(look):
     assert all(0 < left < right < 1280 for left, right, *_ in boxes)
 
 
-def test_paper_has_everything_but_what_one_presses(look):
+def test_print_has_everything_but_controls(look):
     data = eventful()
     page = look(data, dark=True)
     sheets = pdf_pages(page.pdf())
@@ -184,16 +184,16 @@ def test_paper_has_everything_but_what_one_presses(look):
         assert shown in text, shown
     assert data["commands"][0]["command"].replace(" ", "") in text
     assert text.count("All10layers") == 1
-    for pressed in ("Copy", "LogarithmicBitOps", "Skiptotheresults", "Zoomtothefront", "Network bitops-2.5M"):
-        assert pressed not in text, pressed
-    # Afterwards the screen is as it was.
+    for control in ("Copy", "LogarithmicBitOps", "Skiptotheresults", "Zoomtothefront", "Network bitops-2.5M"):
+        assert control not in text, control
+    # After printing the screen is unchanged.
     assert page.run("document.querySelectorAll('.printing').length") == 0
     assert page.run("[...document.querySelectorAll('details[open] summary')].map((s) => s.textContent)") == [
         "Environment"
     ]
 
 
-def test_paper_is_white_whatever_the_theme(look):
+def test_print_is_white_in_every_theme(look):
     page = look(sample.run(), dark=True)
     page.run("dispatchEvent(new Event('beforeprint'))")
     page.media(dark=True, kind="print")
@@ -208,7 +208,7 @@ def test_paper_is_white_whatever_the_theme(look):
     assert 0 < max(widths) <= 718  # A4 within margins of 1 cm at 96 dots an inch
 
 
-def test_movement_only_where_it_is_welcome(look):
+def test_reduced_motion_is_respected(look):
     page = look(sample.run())
     how = "getComputedStyle(document.documentElement).scrollBehavior"
     assert page.run(how) == "smooth"

@@ -16,7 +16,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
 
 
 class Page(HTMLParser):
-    """A parsed page; complains where elements are not closed in the order in which they were opened."""
+    """A parsed page; asserts that elements are properly nested."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -76,7 +76,7 @@ def test_parts_are_there_and_navigation_leads_to_them(page: Page) -> None:
     assert len(list(page.of("h1"))) == 1
 
 
-def test_numbers_are_for_people(page: Page) -> None:
+def test_numbers_are_formatted(page: Page) -> None:
     for shown in (
         "96.1 %",
         "1.725M",
@@ -161,27 +161,29 @@ def test_an_early_end_is_marked_in_row_verdict_and_plane() -> None:
     data["front"] = [i for i in data["front"] if i < 100]
     asked = data["results"][0]["asked"] = sum(item["generation"] is not None for item in data["evaluations"])
     page = Page(render(data))
-    said = f"ended early by the time limit: {asked} of about 360 architectures"
-    assert f"This search was {said}; repeat its command to go on." in page.visible
-    assert f"Search bitops-2.5M was {said}. spos-quant search runs/digits-mixed --bitops-budget 2.5M" in page.visible
-    assert f"bitops-2.5M searched search {said} 93.0 %" in page.visible
-    assert f"Accuracy against cost: a search ended early Search bitops-2.5M was {said}." in page.visible
+    sentence = f"ended early by the time limit: {asked} of about 360 architectures"
+    assert f"This search was {sentence}; repeat its command to resume." in page.visible
+    assert (
+        f"Search bitops-2.5M was {sentence}. spos-quant search runs/digits-mixed --bitops-budget 2.5M" in page.visible
+    )
+    assert f"bitops-2.5M searched search {sentence} 93.0 %" in page.visible
+    assert f"Accuracy against cost: a search ended early Search bitops-2.5M was {sentence}." in page.visible
     assert [winner["early"] for winner in page.data["plane"]["winners"]] == [True]
 
 
-def test_steps_left_out_are_told() -> None:
+def test_skipped_steps_are_reported() -> None:
     data = sample.run()
-    assert "left out" not in Page(render(data)).visible
+    assert "Steps skipped" not in Page(render(data)).visible
     data["history"] = [record | {"skipped": 0} for record in data["history"]]
-    assert "left out" not in Page(render(data)).visible
+    assert "Steps skipped" not in Page(render(data)).visible
     data["history"][2]["skipped"], data["history"][7]["skipped"] = 1, 3
     data["results"][1]["history"][0]["skipped"] = 1_200
     page = Page(render(data))
-    assert "Steps left out because their loss was not finite: supernet 4, bits-w3a3 1,200." in page.visible
+    assert "Steps skipped because their loss was not finite: supernet 4, bits-w3a3 1,200." in page.visible
     assert page.data["curves"][0]["skipped"] == [0, 0, 1, 0, 0, 0, 0, 3, *[0] * 42]
 
 
-def test_bits_of_the_winner_at_a_glance() -> None:
+def test_the_bits_tile_of_the_winner() -> None:
     result = sample.result("bitops-2.5M", "searched", "0,1,0,0,1,3,0,1,3,0,1,4", 0.9, supernet=0.9)
     assert (
         "Bits of weights / inputs 1\u20134 / 2\u20133 in 8 layers; 2 kept float"
@@ -190,7 +192,7 @@ def test_bits_of_the_winner_at_a_glance() -> None:
     assert "Bits of weights" not in Page(render(sample.full_precision())).visible
 
 
-def test_a_winner_is_the_point_that_it_was_found_at() -> None:
+def test_a_winner_refers_to_its_evaluation() -> None:
     data = sample.run()
     (winner,) = Page(render(data)).data["plane"]["winners"]
     item = data["evaluations"][winner["point"]]
@@ -199,7 +201,7 @@ def test_a_winner_is_the_point_that_it_was_found_at() -> None:
     bits = [item["describe"][f"{line.partition(':')[0]}.bits"] for line in lines]
     assert len(bits) == 4
     assert [line.rpartition(" ")[2] for line in lines] == [f"w{w}a{a}" for w, a in bits]
-    # Where two points are alike, neither is said to be it.
+    # If two evaluations match, none is referred to.
     data["evaluations"].append(item | {"architecture": "another"})
     assert Page(render(data)).data["plane"]["winners"][0]["point"] is None
 
@@ -242,16 +244,16 @@ def test_ranking_and_bench_have_their_parts(seeds: int) -> None:
     assert {"ranking", "bench", "ranking-plot", "bench-plot"} <= {a.get("id") for _, a in page.elements}
     assert page.data["ranking"]["y"] == [row["alone_top1"] for row in data["ranking"]["rows"]]
     assert page.data["bench"]["x"] == [2_400_000, 2_390_000]  # a float network has no BitOps
-    for shown in ("0.71 (0.40 to 0.90)", "its favourite is 2.0 points less", "0.312 ms", "of 16.38K to 6.6M BitOps"):
+    for shown in ("0.71 (0.40 to 0.90)", "its first is 2.0 points lower", "0.312 ms", "of 16.38K to 6.6M BitOps"):
         assert shown in page.visible, shown
     assert ("the ceiling" in page.visible) == ("± 0.4" in page.visible) == (seeds > 1)
 
 
-def test_the_hypervolume_is_told_with_its_reference_point() -> None:
+def test_the_hypervolume_is_shown_with_its_reference_point() -> None:
     front = {"front": [0], "hypervolume": 0.625, "reference": {"cost": 6_600_000, "score": 0.1}}
     page = Page(render({**sample.run(population=4, generations=2), "fronts": {"bitops": front}}))
-    assert "commands 62.5 % of the plane" in page.visible
-    assert "chance, 10.0 %, at the cost of the most expensive architecture, 6.6M BitOps" in page.visible
+    assert "Hypervolume of the front: 62.5 % of the area" in page.visible
+    assert "the score of chance, 10.0 %, at the cost of the most expensive architecture, 6.6M BitOps" in page.visible
 
 
 def test_missing_keys_and_nulls_render() -> None:
@@ -259,10 +261,10 @@ def test_missing_keys_and_nulls_render() -> None:
     result["cost"] = dict.fromkeys(result["cost"])
     result["layers"] = []
     data = sample.with_results(result, history=None, config=None, environment=None, commands=None, baselines=None)
-    assert "not judged yet" in Page(render(data)).visible
+    assert "not scored yet" in Page(render(data)).visible
 
 
-def test_numbers_that_json_has_not_are_left_out() -> None:
+def test_nan_and_infinity_become_null() -> None:
     data = sample.run(population=4, generations=2)
     data["evaluations"][0]["loss"] = float("nan")
     data["evaluations"][1]["score"] = float("inf")
@@ -303,14 +305,14 @@ def test_no_string_of_a_run_becomes_markup() -> None:
     assert len(page.scripts) == 3
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in Page(render(sample.run())).elements}
     assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
-    # Plotly reads markup in its texts, so that these are escaped once more within the JSON.
+    # Plotly interprets HTML tags in texts, so these are escaped within the JSON too.
     assert "&lt;script&gt;" in page.data["plane"]["points"]["text"][0]
     plane = page.data["plane"]
     plotted = [plane["points"]["text"], plane["baselines"], plane["winners"], plane["budgets"], page.data["curves"]]
     assert "<script" not in json.dumps(plotted)
 
 
-def test_bytes_that_are_no_text_can_be_written() -> None:
+def test_undecodable_bytes_can_be_written() -> None:
     data = sample.trained_only()
     data["commands"] = [{"what": "x", "command": "spos-quant report run-\udcff"}]
     assert render(data).encode("utf-8")

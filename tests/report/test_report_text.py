@@ -37,7 +37,9 @@ def test_count_is_that_of_the_command_line() -> None:
 def test_space_size_holds_any_integer() -> None:
     assert text.space_size(55_885) == "55,885"
     assert text.space_size(18**8) == "1.10 \u00d7 10¹⁰"
-    assert text.space_size(10**5000) == "1.00 \u00d7 10⁵⁰⁰⁰"  # neither a float nor Python's decimal conversion holds it
+    assert (
+        text.space_size(10**5000) == "1.00 \u00d7 10⁵⁰⁰⁰"
+    )  # too large for a float and for Python's decimal conversion
 
 
 @pytest.mark.parametrize(

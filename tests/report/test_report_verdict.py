@@ -39,7 +39,7 @@ def test_a_uniform_configuration_that_wins_within_the_budget_at_higher_cost() ->
     assert "uniform w3a3 does better within the same budget: it costs 20 % more and reaches 96.1 %" in verdict(data)
 
 
-def test_a_better_one_beyond_the_budget_is_told_and_does_not_win() -> None:
+def test_a_better_baseline_over_budget_is_mentioned_and_does_not_win() -> None:
     data = sample.with_results(searched(0.955), uniform(0.99, 4_620_000))
     assert verdict(data).endswith("; uniform w3a3 costs 2.0 times as much and reaches 99.0 %.")
 
@@ -63,18 +63,20 @@ def test_the_nearest_in_cost_is_compared_with() -> None:
 
 def test_nothing_to_compare_with() -> None:
     data = sample.with_results(searched(0.961))
-    assert verdict(data).endswith("96.1 % on the test split; no uniform configuration is judged there to compare with.")
+    assert verdict(data).endswith(
+        "96.1 % on the test split; no uniform configuration is scored on that split to compare with."
+    )
     assert steps(data)[-1].command.startswith("spos-quant retrain runs/digits-mixed --bits w")
 
 
 def test_accuracies_of_different_splits_are_not_compared() -> None:
     baseline = uniform(0.99, 2_000_000) | {"test": None}
-    assert "no uniform configuration is judged there" in verdict(sample.with_results(searched(0.961), baseline))
+    assert "no uniform configuration is scored on that split" in verdict(sample.with_results(searched(0.961), baseline))
     data = sample.with_results(searched(0.961) | {"test": None}, baseline)
     assert "96.1 % on search-val; uniform w3a3 does better within the same budget" in verdict(data)
 
 
-def test_before_retraining_the_supernet_speaks() -> None:
+def test_before_retraining_supernet_scores_are_compared() -> None:
     baselines = [{"name": "w3a3", "cost": 2_587_200, "score": 0.925}]
     data = sample.with_results(searched(None), uniform(0.99, 2_000_000), baselines=baselines)
     assert verdict(data) == (
@@ -86,7 +88,7 @@ def test_before_retraining_the_supernet_speaks() -> None:
     assert "no uniform configuration is scored in the supernet" in verdict({**data, "baselines": []})
 
 
-def test_a_broken_budget_is_said() -> None:
+def test_a_broken_budget_is_reported() -> None:
     result = searched(0.961, 2_610_000)
     assert keeps_budget(result) is False
     assert verdict(sample.with_results(result)).startswith(
@@ -138,7 +140,7 @@ def test_remarks_name_chance_float_and_the_other_budgets() -> None:
     reference = sample.result("bits-float", "float", None, 0.986)
     data = sample.with_results(searched(0.961), other, uniform(0.955, 2_587_200), reference)
     chance, gap, rest = remarks(data)
-    assert chance == ("On 360 images a difference of 0.6 points is within chance: 2 of them decide between the two.")
+    assert chance == "On 360 images a difference of 0.6 points is within chance: it is 2 of the images."
     assert gap.startswith("The backbone in float reaches 98.6 % on the test split; its weights take ")
     assert rest.startswith("Within 1M BitOps the search found 94.0 % on the test split;")
     certain = sample.with_results(searched(0.961, n=10**6), uniform(0.955, 2_587_200, n=10**6))
@@ -166,5 +168,5 @@ def test_an_early_end_without_a_known_extent() -> None:
     unknown = {"key": "other", "complete": False, "planned": None, "asked": 0}
     data = sample.with_results(searched(0.961) | unknown, config={})
     assert verdict(data).endswith(
-        " This search was ended early by the time limit: 0 architectures; repeat its command to go on."
+        " This search was ended early by the time limit: 0 architectures; repeat its command to resume."
     )

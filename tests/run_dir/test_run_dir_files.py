@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whatever goes wrong at a write; artifacts fit their checksums at every moment."""
+"""File writes are atomic, whatever fails; artifacts match a listed checksum at any time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from spos_quant.run_dir.checksums import NAME, settle
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Writes fail after the given number of them, in the middle of one."""
+    """After the given number of writes, the next fails halfway."""
 
     def after(writes: int) -> None:
         real, count = files._write, 0
@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])
-def test_an_artifact_fits_its_checksum_wherever_writing_it_stops(tmp_path, monkeypatch, full_disk, writes):
+def test_an_artifact_matches_its_checksum_wherever_writing_it_stops(tmp_path, monkeypatch, full_disk, writes):
     path = tmp_path / "x.json"
     store(path, b"1")
     full_disk(writes)
@@ -90,7 +90,7 @@ def test_a_read_only_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "append"])
-def test_damage_is_named_with_the_way_out(tmp_path, damage):
+def test_damage_is_reported_with_what_to_do(tmp_path, damage):
     path = tmp_path / "metrics.json"
     store_json(path, {"top1": 0.5, "n": 359})
     data = bytearray(path.read_bytes())
@@ -100,12 +100,12 @@ def test_damage_is_named_with_the_way_out(tmp_path, damage):
     with pytest.raises(RunError, match=r"metrics\.json: is damaged or was changed: .*; delete it and repeat"):
         read_artifact(path)
     path.unlink()
-    check(path)  # deleted: to be made anew
+    check(path)  # a deleted file is no error
     store_json(path, {"top1": 0.5})
     assert read_artifact(path) == {"top1": 0.5}
 
 
-def test_files_that_no_run_made_are_read_unchecked(tmp_path):
+def test_files_that_no_run_wrote_are_read_unchecked(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text("[1]")
     assert read_artifact(path, list) == [1]
@@ -114,7 +114,7 @@ def test_files_that_no_run_made_are_read_unchecked(tmp_path):
     assert listed(path) == ()
 
 
-def test_the_list_of_checksums_is_sealed(tmp_path):
+def test_damage_of_the_list_of_checksums_is_detected(tmp_path):
     store_json(tmp_path / "a.json", 1)
     store_json(tmp_path / "b.json", 2)
     text = (tmp_path / NAME).read_bytes()
@@ -143,7 +143,7 @@ def test_sha256sum_reads_the_list(tmp_path):
     assert "a.json: FAILED" in done.stdout
 
 
-def test_dropping_forgets(tmp_path):
+def test_drop_removes_files_and_checksums(tmp_path):
     store_json(tmp_path / "a.json", 1)
     store_json(tmp_path / "b.json", 2)
     drop(tmp_path / "a.json", tmp_path / "never.json")
@@ -152,7 +152,7 @@ def test_dropping_forgets(tmp_path):
     assert len(listed(tmp_path / "b.json")) == 1
 
 
-def test_json_that_is_none(tmp_path):
+def test_invalid_json_is_explained(tmp_path):
     path = tmp_path / "x.json"
     for text in ("{", "[" * 100_000):
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""One owner of a run directory: a living one is named, a dead one is taken over from."""
+"""One owner of a run directory: a live owner is named in the error, the lock of a dead one is taken over."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_second_process_is_told_who_owns_the_run(tmp_path):
     assert (run / LOCK).stat().st_size == 0
 
 
-def test_a_dead_owner_is_taken_over_from_and_its_drafts_go(tmp_path):
+def test_the_lock_of_a_dead_owner_is_taken_over_and_its_drafts_are_removed(tmp_path):
     process = owner(tmp_path)
     store_json(tmp_path / "results" / "x.json", 1)
     draft = tmp_path / "results" / ".x.json.abc.tmp"
@@ -66,21 +66,21 @@ def test_children_of_a_dead_owner_are_waited_for(tmp_path):
         pass
 
 
-def test_rubbish_in_the_lock_is_no_owner(tmp_path):
+def test_an_invalid_lock_file_is_ignored(tmp_path):
     for text in ("", "{", "[1]", '{"pid": "x", "host": 3}'):
         (tmp_path / LOCK).write_text(text)
         with claim(tmp_path):
             pass
 
 
-def test_the_same_process_may_own_it_again_but_not_twice(tmp_path):
+def test_a_process_may_own_a_run_again_but_not_twice_at_once(tmp_path):
     with claim(tmp_path), pytest.raises(RunError, match="in use by process"), claim(tmp_path):
         pass
     with claim(tmp_path):
         pass
 
 
-def test_a_place_that_cannot_be_a_run(tmp_path):
+def test_a_path_that_cannot_be_a_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot be written"), claim(tmp_path / "file"):
         pass

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For tests that load torch; those of searchers themselves do not."""
+    """For tests that load torch; the tests of the searchers themselves do not."""
     import torch
 
     threads = torch.get_num_threads()

@@ -30,7 +30,7 @@ def problem(
 
 
 class Additive:
-    """Every candidate of every axis that matters adds its own effect; a loss that often ties."""
+    """A score that sums one effect per candidate over the relevant axes, and a loss with many ties."""
 
     def __init__(self, space: SearchSpace, seed: int = 0) -> None:
         rng = np.random.default_rng([99, seed])
@@ -57,7 +57,7 @@ def scored(p: Problem, function: Additive, asked: Sequence[Architecture], metric
 
 
 def generations(name: str, p: Problem, function: Additive, told: Sequence[Sequence[Scored]] = ()) -> list[list[Scored]]:
-    """Everything a searcher asks for until it ends, after it was told of the first generations by an earlier one."""
+    """All generations of a searcher, which is first told the results `told` of an earlier searcher."""
     searcher = searchers[name](p)
     for generation in told:
         searcher.tell(generation)
@@ -65,7 +65,7 @@ def generations(name: str, p: Problem, function: Additive, told: Sequence[Sequen
     while asked := searcher.ask():
         found.append(scored(p, function, asked))
         searcher.tell(found[-1])
-        assert sum(map(len, found)) <= searcher.planned, "asks for more than it said"
+        assert sum(map(len, found)) <= searcher.planned, "asks for more than `planned`"
     assert searcher.ask() == []
     return found
 

@@ -1,4 +1,4 @@
-"""What is better than what, and the loop that drives a searcher."""
+"""The order of results, and the loop that drives a searcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spos_quant.searchers import base
 from spos_quant.searchers.base import Evaluation, Objective, Scored, drive, searchers
 
 NAN = float("nan")
-# From best to worst without a least score: score, then loss (none known is worst), then cost, then the tuple itself.
+# From best to worst without a least score: score, then loss (unknown is worst), then cost, then the tuple.
 BY_SCORE = [
     Scored((9,), 0.9, 5.0, 900),
     Scored((8,), 0.8, 0.1, 700),
@@ -37,14 +37,14 @@ def test_ranking_by_score_breaks_ties_in_the_documented_order(shuffled):
 
 @given(st.permutations(BY_SCORE))
 def test_ranking_by_loss_puts_the_score_second(shuffled):
-    expected = [6, 8, 1, 2, 0, 9, 3, 4, 5]  # whose loss nobody knows come last, by score
+    expected = [6, 8, 1, 2, 0, 9, 3, 4, 5]  # results without a known loss come last, by score
     assert [s.architecture for s in sorted(shuffled, key=Objective(rank_by="loss").rank)] == [(i,) for i in expected]
     dual = sorted(shuffled, key=Objective(least_score=2.0, rank_by="loss").rank)
     assert [s.architecture for s in dual] == [(i,) for i in expected]
 
 
 @given(st.permutations(BY_SCORE))
-def test_the_dual_ranks_by_cost_what_is_good_enough_and_by_score_what_is_not(shuffled):
+def test_the_dual_ranks_by_cost_above_the_least_score_and_by_score_below(shuffled):
     expected = [
         Scored((3,), 0.8, None, 100),
         Scored((4,), 0.8, NAN, 100),
@@ -59,12 +59,12 @@ def test_the_dual_ranks_by_cost_what_is_good_enough_and_by_score_what_is_not(shu
     assert [s.architecture for s in sorted(shuffled, key=Objective(least_score=0.8).rank)] == [
         s.architecture for s in expected
     ]
-    # none reaches 2: the best score wins
+    # no result reaches 2: the best score wins
     ranked = sorted(shuffled, key=Objective(least_score=2.0).rank)
     assert [s.architecture for s in ranked] == [s.architecture for s in BY_SCORE]
 
 
-def test_dearest_is_the_dearest_of_the_space():
+def test_argmax_cost_is_the_highest_cost_of_the_space():
     from toy import enumerate_space
 
     space = toy_space(2)
@@ -95,7 +95,7 @@ def test_drive_asks_evaluates_and_tells_until_the_end(name):
 
 
 @pytest.mark.parametrize("after", [1, 5, 12, 13, 30])
-def test_a_deadline_starts_nothing_further_and_keeps_what_there_is(after, monkeypatch):
+def test_a_deadline_starts_no_further_evaluation_and_keeps_the_results(after, monkeypatch):
     space = toy_space(3)
     p = problem(space, bitops="35%")
     clock, function = itertools.count(), Additive(space)
@@ -122,7 +122,7 @@ def test_a_deadline_far_away_changes_nothing():
     assert one == drive(searchers["random"](p), Additive(space), costs(p), p.sampler.keeps)
 
 
-def test_an_evaluator_that_skips_one_is_noticed():
+def test_a_missing_evaluation_is_an_error():
     space = toy_space(2)
     p = problem(space)
     with pytest.raises(ValueError, match="shorter"):

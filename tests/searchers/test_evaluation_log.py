@@ -1,4 +1,4 @@
-"""`evaluations.sqlite`: what is in it survives, what is damaged is said, and nothing is evaluated twice."""
+"""`evaluations.sqlite`: entries survive, damage is reported, and nothing is evaluated twice."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_other_settings_are_kept_apart(path):
         assert list(three) == []
 
 
-def test_the_first_evaluation_of_an_architecture_stays(path):
+def test_the_first_evaluation_of_an_architecture_is_kept(path):
     fill(path, evaluations=[SOME[0], Evaluation(SOME[0].architecture, 99.0), SOME[1]])
     with EvaluationLog(path, SPACE, "one") as log:
         assert list(log) == SOME[:2]
 
 
-def test_a_newer_format_is_refused_and_left_alone(path):
+def test_a_newer_format_is_refused_and_not_modified(path):
     fill(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version={FORMAT + 1}")
@@ -89,7 +89,7 @@ def test_format_is_written(path):
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to look at" * 40, b"\x00" * 4096])
-def test_a_file_of_another_kind_is_said_with_its_name_and_left_alone(path, content):
+def test_a_file_of_another_kind_is_refused_and_not_modified(path, content):
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"evaluations\.sqlite: .*delete it to evaluate anew"):
         EvaluationLog(path, SPACE, "one")
@@ -108,8 +108,8 @@ def test_a_folder_that_is_not_there(tmp_path):
         EvaluationLog(tmp_path / "absent" / "evaluations.sqlite", SPACE, "one")
 
 
-def test_a_damaged_file_is_never_an_error_of_sqlite(path):
-    """Overwritten, flipped or cut at any place: every evaluation is read, or a RunError says what to do."""
+def test_a_damaged_file_never_raises_an_sqlite_error(path):
+    """Overwritten, flipped or truncated anywhere: all evaluations are read, or a RunError says what to do."""
     for extra in range(60):  # many pages
         fill(path, f"settings {extra}")
     with contextlib.closing(sqlite3.connect(path)) as db:
@@ -132,12 +132,12 @@ def test_a_damaged_file_is_never_an_error_of_sqlite(path):
                 assert [log.get(e.architecture) for e in SOME] == list(log) == SOME
         except RunError as error:
             refused += 1
-            assert str(path) in str(error)  # noqa: PT017 - free pages hold nothing to be damaged
+            assert str(path) in str(error)  # noqa: PT017 - damage to free pages has no effect
     assert refused > 40
 
 
-def test_a_value_that_changed_is_noticed(path):
-    """SQLite itself cannot tell one number from another."""
+def test_a_changed_value_is_detected(path):
+    """SQLite itself cannot detect a changed number."""
     fill(path)
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE evaluations SET score = 0.99 WHERE id = 5")
@@ -148,7 +148,7 @@ def test_a_value_that_changed_is_noticed(path):
                 read()
 
 
-def test_a_format_of_before_any_release_is_refused(path):
+def test_a_format_before_any_release_is_refused(path):
     fill(path)
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=1")
@@ -156,7 +156,7 @@ def test_a_format_of_before_any_release_is_refused(path):
         EvaluationLog(path, SPACE, "one")
 
 
-def test_a_disk_without_room_is_said(path, monkeypatch):
+def test_a_full_disk_is_reported(path, monkeypatch):
     with EvaluationLog(path, SPACE, "one") as log:
         log.add(SOME[0])
         log._db.execute("PRAGMA max_page_count=1")
@@ -198,7 +198,7 @@ def test_what_was_logged_survives_kill_9_of_the_writer(path):
     assert printed < len(expected), "the writer ended before it was killed"
     with EvaluationLog(path, SPACE, "one") as log:
         found = list(log)
-        # one more may have been written, and not yet said
+        # one more may have been written and not yet printed
         assert printed <= len(found) <= printed + 1
         assert found == [Evaluation(a, i / 7, i / 11) for i, a in enumerate(expected[: len(found)])]
         log.add(Evaluation(expected[-1], 0.5))
@@ -239,7 +239,7 @@ def test_an_architecture_named_twice_is_evaluated_once(path):
     assert function.asked == [a, b, c]
 
 
-def test_another_process_that_logs_meanwhile_mixes_nothing_up(path):
+def test_another_process_may_write_to_the_log_meanwhile(path):
     function = Additive(SPACE)
     asked = [e.architecture for e in SOME[:6]]
     with EvaluationLog(path, SPACE, "one") as log, EvaluationLog(path, SPACE, "one") as other:
@@ -255,7 +255,7 @@ def test_another_process_that_logs_meanwhile_mixes_nothing_up(path):
 
 @pytest.mark.parametrize("name", list(searchers))
 @pytest.mark.parametrize("lost_after", [0, 1, 17, 71])
-def test_an_interrupted_search_goes_on_where_it_stopped(path, name, lost_after):
+def test_an_interrupted_search_resumes(path, name, lost_after):
     p = problem(SPACE, bitops="50%")
     whole = [s for generation in generations(name, p, Additive(SPACE)) for s in generation]
     lost_after = min(lost_after, len(whole) - 1)

@@ -35,7 +35,7 @@ def test_crossover_gives_every_child_of_its_parents_and_no_other(limit):
         relevant = [SPACE.relevant(a) for a in parents]
 
         def inherits(child, parents=parents, relevant=relevant):
-            """Every axis that matters has a parent's candidate, or is one that mattered in neither parent."""
+            """Every relevant axis has the candidate of a parent, or was relevant in neither parent."""
             for axis, matters in enumerate(SPACE.relevant(child)):
                 given = {a[axis] for a, kept in zip(parents, relevant, strict=True) if kept[axis]}
                 if matters and given and child[axis] not in given:
@@ -55,7 +55,7 @@ def test_a_child_mixes_more_than_one_axis():
     children = np.array([evolution._crossover(parents, rng) for _ in range(400)])
     assert set(np.unique(children)) == {0, 1}
     mixed = children[(children.any(1)) & ~children.all(1)]
-    assert len(mixed) > 150  # half of the pairs are one parent twice
+    assert len(mixed) > 150  # half of the pairs consist of the same parent twice
     np.testing.assert_allclose(mixed.mean(0), 0.5, atol=0.15)
 
 
@@ -85,8 +85,8 @@ def test_a_mutation_draws_axes_anew_with_the_configured_probability(probability)
     np.testing.assert_allclose(changed.mean(0), expected, atol=5 * spread)
 
 
-def test_an_operator_that_is_drawn_anew_draws_what_it_alone_needs():
-    """Mutation keeps the candidates of axes that mattered, and draws those that did not, uniformly."""
+def test_a_new_operator_samples_its_conditional_axes():
+    """Mutation keeps the candidates of relevant axes and samples the others uniformly."""
     space = toy_space(1, axes={"op": ["skip", "conv"], "bits": [[2, 2], [2, 4], [4, 4]]})
     assert [axis.kind for axis in space.axes] == ["op", "bits"]
     p = problem(space, config=SMALL.model_copy(update={"mutation_prob": 0.5}))
@@ -113,7 +113,7 @@ def test_parents_are_the_best_so_far_of_all_generations():
 
 
 def test_evolution_beats_random_search():
-    """On sums over axes, in a space of 56 million, at equal numbers of evaluations."""
+    """On sums over axes, in a space of 56 million architectures, with equal numbers of evaluations."""
     space = load_space("digits-mixed")
     config = SearchConfig(population=16, generations=6, parents=4, crossover=8, mutation=6, mutation_prob=0.15)
     gains = []
@@ -130,7 +130,7 @@ def test_evolution_beats_random_search():
 
 @pytest.mark.parametrize("name", ["evolution", "random"])
 def test_golden_log(name):
-    """The whole log of a search. UPDATE_GOLDEN=1 writes it anew, for changes that mean to change it."""
+    """The whole log of a search. UPDATE_GOLDEN=1 rewrites it, for intended changes."""
     space = load_space("resnet18-mixed")
     config = SearchConfig(population=8, generations=4, parents=3, crossover=3, mutation=3, mutation_prob=0.2)
     found = generations(name, problem(space, seed=7, config=config, bitops="w3a4"), Additive(space))
@@ -145,7 +145,7 @@ def test_golden_log(name):
 
 
 @pytest.mark.parametrize("limit", ["w3a3", "w3a2", "100%"])
-def test_uniform_bits_lead_the_first_population_and_are_no_better_than_what_is_found(limit):
+def test_uniform_bits_start_the_first_population_and_never_beat_the_result(limit):
     space = toy_space(3, axes={"weight_bits": [2, 3, 4], "act_bits": [2, 3, 4]}, bits_per="layer")
     config = SMALL.model_copy(update={"first": "uniform", "generations": 2})
     p = problem(space, config=config, bitops=limit)
@@ -153,14 +153,14 @@ def test_uniform_bits_lead_the_first_population_and_are_no_better_than_what_is_f
     first, *rest = generations("evolution", p, function)
     baselines = list(uniform_architectures(space).values())
     assert len(baselines) == 9
-    kept = [corner for corner, within in zip(baselines, p.sampler.keeps(baselines), strict=True) if within]
-    led = [s.architecture for s in first[: len(kept)]]
-    assert set(led) == set(kept)
+    kept = [baseline for baseline, within in zip(baselines, p.sampler.keeps(baselines), strict=True) if within]
+    initial = [s.architecture for s in first[: len(kept)]]
+    assert set(initial) == set(kept)
     assert len({s.architecture for s in first}) == len(first) == SMALL.population
     assert max(s.score for g in (first, *rest) for s in g) >= max(map(function.score, kept))
 
 
-def test_a_small_population_takes_the_uniform_bits_that_cost_most():
+def test_a_small_population_takes_the_most_expensive_uniform_bits():
     space = toy_space(2, axes={"weight_bits": [2, 3, 4], "act_bits": [2, 3, 4]}, bits_per="layer")
     config = SMALL.model_copy(update={"first": "uniform", "population": 3, "parents": 2, "crossover": 1, "mutation": 1})
     (first, *_) = generations("evolution", problem(space, config=config), Additive(space))
@@ -176,13 +176,13 @@ def test_a_space_without_bits_starts_at_random():
     assert both[0] == both[1]
 
 
-def test_optima_and_uniform_bits_lead_in_turn():
+def test_the_first_population_alternates_optima_and_uniform_bits():
     space = load_space("digits-mixed")
     config = SMALL.model_copy(update={"first": "knapsack", "population": 60})
     p, function = problem(space, config=config, bitops="50%"), Additive(space)
     _, first, *_ = generations("evolution", p, function)
     asked = [s.architecture for s in first]
-    kept = [corner for corner in uniform_architectures(space).values() if p.sampler.keeps([corner])[0]]
+    kept = [baseline for baseline in uniform_architectures(space).values() if p.sampler.keeps([baseline])[0]]
     assert len(kept) > 3
     assert asked[0] not in kept, "the optimum comes first"
     assert asked[1] == kept[-1]

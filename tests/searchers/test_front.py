@@ -1,4 +1,4 @@
-"""The front and its hypervolume, against what counting gives."""
+"""The Pareto front and its hypervolume against brute-force counts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ results = st.lists(
 
 
 @given(results)
-def test_front_is_what_no_other_beats(found):
+def test_front_is_the_set_of_non_dominated_results(found):
     kept = front(found)
     assert [s.cost for s in kept] == sorted({s.cost for s in kept})
     assert [s.score for s in kept] == sorted({s.score for s in kept})
 
-    def beaten(s):
+    def dominated_by_any(s):
         return any(o.cost <= s.cost and o.score >= s.score and (o.cost < s.cost or o.score > s.score) for o in found)
 
-    assert {(s.cost, s.score) for s in kept} == {(s.cost, s.score) for s in found if not beaten(s)}
-    for s in kept:  # of equals the one that ranks first
+    assert {(s.cost, s.score) for s in kept} == {(s.cost, s.score) for s in found if not dominated_by_any(s)}
+    for s in kept:  # of equal results the one that ranks first
         equals = [o for o in found if (o.cost, o.score) == (s.cost, s.score)]
         assert s == min(equals, key=Objective().rank)
 
@@ -48,22 +48,22 @@ def test_the_front_of_the_contenders_is_the_front_of_all(found):
 
 
 @given(results, st.integers(1, 9), st.integers(0, 4))
-def test_hypervolume_is_the_share_of_cells_that_something_commands(found, cost, level):
-    """Costs and scores on a grid: a cell of 1 x 1/5 is commanded whole or not at all."""
+def test_hypervolume_is_the_share_of_dominated_cells(found, cost, level):
+    """Costs and scores on a grid: a cell of 1 x 1/5 is dominated as a whole or not at all."""
     found = [Scored(s.architecture, s.score / 5, s.loss, s.cost) for s in found]
     cells = [(x, y) for x in range(cost) for y in range(level, 5)]
-    commanded = [(x, y) for x, y in cells if any(s.cost <= x and s.score >= (y + 1) / 5 for s in found)]
-    assert hypervolume(found, cost=cost, score=level / 5) == pytest.approx(len(commanded) / len(cells))
+    dominated = [(x, y) for x, y in cells if any(s.cost <= x and s.score >= (y + 1) / 5 for s in found)]
+    assert hypervolume(found, cost=cost, score=level / 5) == pytest.approx(len(dominated) / len(cells))
 
 
 @given(results, results)
-def test_more_evaluations_never_command_less(found, more):
+def test_more_evaluations_never_lower_the_hypervolume(found, more):
     before = hypervolume(found, cost=9, score=0.5)
     assert before <= hypervolume([*found, *more], cost=9, score=0.5) + 1e-12
 
 
 def test_a_front_keeps_every_trade_off():
-    """As many points as there are trade-offs, whatever was searched for and in which order it came."""
+    """One point per trade-off, independent of the order of the results."""
     line = [Scored((i,), i / 10, None, i + 1) for i in range(8)]
     dominated = [Scored((10 + i,), i / 10, None, i + 2) for i in range(8)]
     assert front([*dominated, *reversed(line)]) == line

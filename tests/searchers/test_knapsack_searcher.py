@@ -1,4 +1,4 @@
-"""The knapsack as a searcher, and its solutions as a first population: what is asked, and that budgets are kept."""
+"""The knapsack searcher and its solutions as a first population: what they ask for, and that budgets hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARES = {"bitops": "35%"}
 
 
 class Separable(Additive):
-    """A loss that is a sum over the axes that matter, and nothing else; the score is its negative."""
+    """A loss that is a plain sum over the relevant axes; the score is its negative."""
 
     def __call__(self, asked):
         for evaluation in super().__call__(asked):
@@ -37,7 +37,7 @@ def run(name, p, function):
 
 
 def unconditional(seed):
-    """Spaces where every axis always matters, so that perturbations say all about a separable loss."""
+    """Spaces in which every axis is always relevant, so that perturbations determine a separable loss."""
     return toy_space(3, axes={"op": ["conv"], "width": [0.5, 1.0], "bits": [[1, 2], [2, 2], [2, 4], [4, 4]]})
 
 
@@ -53,22 +53,22 @@ def test_finds_the_optimum_of_a_separable_loss(seed, budgets):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_asks_departures_first_and_never_wins_above_the_budget(variant):
+def test_perturbations_come_first_and_infeasible_candidates_never_win(variant):
     space = toy_space(2, **VARIANTS[variant])
     metric = "macs" if space.spec.full_precision else "bitops"
     p = problem(space, **{metric: "60%"})
     perturbations = Perturbations(p.sampler.table)
 
-    class Dear(Separable):  # the dearer the better: what is above the budget scores best
+    class Expensive(Separable):  # the score is the cost: infeasible candidates score best
         def score(self, a):
             return float(p.sampler.table.total(a, metric))
 
-    function = Dear(space)
+    function = Expensive(space)
     found = generations("knapsack", p, function)
     asked = architectures(found)
     assert asked[0] == perturbations.architectures
     assert p.sampler.keeps(asked[1]).all() if len(asked) > 1 else True
-    outcome = run("knapsack", p, Dear(space))
+    outcome = run("knapsack", p, Expensive(space))
     best = outcome.best(p.objective)
     assert p.sampler.keeps([best.architecture]).all()
     assert max(s.score for s in outcome.results) > best.score
@@ -82,7 +82,7 @@ def test_several_solutions_are_evaluated_and_the_best_by_the_objective_wins():
     p = problem(space, config=config, **SHARES)
     truth = Additive(space, 1)
 
-    class Interacting(Separable):  # a surprise that no sum foresees
+    class Interacting(Separable):  # an interaction that no sum over axes represents
         def score(self, a):
             return truth.score(a) + (0.3 if a[1] == a[3] else 0.0)
 
@@ -94,7 +94,7 @@ def test_several_solutions_are_evaluated_and_the_best_by_the_objective_wins():
     assert len(kept) >= 7
 
 
-def test_the_dual_takes_the_cheapest_that_is_good_enough():
+def test_the_dual_takes_the_cheapest_that_reaches_the_least_score():
     space = unconditional(0)
     function = Separable(space, 2)
     every = sorted(enumerate_space(space))
@@ -107,7 +107,7 @@ def test_the_dual_takes_the_cheapest_that_is_good_enough():
     assert best.cost <= 1.1 * min(table.total(a) for a in every if function.score(a) >= least)
 
 
-def test_a_time_limit_before_anything_within_the_budget_is_said():
+def test_a_time_limit_before_any_feasible_evaluation_is_reported():
     space = toy_space(3)
     p = problem(space, bitops="5%")
     outcome = drive(
@@ -147,7 +147,7 @@ def test_evolution_from_solutions_resumes(done):
     assert architectures(resumed) == architectures(whole)
 
 
-def test_what_is_above_the_budget_ranks_last_under_every_objective():
+def test_infeasible_results_rank_last_under_every_objective():
     space = toy_space(2)
     p = problem(space, bitops="30%")
     every = scored(p, Additive(space), sorted(enumerate_space(space)))

@@ -1,4 +1,4 @@
-"""Activations that candidates share change no bit of a score, and are not made twice."""
+"""Cached activations change no bit of a score and are not computed twice."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_shared_blocks_run_once(digits: Supernet) -> None:
     assert not any("forward" in block.__dict__ for block in named_blocks(digits.body).values())
 
 
-def test_a_pass_that_was_interrupted_leaves_nothing(digits: Supernet) -> None:
+def test_an_interrupted_pass_leaves_no_cached_activations(digits: Supernet) -> None:
     images = batches(digits)
     asked = neighbours(digits.space, 3)
     evaluate = SupernetEvaluator(digits, images, images, prefix_bytes=LARGE)
@@ -110,9 +110,9 @@ def test_a_pass_that_was_interrupted_leaves_nothing(digits: Supernet) -> None:
     assert list(evaluate(asked[2:])) == list(SupernetEvaluator(digits, images, images)(asked[2:]))
 
 
-def test_what_somebody_else_reads_is_not_left_out(digits: Supernet) -> None:
+def test_blocks_whose_output_another_module_reads_are_not_skipped(digits: Supernet) -> None:
     class Tapped(nn.Module):
-        """Reads what the first block gives once more, at the end."""
+        """Reads the output of the first block again at the end."""
 
         def __init__(self, body: nn.Module) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Rank statistics, against their definitions counted out."""
+"""Rank statistics against their definitions, computed by counting."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ lists = st.integers(2, 9).flatmap(
 
 
 def counted_tau(a, b):
-    """Pairs in order less pairs out of order, over the geometric mean of the pairs that each side tells apart."""
+    """Concordant minus discordant pairs, over the geometric mean of the numbers of untied pairs of each side."""
     pairs = [(i, j) for i in range(len(a)) for j in range(i)]
     signs = [(np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in pairs]
-    told = [sum(1 for pair in signs if pair[k]) for k in (0, 1)]
-    return sum(x * y for x, y in signs) / math.sqrt(told[0] * told[1]) if all(told) else None
+    untied = [sum(1 for pair in signs if pair[k]) for k in (0, 1)]
+    return sum(x * y for x, y in signs) / math.sqrt(untied[0] * untied[1]) if all(untied) else None
 
 
 @given(lists)
@@ -48,14 +48,14 @@ def test_spearman_is_the_correlation_of_mean_ranks(pair):
 
 
 @given(lists, st.integers(1, 9))
-def test_regret_is_the_worst_that_ties_allow(pair, k):
-    judged, truth = (np.array(v) for v in pair)
-    order = sorted(range(len(truth)), key=lambda i: (-judged[i], truth[i]))[:k]
-    assert regret(judged, truth, k) == truth.max() - max(truth[i] for i in order)
+def test_regret_resolves_ties_pessimistically(pair, k):
+    predicted, truth = (np.array(v) for v in pair)
+    order = sorted(range(len(truth)), key=lambda i: (-predicted[i], truth[i]))[:k]
+    assert regret(predicted, truth, k) == truth.max() - max(truth[i] for i in order)
     assert regret(truth, truth, k) == 0
 
 
-def test_what_the_cost_explains_has_no_order_left():
+def test_residuals_remove_what_the_cost_explains():
     costs = np.array([1e6, 2e6, 3e6, 5e6, 8e6, 1.3e7])
     logs = np.log(costs)
     explained = 0.2 + 0.1 * logs - 0.002 * logs**2
@@ -66,15 +66,15 @@ def test_what_the_cost_explains_has_no_order_left():
     assert residuals(np.array([1.0, 3.0]), np.array([5.0, 5.0])).tolist() == [-1.0, 1.0]
 
 
-def test_more_bits_alone_are_no_ranking_within_strata():
-    """A judge that knows the cost and nothing else: right over all, of no use among equals."""
+def test_a_prediction_by_cost_alone_has_no_rank_correlation_within_strata():
+    """A prediction from the cost alone is right overall and useless among architectures of equal cost."""
     rng = np.random.default_rng(0)
     strata = np.repeat(np.arange(5), 40)
     truth = strata + 0.1 * rng.standard_normal(200)
-    judged = strata + 0.1 * rng.standard_normal(200)
-    assert kendall(judged, truth) > 0.75
-    assert abs(within(strata.tolist(), judged, truth)) < 0.2
-    assert within([0, 0, 1, 1], judged[:4], truth[:4]) is None  # groups of two say nothing
+    predicted = strata + 0.1 * rng.standard_normal(200)
+    assert kendall(predicted, truth) > 0.75
+    assert abs(within(strata.tolist(), predicted, truth)) < 0.2
+    assert within([0, 0, 1, 1], predicted[:4], truth[:4]) is None  # groups of two are too small
 
 
 def test_within_is_the_mean_over_groups():
@@ -83,7 +83,7 @@ def test_within_is_the_mean_over_groups():
     assert within([0, 0, 0, 1, 1, 1, 2], a, b) == 0.0
 
 
-def test_the_interval_holds_the_statistic_and_follows_from_the_seed():
+def test_the_interval_contains_the_statistic_and_follows_from_the_seed():
     a = np.arange(12.0)
     b = np.array([0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10.0])
     found = interval(lambda i: kendall(a[i], b[i]), 12, seed=3)
@@ -93,7 +93,7 @@ def test_the_interval_holds_the_statistic_and_follows_from_the_seed():
     assert interval(lambda _: None, 12, seed=3) is None
 
 
-def test_a_perfect_judge_and_its_opposite():
+def test_a_perfect_prediction_and_its_opposite():
     truth, costs, strata = [0.1, 0.4, 0.2, 0.9, 0.5, 0.7], [3, 5, 7, 20, 30, 40], [0, 0, 0, 1, 1, 1]
     found = fidelity(truth, truth, costs, strata, seed=0)
     assert [found[key] for key in ("kendall", "spearman", "within_strata", "residual")] == pytest.approx([1.0] * 4)

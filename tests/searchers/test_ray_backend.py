@@ -1,4 +1,4 @@
-"""Actors of a Ray cluster: the same answers in the same order as in this process, whatever happens to them."""
+"""Actors of a Ray cluster: the same answers in the same order as in this process, even if actors fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ray_nodes import kill_node, node, wait_for_nodes
-from test_worker_pool import MANY, Judge
+from test_worker_pool import MANY, StubEvaluator
 
 from spos_quant.errors import ConfigError, DataError, RunError
 from spos_quant.searchers.ray_backend import Actors, Share, check_address
@@ -24,38 +24,39 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster():
-    """One for all tests of this file; starting it takes seconds."""
+    """One cluster for all tests of this file, because starting it takes seconds."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # this file, in the actors
+        # So that actors can import this file.
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         yield ray
         ray.shutdown()
 
 
-def judge(folder: Path, mode: str, number: int, gpu: bool) -> Judge:
+def stub_evaluator(folder: Path, mode: str, number: int, gpu: bool) -> StubEvaluator:
     assert not gpu
-    return Judge(folder, mode, number)
+    return StubEvaluator(folder, mode, number)
 
 
 def actors(folder: Path, mode: str, workers: int, cpus: float = 1.0, gpus: float | None = None) -> EvaluatorPool:
-    return EvaluatorPool(Actors(partial(judge, folder, mode), "local", workers, cpus=cpus, gpus=gpus))
+    return EvaluatorPool(Actors(partial(stub_evaluator, folder, mode), "local", workers, cpus=cpus, gpus=gpus))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_answers_are_those_of_this_process_in_order(cluster, tmp_path, workers):
-    expected = list(Judge(tmp_path, "", 0)(MANY))
+    expected = list(StubEvaluator(tmp_path, "", 0)(MANY))
     with actors(tmp_path, "", workers) as evaluate:
         assert list(evaluate(MANY)) == expected
         assert list(evaluate(MANY[:2])) == expected[:2]
         assert list(evaluate([])) == []
-    assert len(list(tmp_path.glob("started-*"))) <= workers + 1  # each once, and the one in this process
+    assert len(list(tmp_path.glob("started-*"))) <= workers + 1  # each worker starts once, plus the one in this process
 
 
 def test_an_actor_that_dies_is_replaced_and_its_work_done_again(cluster, tmp_path, capsys):
     with actors(tmp_path, "dies once", 2) as evaluate:
-        assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
+        assert list(evaluate(MANY)) == list(StubEvaluator(tmp_path, "", 0)(MANY))
     err = capsys.readouterr().err
     assert "a worker actor ended (ActorDiedError" in err
     assert "its evaluation is done again" in err
@@ -80,17 +81,17 @@ def test_what_an_evaluator_raises_is_raised_here(cluster, tmp_path, mode, kind, 
         list(evaluate(MANY))
 
 
-def test_as_many_actors_as_there_is_room_for(cluster, tmp_path, capsys):
-    assert actors(tmp_path, "", 0)._crew.size == 4
-    assert actors(tmp_path, "", 0, cpus=1.5)._crew.size == 2
-    assert actors(tmp_path, "", 3, cpus=2)._crew.size == 3
+def test_as_many_actors_as_the_cluster_has_room_for(cluster, tmp_path, capsys):
+    assert actors(tmp_path, "", 0)._backend.size == 4
+    assert actors(tmp_path, "", 0, cpus=1.5)._backend.size == 2
+    assert actors(tmp_path, "", 3, cpus=2)._backend.size == 3
     assert "room for 2 of 3 actors that take 2 CPUs each; the others wait" in capsys.readouterr().err
-    with actors(tmp_path, "", 3, cpus=2) as evaluate:  # two do all the work
-        assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
+    with actors(tmp_path, "", 3, cpus=2) as evaluate:  # two actors do all the work
+        assert list(evaluate(MANY)) == list(StubEvaluator(tmp_path, "", 0)(MANY))
 
 
 @pytest.mark.parametrize("share", [{"cpus": 5.0}, {"gpus": 1.0}])
-def test_a_share_that_no_node_has(cluster, tmp_path, share):
+def test_a_share_that_fits_on_no_node(cluster, tmp_path, share):
     with pytest.raises(ConfigError, match=r"no node of the cluster has .* for an evaluator; lower --set ray\.cpus"):
         actors(tmp_path, "", 2, **share)
 
@@ -103,8 +104,8 @@ def test_shares_of_a_node():
 
 
 @pytest.mark.slow
-def test_sigterm_stays_ours(tmp_path):
-    """Ray takes it over when it starts."""
+def test_the_sigterm_handler_is_kept(tmp_path):
+    """Ray replaces the SIGTERM handler when it starts."""
     code = (
         "import signal, sys\nfrom spos_quant.searchers.ray_backend import _connect\nimport ray\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n_connect(ray, 'local', 1)\n"
@@ -124,7 +125,7 @@ def test_sigterm_stays_ours(tmp_path):
         ("nowhere", "expected local, auto, or an address such as"),
     ],
 )
-def test_addresses_that_lead_nowhere(address, message):
+def test_addresses_without_a_cluster(address, message):
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(ConfigError, match=message):
         check_address(address)
@@ -137,7 +138,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_cluster_of_our_own_ends_with_the_command_however_it_ends(tmp_path):
+def test_a_local_cluster_ends_when_the_command_is_killed(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
@@ -155,8 +156,8 @@ def test_a_cluster_of_our_own_ends_with_the_command_however_it_ends(tmp_path):
         time.sleep(0.2)
 
 
-def test_a_killed_actor_from_outside(cluster, tmp_path):
-    """As the kernel does it where memory runs out."""
+def test_an_actor_killed_from_outside_is_replaced(cluster, tmp_path):
+    """As the kernel does when memory runs out."""
     with actors(tmp_path, "", 2) as evaluate:
         answers = evaluate([(i, 1) for i in range(60)])
         got = [next(answers)]
@@ -165,8 +166,8 @@ def test_a_killed_actor_from_outside(cluster, tmp_path):
     assert [e.architecture for e in got] == [(i, 1) for i in range(60)]
 
 
-def slow_judge(folder: Path, number: int, gpu: bool):
-    made = Judge(folder, "", number)
+def slow_evaluator(folder: Path, number: int, gpu: bool):
+    made = StubEvaluator(folder, "", number)
 
     def evaluate(architectures):
         time.sleep(0.1)
@@ -176,8 +177,8 @@ def slow_judge(folder: Path, number: int, gpu: bool):
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_in_the_middle(tmp_path, monkeypatch, capsys):
-    """Its actor's work is done again by the one that is left; nothing waits for the actor that finds no room."""
+def test_a_node_killed_during_the_search(tmp_path, monkeypatch, capsys):
+    """The remaining actor repeats its work; nothing waits for the replacement, which finds no room."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     many = [(i, 1) for i in range(300)]
@@ -191,8 +192,8 @@ def test_a_node_that_is_killed_in_the_middle(tmp_path, monkeypatch, capsys):
         wait_for_nodes(address, 1, first)
         with node("--address", address) as second:
             wait_for_nodes(address, 2, first, second)
-            with EvaluatorPool(Actors(partial(slow_judge, tmp_path), address, 0, cpus=1.0, gpus=None)) as evaluate:
-                assert evaluate._crew.size == 2
+            with EvaluatorPool(Actors(partial(slow_evaluator, tmp_path), address, 0, cpus=1.0, gpus=None)) as evaluate:
+                assert evaluate._backend.size == 2
                 answers = evaluate(many)
                 got = [next(answers)]
                 while len(list(tmp_path.glob("started-*"))) < 2:
@@ -200,5 +201,5 @@ def test_a_node_that_is_killed_in_the_middle(tmp_path, monkeypatch, capsys):
                 got += [next(answers) for _ in range(5)]
                 kill_node(second)
                 got += answers
-    assert got == list(Judge(tmp_path, "", 0)(many))
+    assert got == list(StubEvaluator(tmp_path, "", 0)(many))
     assert "a worker actor ended" in capsys.readouterr().err

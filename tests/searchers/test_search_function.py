@@ -64,7 +64,7 @@ def test_supernet_evaluator_activates_recalibrates_and_scores(digits):
 
 @pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
 @pytest.mark.parametrize("norms", ["shared", "per-bits"])
-def test_sums_of_integers_change_scores_by_rounding_only(norms):
+def test_integer_arithmetic_changes_scores_by_rounding_only(norms):
     spec = sq.load_space("digits-mixed").spec.model_copy(update={"batch_norm": norms})
     supernet = sq.build(space_of(spec), seed=1)
     asked = supernet.space.sample_many(np.random.default_rng(0), 4)
@@ -78,18 +78,18 @@ def test_sums_of_integers_change_scores_by_rounding_only(norms):
 
 
 @pytest.mark.parametrize("faster", [False, True])
-def test_passes_are_timed_once_where_nothing_says_what_is_faster(digits, monkeypatch, faster):
-    ways, timed = [], []
+def test_both_variants_are_timed_once_if_compiled_is_none(digits, monkeypatch, faster):
+    variants, timed = [], []
 
     @contextmanager
     def kernels(wanted, device):
-        ways.append(wanted)
+        variants.append(wanted)
         yield wanted
 
     def seconds(actions, device):
-        timed.append(ways[-1])
+        timed.append(variants[-1])
         assert [action().shape for action in actions] == [(6, 10)] * len(actions)
-        return 1.0 if ways[-1] == faster else 2.0
+        return 1.0 if variants[-1] == faster else 2.0
 
     asked = digits.space.sample_many(np.random.default_rng(4), 2)
     expected = list(SupernetEvaluator(digits, batches(2), batches(2, seed=1))(asked))
@@ -97,7 +97,7 @@ def test_passes_are_timed_once_where_nothing_says_what_is_faster(digits, monkeyp
     monkeypatch.setattr(evaluators, "median_seconds", seconds)
     assert list(SupernetEvaluator(digits, batches(2), batches(2, seed=1), compiled=None)(asked)) == expected
     assert sorted(timed) == [False, True]
-    assert ways[-2:] == [faster, faster]
+    assert variants[-2:] == [faster, faster]
 
 
 def test_evaluations_do_not_depend_on_what_was_evaluated_before(digits):
@@ -158,7 +158,7 @@ def test_function_sees_the_recalibrated_path_in_evaluation_mode_without_gradient
     ],
     ids=repr,
 )
-def test_what_is_no_finite_number_is_refused(digits, value):
+def test_results_that_are_not_finite_numbers_are_refused(digits, value):
     with pytest.raises(ConfigError, match=r"evaluate\(\) returned .*; expected a finite number, higher is better"):
         list(FunctionEvaluator(digits, lambda module: value, None)([digits.architecture]))
 
@@ -175,16 +175,16 @@ def test_numbers_of_all_kinds_are_taken(digits, value):
 
 
 def test_search_end_to_end(digits):
-    judged = []
+    scored = []
 
     def evaluate(module):
-        judged.append(module.architecture)
+        scored.append(module.architecture)
         return agreement(module)
 
     digits.train()
     result = sq.search(digits, evaluate=evaluate, recalibrate=batches(), bitops_budget="2M", seed=3, config=FEW)
     architectures = [a for a, _, _ in result.evaluations]
-    assert architectures == judged
+    assert architectures == scored
     assert len(set(architectures)) == 12
     for a, cost, _ in result.evaluations:
         assert cost == digits.cost(a)["bitops"] <= 2_000_000
@@ -200,13 +200,13 @@ def test_search_end_to_end(digits):
     assert other.evaluations[0] != result.evaluations[0]
 
 
-def test_the_best_path_is_left_as_it_was_judged(digits):
+def test_the_best_path_is_left_as_it_was_scored(digits):
     result = sq.search(digits, evaluate=agreement, recalibrate=batches(), bitops_budget="2M", config=FEW)
     assert digits.architecture == result.best
-    judged = {a: s for a, _, s in result.evaluations}[result.best]
+    expected = {a: s for a, _, s in result.evaluations}[result.best]
     with torch.no_grad():
-        assert agreement(digits) == judged
-        assert agreement(digits.subnet(result.best)) == judged
+        assert agreement(digits) == expected
+        assert agreement(digits.subnet(result.best)) == expected
 
 
 def test_random_search_and_several_budgets(digits):
@@ -228,7 +228,7 @@ def test_random_search_and_several_budgets(digits):
     assert evolved.evaluations != result.evaluations
 
 
-def test_the_recipe_is_the_spaces_own():
+def test_the_default_settings_are_those_of_the_space():
     spec = {"name": "recipe", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10}
     spec |= {"axes": {"width": [0.5, 1.0], "bits": [[2, 2], [4, 4]]}}
     spec |= {"search": {"population": 3, "generations": 2, "crossover": 1, "mutation": 1}}
@@ -250,7 +250,7 @@ def test_full_precision_is_searched_by_macs():
 
 
 def never(module: nn.Module) -> float:
-    raise AssertionError("evaluated before the mistake was found")
+    raise AssertionError("evaluated before the mistake was detected")
 
 
 def test_batch_norm_without_recalibrate_is_explained(digits):
@@ -258,7 +258,7 @@ def test_batch_norm_without_recalibrate_is_explained(digits):
         sq.search(digits, evaluate=never, bitops_budget="2M")
 
 
-def test_without_batch_norm_nothing_need_be_said(digits):
+def test_without_batch_norm_recalibrate_may_be_omitted(digits):
     plain = copy.deepcopy(digits)
     for parent in list(plain.modules()):
         for name, child in list(parent.named_children()):
@@ -276,7 +276,7 @@ def test_no_batches_to_recalibrate_from(digits, used_up):
 
 
 def test_an_iterator_is_not_mistaken_for_a_loader(digits):
-    """It would serve the first architecture alone."""
+    """An iterator would only serve the first architecture."""
     with pytest.raises(ConfigError, match="iterated over many times"):
         sq.search(digits, evaluate=agreement, recalibrate=iter(batches()), config=FEW)
 

@@ -1,4 +1,4 @@
-"""What every registered searcher promises, on hand-made spaces without torch."""
+"""The contract of every registered searcher, on small test spaces without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spos_quant.searchers.base import Objective, searchers
 
 NAMES = list(searchers)
 POPULATIONS = ("evolution", "random")
-"""Those that ask for `search.generations` populations within the budgets; the knapsack has tests of its own."""
+"""Searchers that ask for `search.generations` feasible populations; the knapsack has its own tests."""
 CASES = {
     "no budget": ({}, {}),
     "one budget": ({}, {"bitops": "35%"}),
@@ -50,7 +50,7 @@ def test_stays_within_budgets_and_never_asks_twice(name, case):
     for budget in p.sampler.budgets:
         costs = p.sampler.table.totals(flat, budget.metric)
         assert costs.max() <= budget.limit
-        # not so tight that anything would keep it: what is uniform over the space does not
+        # the budget is a real constraint: uniform samples of the space exceed it
         free = p.sampler.table.totals(space.sample_many(np.random.default_rng(0), 200), budget.metric)
         assert free.max() > budget.limit
 
@@ -72,7 +72,7 @@ def test_asks_follow_from_the_seed(name, case):
 
 @pytest.mark.parametrize("done", range(SMALL.generations + 1))
 @pytest.mark.parametrize("name", POPULATIONS)
-def test_telling_the_log_to_a_new_instance_goes_on_as_if_uninterrupted(name, done):
+def test_telling_the_log_to_a_new_instance_resumes_the_search(name, done):
     space = SPACES["one budget"]
     p = problem(space, seed=5, bitops="60%")
     whole = generations(name, p, Additive(space))
@@ -81,8 +81,8 @@ def test_telling_the_log_to_a_new_instance_goes_on_as_if_uninterrupted(name, don
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_asking_again_from_the_start_asks_the_same(name):
-    """How the stages resume: the search is run again, and the log answers what it knows."""
+def test_a_second_search_asks_for_the_same_architectures(name):
+    """This is how stages resume: the search runs again, and the log provides the known evaluations."""
     space = SPACES["two budgets"]
     p = problem(space, bitops="40%", params="60%")
     log, first = {}, Additive(space)
@@ -92,7 +92,7 @@ def test_asking_again_from_the_start_asks_the_same(name):
 
     class Logged(Additive):
         def score(self, a):
-            return log[a]  # a KeyError would be an architecture that the first run did not ask for
+            return log[a]  # a KeyError means that the first run did not ask for this architecture
 
     again = Logged(space)
     generations(name, p, again)
@@ -100,7 +100,7 @@ def test_asking_again_from_the_start_asks_the_same(name):
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
-def test_a_budget_equal_to_the_cheapest_ends_with_all_that_keep_it(name):
+def test_a_budget_equal_to_the_lowest_cost_finds_all_feasible_architectures(name):
     space = SPACES["one budget"]
     low, _ = cost_range(CostTable(space), "bitops")
     table = CostTable(space)

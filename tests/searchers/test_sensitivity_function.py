@@ -1,4 +1,4 @@
-"""`sq.sensitivity` with a function of the user's, and the search from gradients."""
+"""`sq.sensitivity` with a user function, and the search by gradient sensitivities."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_measured_by_a_function():
     assert all(cost <= supernet.cost((1, 1))["weight_bytes"] for _, cost, _ in result.front)
 
 
-def test_batch_norm_wants_recalibration_and_search_takes_gradients():
+def test_batch_norm_requires_recalibration_and_search_supports_gradients():
     supernet = quantized(norm=True)
     with pytest.raises(ConfigError, match="give recalibrate="):
         sq.sensitivity(supernet, evaluate=lambda module: 0.0)

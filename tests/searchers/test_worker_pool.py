@@ -1,4 +1,4 @@
-"""Evaluator processes: the same answers in the same order as in this process, whatever happens to them."""
+"""Evaluator processes: the same answers in the same order as in this process, even if processes fail."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from spos_quant.searchers.worker_pool import EvaluatorPool, WorkerPool
 MANY = [(i, i % 3) for i in range(17)]
 
 
-class Judge:
-    """An evaluator that writes down whom it judged, and does what the test asks for at one architecture."""
+class StubEvaluator:
+    """An evaluator that marks its start by a file and misbehaves at one architecture, as `mode` says."""
 
     def __init__(self, folder: Path, mode: str, number: int) -> None:
         self.folder, self.mode = folder, mode
@@ -53,31 +53,31 @@ class Judge:
             raise ZeroDivisionError("a fault of ours")
 
 
-def judge(folder: Path, mode: str, number: int) -> Judge:
-    return Judge(folder, mode, number)
+def stub_evaluator(folder: Path, mode: str, number: int) -> StubEvaluator:
+    return StubEvaluator(folder, mode, number)
 
 
 def pool(folder: Path, mode: str, workers: int) -> EvaluatorPool:
-    return EvaluatorPool(Processes(partial(judge, folder, mode), workers))
+    return EvaluatorPool(Processes(partial(stub_evaluator, folder, mode), workers))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_answers_are_those_of_this_process_in_order(tmp_path, workers):
-    expected = list(Judge(tmp_path, "", 0)(MANY))
+    expected = list(StubEvaluator(tmp_path, "", 0)(MANY))
     with pool(tmp_path, "", workers) as evaluate:
         assert list(evaluate(MANY)) == expected
         assert list(evaluate(MANY[:2])) == expected[:2]
         assert list(evaluate([])) == []
     started = {path.name.split("-")[2] for path in tmp_path.glob("started-*")}
-    assert started <= {str(i) for i in range(workers)}  # who starts late may find nothing left to do
-    assert len(list(tmp_path.glob("started-*"))) <= workers + 1  # each once, and the one in this process
+    assert started <= {str(i) for i in range(workers)}  # a late worker may find no task left
+    assert len(list(tmp_path.glob("started-*"))) <= workers + 1  # each worker starts once, plus the one in this process
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("mode", "how"), [("dies once", "signal SIGKILL"), ("exits once", "exit status 3")])
 def test_a_process_that_dies_is_replaced_and_its_work_done_again(tmp_path, capsys, mode, how):
     with pool(tmp_path, mode, 2) as evaluate:
-        assert list(evaluate(MANY)) == list(Judge(tmp_path, "", 0)(MANY))
+        assert list(evaluate(MANY)) == list(StubEvaluator(tmp_path, "", 0)(MANY))
     assert f"a worker process ended ({how}); its evaluation is done again" in capsys.readouterr().err
 
 
@@ -101,8 +101,8 @@ def test_what_an_evaluator_raises_is_raised_here(tmp_path, mode, kind, message):
     assert not multiprocessing.active_children()
 
 
-def test_what_was_finished_ahead_is_bounded(tmp_path):
-    """A kill loses at most what is finished and not yet handed on."""
+def test_the_number_of_answers_ahead_is_bounded(tmp_path):
+    """A kill loses at most the finished answers that were not yet yielded."""
     with pool(tmp_path, "", 2) as evaluate:
         evaluations = evaluate([(i, 0) for i in range(1000)])
         assert next(evaluations).architecture == (0, 0)
@@ -111,7 +111,7 @@ def test_what_was_finished_ahead_is_bounded(tmp_path):
 
 @pytest.mark.parametrize("mode", ["", "long"])
 def test_workers_end_with_the_process_that_started_them(tmp_path, mode):
-    """Whether they wait for work, or are in the middle of a training of an hour."""
+    """Whether they are idle or in the middle of a task of an hour."""
     code = (
         "import sys, os, signal, threading, time\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
         "from test_worker_pool import MANY, pool\n"
@@ -126,7 +126,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, mode):
     )
     script = tmp_path / "parent.py"
     script.write_text(code)
-    # A pipe that all descendants hold ends only when the last of them has.
+    # All descendants hold the output pipe, so `run` returns only after the last of them has ended.
     done = subprocess.run(
         [sys.executable, script, str(tmp_path), str(Path(__file__).parent), mode],
         capture_output=True,
@@ -138,8 +138,8 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, mode):
     assert 1 <= len(list(tmp_path.glob("started-*"))) <= 2
 
 
-def test_what_is_left_of_an_abandoned_call_is_not_mistaken_for_an_answer(tmp_path):
-    """As after a time limit, with another budget to search."""
+def test_late_answers_of_an_abandoned_call_are_discarded(tmp_path):
+    """As after a time limit, before the search under another budget."""
     with pool(tmp_path, "", 2) as evaluate:
         for turn in range(5):
             answers = evaluate([(i, turn) for i in range(9)])

@@ -27,7 +27,7 @@ def test_the_published_schema_is_generated():
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(SPACES)), st.data())
-def test_every_architecture_survives_text_and_fits_the_schema(name, data):
+def test_every_architecture_round_trips_through_json_and_fits_the_schema(name, data):
     space = SPACES[name]
     a = space.canonical([data.draw(st.integers(0, len(axis.candidates) - 1)) for axis in space.axes])
     config = space.bit_config(a, provenance={"seed": 0, "parts": [1, 2]}, cost={"bitops": 5})
@@ -78,7 +78,7 @@ def test_wrong_configurations_are_explained_and_break_the_schema(raw, message):
     with pytest.raises(SpaceError, match=message):
         parse_bit_config(raw, "x.bits.json")
     if not ((isinstance(raw, dict) and "width" in message) or message.startswith("act_bits.*")):
-        # JSON knows neither NaN nor 4.0 apart from 4
+        # a JSON Schema cannot refuse NaN or tell 4.0 from 4
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(raw, SCHEMA)
 
@@ -89,7 +89,7 @@ def test_wrong_configurations_are_explained_and_break_the_schema(raw, message):
         (b"", "is no JSON text"),
         (b"\xff\xfe\x00", r"is no UTF-8 text \(byte 0\); expected a bit configuration"),
         (json.dumps(RAW)[:-1].encode() + b', "model": "x"}', "key 'model' appears twice"),
-        (json.dumps(RAW)[:-1].encode() + b', "cost": {"a": NaN}}', "NaN is no number that JSON knows"),
+        (json.dumps(RAW)[:-1].encode() + b', "cost": {"a": NaN}}', "NaN is not a JSON number"),
         (b" " * 1_000_001, "more than 1,000,000 bytes; expected a bit configuration"),
         (b'{"format": ', "is no JSON text"),
         (b"[" * 200_000, "is no JSON text"),
@@ -100,7 +100,7 @@ def test_wrong_configurations_are_explained_and_break_the_schema(raw, message):
         ),
     ],
 )
-def test_files_that_hold_none_are_explained(content, message, tmp_path):
+def test_files_without_a_bit_configuration_are_explained(content, message, tmp_path):
     path = tmp_path / "x.bits.json"
     path.write_bytes(content)
     with pytest.raises(SpaceError, match=message):
@@ -119,7 +119,7 @@ def test_files(tmp_path):
         read_bit_config(tmp_path)
 
 
-def test_keys_that_say_nothing_are_left_out():
+def test_empty_keys_are_left_out():
     full = SPACES["full precision"]
     raw = full.bit_config((0,) * len(full.axes)).to_json()
     assert set(raw) == {"format", "model", "input", "activation_bits_at", "layers", "blocks", "quantizer"}

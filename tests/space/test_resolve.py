@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from toy import OPS, VARIANTS, enumerate_space, layer, network, raw_indices, toy_outline, toy_space, toy_spec
+from toy import OPS, VARIANTS, enumerate_space, layer, network, raw_indices, toy_shapes, toy_space, toy_spec
 
 from spos_quant.errors import SpaceError
 from spos_quant.space.resolve import kept_float, resolve
@@ -15,7 +15,7 @@ SPACES = {name: toy_space(**changes) for name, changes in VARIANTS.items()}
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_two_combinations_are_one_architecture_where_they_are_one_network(name):
+def test_combinations_are_one_architecture_if_they_are_one_network(name):
     space = SPACES[name]
     networks: dict = {}
     for indices in raw_indices(space):
@@ -66,11 +66,11 @@ def test_an_override_sets_a_layer_apart_from_its_block():
     assert reads["b0.c1"] == reads["b0.c3"] != reads["b0.c2"]
 
 
-def test_groups_join_blocks_whose_bits_then_matter_under_any_of_their_operators():
+def test_bits_of_grouped_blocks_are_relevant_under_any_of_their_operators():
     space = toy_space(groups=[["b0", "b1"]], axes={"op": ["skip", "conv"], "bits": [[2, 2], [4, 4]]})
     assert names(space, "bits") == ["b0.c1.bits"]
     (bits,) = (a for a, axis in enumerate(space.axes) if axis.kind == "bits")
-    assert space.relevant((0, 0, 0))[bits]  # the shortcut of b1 reads them whatever the operators
+    assert space.relevant((0, 0, 0))[bits]  # the shortcut of b1 uses them under every operator
     space = toy_space(blocks=1, groups=[["b0.c1", "b0.c2"]], axes={"op": ["skip", "conv"], "bits": [[2, 2], [4, 4]]})
     assert space.canonical((0, 1)) == (0, 0)
     assert space.canonical((1, 1)) == (1, 1)
@@ -85,7 +85,7 @@ def test_groups_join_blocks_whose_bits_then_matter_under_any_of_their_operators(
         assert far.canonical(indices)[shared] == (1 if first or last else 0)
 
 
-def test_axes_that_every_operator_reads_always_matter():
+def test_axes_that_every_operator_uses_are_always_relevant():
     space = toy_space(axes={"op": ["conv", "wide"], "width": [0.5, 1.0], "bits": [[2, 2], [4, 4]]})
     assert {axis.uses for axis in space.axes} == {((),)}
     assert next(a for a in SPACES["block"].axes if a.name == "b0.bits").uses == (((0, frozenset({0, 1})),),)
@@ -113,23 +113,23 @@ def test_keep_float_takes_words_names_and_globs(keep, expected):
     } == expected & set(config.layers)
 
 
-def shared_input_outline(kept_first):
-    """Three layers that read one tensor, as the projections of an attention do."""
+def shared_input_space(kept_first):
+    """Three layers that read the same tensor, as the projections of an attention do."""
     layers = tuple(layer(n, None, None, 64, reads=r) for n, r in (("q", "q"), ("k", "q"), ("v", "q"), ("out", "out")))
     spec = toy_spec(axes={"bits": [[2, 2], [4, 4]]}, keep_float=["q"] if kept_first else [])
     return resolve(spec, NetworkShapes((), layers, (), layers))
 
 
 @pytest.mark.parametrize("kept_first", [False, True])
-def test_readers_of_one_tensor_share_even_where_the_first_is_kept_float(kept_first):
-    space = shared_input_outline(kept_first)
+def test_readers_of_one_tensor_share_bits_even_if_the_first_is_kept_float(kept_first):
+    space = shared_input_space(kept_first)
     act = {x.name: x.act.axis for x in space.layers}
     assert act["k"] == act["v"] != act["out"]
     assert act["q"] == (None if kept_first else act["k"])
     assert space.size == 4
 
 
-def test_layers_of_different_operators_keep_axes_of_their_own_where_the_shortcut_is_kept_float():
+def test_layers_of_different_operators_have_separate_axes_if_the_shortcut_is_kept_float():
     space = toy_space(bits_per="layer", keep_float=["b1.short"], axes={"op": list(OPS), "bits": [[2, 2], [4, 4]]})
     assert "b1.c1.bits" in names(space, "bits")
     assert space.size == len(enumerate_space(space))
@@ -146,7 +146,7 @@ def test_readers_of_one_tensor_may_differ_in_weight_bits_but_not_in_activation_b
 
 
 @pytest.mark.parametrize(("widths", "shown"), [((0.5, 1.0, 1.5), 1.0), ((0.5, 1.5), 0.5), ((0.5,), 0.5)])
-def test_a_width_that_changes_nothing_is_no_axis(widths, shown):
+def test_a_width_that_changes_no_layer_is_not_an_axis(widths, shown):
     spec = toy_spec(axes={"width": list(widths), "bits": [[2, 2], [4, 4]]}, keep_float=[])
     only = (layer("b0.c1", "b0", 0, 64),)
     space = resolve(spec, NetworkShapes((BlockShapes("b0", ("conv",), widths, "b0"),), only, ("conv",), only))
@@ -156,14 +156,14 @@ def test_a_width_that_changes_nothing_is_no_axis(widths, shown):
         assert space.uniform(4, 4) == (1,)
 
 
-def test_locked_everything_is_one_architecture_without_axes():
+def test_a_space_of_single_candidates_is_one_architecture_without_axes():
     space = toy_space(axes={"op": ["conv"], "width": [1.0], "bits": [[8, 4]]})
     assert (space.axes, space.size) == ((), 1)
     assert space.uniform(2, 2) == space.decode("") == space.architecture(space.bit_config(())) == ()
     assert space.uniform_config(2, 2).layers["b0.c1"].weight_bits == 8
 
 
-def test_half_locked_layers_keep_the_locked_half():
+def test_layers_with_a_single_candidate_of_one_operand_keep_it():
     space = toy_space(axes={"op": ["conv"], "weight_bits": [8], "act_bits": [2, 4]})
     bits = space.uniform_config(3, 4).layers["b0.c1"]
     assert (bits.weight_bits, bits.act_bits) == (8, 4)
@@ -192,8 +192,8 @@ def test_blocks_that_a_configuration_does_not_name_are_the_backbones_own():
     assert narrow.architecture(config) == (1, 0)
 
 
-def test_outlines_survive_json():
-    network_shapes = replace(toy_outline(toy_spec()), other_macs=77)
+def test_network_shapes_round_trip_through_json():
+    network_shapes = replace(toy_shapes(toy_spec()), other_macs=77)
     assert NetworkShapes.from_json(json.loads(json.dumps(network_shapes.to_json()))) == network_shapes
     with pytest.raises(KeyError):
         NetworkShapes.from_json({**network_shapes.to_json(), "format": "spos-quant/network_shapes/1"})
@@ -208,7 +208,7 @@ def test_overrides_replace_the_other_way_of_giving_bits():
     assert two.updated(AxesSpec(op=("conv",))) == AxesSpec(op=("conv",), weight_bits=(4,), act_bits=(8,))
 
 
-def test_layer_shapes_tell_widths_apart():
+def test_layer_shapes_differ_by_width():
     shapes = {shape for one in SPACES["block"].layers if one.name == "b0.c1" for shape in one.shapes}
     assert LayerShape(48, 12, 0, 7) in shapes
     assert len(shapes) == 4

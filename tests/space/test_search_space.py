@@ -23,7 +23,7 @@ def test_size_counts_the_canonical_architectures(name):
 
 
 def test_size_by_hand():
-    # per block: skip with nothing to choose, or 2 operators x 2 widths x 3 bits; the shortcut of b1 keeps its bits
+    # per block: skip without further choices, or 2 operators x 2 widths x 3 bits; the shortcut of b1 keeps its bits
     assert toy_space().size == (1 + 2 * 2 * 3) * (3 + 2 * 2 * 3)
 
 
@@ -72,7 +72,7 @@ def test_irrelevant_axes_are_zero():
     canonical = space.canonical(indices)
     assert canonical[0] == 2
     assert canonical[1:3] == (0, 0)  # width and bits of a skipped block
-    assert canonical[-1] == 2  # the bits of b1 still matter for its shortcut
+    assert canonical[-1] == 2  # the bits of b1 are still relevant for its shortcut
 
 
 def test_layers_that_read_one_tensor_share_an_axis_across_operators():
@@ -114,7 +114,7 @@ def test_uniform_keeps_locked_and_float_layers():
     ("change", "message"),
     [
         (lambda c: c["layers"].pop("b0.c2"), "layer 'b0.c2' is missing"),
-        (lambda c: c["layers"].update(x=c["layers"]["stem"]), "layer 'x' that 'toy' has not"),
+        (lambda c: c["layers"].update(x=c["layers"]["stem"]), "layer 'x' that 'toy' does not have"),
         (lambda c: c["layers"]["b0.c1"].update(weight_bits=7), "no candidate of space 'toy'"),
         (lambda c: c["layers"]["stem"].update(weight_bits=4, act_bits=4), "kept float"),
         (lambda c: c["blocks"]["b0"].update(op="wde"), "operator 'wde' is no candidate"),
@@ -138,7 +138,7 @@ def test_wrong_architectures_are_explained(text):
         toy_space().decode(text)
 
 
-def test_uniform_words():
+def test_parse_uniform():
     assert parse_uniform("w3A4") == (3, 4)
     assert parse_uniform("float") == (None, None)
     assert parse_uniform("4bit") is None

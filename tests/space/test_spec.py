@@ -67,7 +67,7 @@ def test_files_that_are_no_mapping(content, message, tmp_path):
         load_spec(path)
 
 
-def test_objects_are_never_made(tmp_path):
+def test_objects_are_never_constructed(tmp_path):
     mark = tmp_path / "ran"
     text = f'a: !!python/object/apply:os.system ["touch {mark}"]'
     with pytest.raises(ConfigError, match="nothing was run"):
@@ -97,7 +97,7 @@ def test_aliases_do_not_explode():
         ({"axes": {}, "overrides": {"b0": {"bits": [[2, 2]]}}}, "is given no bits"),
     ],
 )
-def test_wrong_places_are_explained(changes, message):
+def test_wrong_patterns_are_explained(changes, message):
     with pytest.raises(SpaceError, match=message):
         toy_space(**changes)
 
@@ -113,7 +113,7 @@ def test_keep_float_takes_words_blocks_and_globs():
     assert kept == {"head", "b1.short", "b1.c1", "b1.c2", "b1.c3"}
 
 
-def test_assignments_reach_their_section():
+def test_assignments_go_to_their_section():
     tree: dict = {}
     for text in ("train.epochs=5", "train.lr=1e-3", "search.max_images=null", "train.lr=1"):
         assign(tree, text, SECTIONS)

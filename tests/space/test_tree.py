@@ -14,7 +14,7 @@ from spos_quant.space.tree import Axis, Choice, Leaf, Product, decompose, sample
 
 @st.composite
 def conditional_axes(draw):
-    """Up to two axes that always matter and up to four that matter under some of their candidates; and cost terms."""
+    """Up to two axes that are always relevant, up to four that depend on their candidates, and cost terms."""
     first = draw(st.integers(1, 2))
     axes = [Axis(f"op{i}", "op", tuple(range(draw(st.integers(2, 3))))) for i in range(first)]
     for i in range(draw(st.integers(0, 4))):
@@ -30,17 +30,17 @@ def conditional_axes(draw):
     return axes, draw(st.lists(st.frozensets(every, max_size=3), max_size=5))
 
 
-def matters(axis, indices):
+def relevant(axis, indices):
     return any(all(indices[a] in allowed for a, allowed in use) for use in axis.uses)
 
 
 def brute_force(axes):
     every = product(*(range(len(axis.candidates)) for axis in axes))
-    return {tuple(i if matters(axis, ix) else 0 for i, axis in zip(ix, axes, strict=True)) for ix in every}
+    return {tuple(i if relevant(axis, ix) else 0 for i, axis in zip(ix, axes, strict=True)) for ix in every}
 
 
 def walk(node, indices):
-    """What one way down decides, and the terms fixed on it with the decisions that the node knows."""
+    """The axes decided on one way through the tree, and its terms with the decisions that their node knows."""
     if isinstance(node, Leaf):
         return {node.axis}, [(t, {**node.decided, node.axis: indices[node.axis]}) for t in node.terms]
     if isinstance(node, Choice):
@@ -57,17 +57,17 @@ def walk(node, indices):
 
 @settings(max_examples=150, deadline=None)
 @given(conditional_axes())
-def test_every_canonical_architecture_is_one_way_down_that_fixes_every_term_once(made):
+def test_every_canonical_architecture_is_one_way_through_the_tree_that_determines_every_term_once(made):
     axes, terms = made
     expected = brute_force(axes)
     tree = decompose(axes, iter(terms))
     assert tree.size == decompose(axes).size == len(expected)
     for indices in expected:
         decided, fixed = walk(tree, indices)
-        assert decided == {a for a, axis in enumerate(axes) if matters(axis, indices)}
+        assert decided == {a for a, axis in enumerate(axes) if relevant(axis, indices)}
         assert sorted(t for t, _ in fixed) == list(range(len(terms)))
         for t, known in fixed:
-            # what the node does not know counts as candidate 0 (CostTable.term_value)
+            # axes that the node does not know count as candidate 0 (CostTable.term_value)
             assert all(known.get(a, 0) == indices[a] for a in terms[t])
 
 
@@ -101,11 +101,11 @@ def test_an_axis_that_many_blocks_share_does_not_multiply_the_tree():
     assert sum(axis.kind == "bits" for axis in space.axes) == 1
     tree = CostTable(space).tree
     assert len(nodes(tree)) < 5000
-    # bits x (operator, width) of 30 blocks, the shortcut of b1 reading the bits under every operator
+    # bits x (operator, width) of 30 blocks; the shortcut of b1 uses the bits under every operator
     assert tree.size == space.size == 3 * (1 + 2 * 2) ** 30
 
 
-def test_a_shared_axis_that_nobody_reads_is_decided_once():
+def test_a_conditional_axis_of_several_blocks_is_decided_once():
     space = toy_space(
         blocks=4,
         bits_per="layer",
@@ -113,7 +113,7 @@ def test_a_shared_axis_that_nobody_reads_is_decided_once():
         axes={"op": ["conv", "skip"], "bits": [[2, 2], [4, 4]]},
     )
     assert space.size == len({space.canonical(ix) for ix in product(*(range(len(a.candidates)) for a in space.axes))})
-    # b1 alone; c1 of the others alone; the shared axis only where one of b0, b2, b3 is a convolution
+    # b1 is independent, and so is c1 of the others; the shared axis is relevant if one of b0, b2, b3 is a convolution
     b1 = 2 * (1 + 2)
     assert space.size == b1 * (1 + ((1 + 2) ** 3 - 1) * 2)
 

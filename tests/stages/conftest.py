@@ -31,7 +31,7 @@ def command(capsys):
 
 @pytest.fixture
 def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[None]]:
-    """While open, an interrupt comes when so many models of a bench or a ranking are trained."""
+    """Context manager that interrupts a bench or a ranking after `models` trained models."""
 
     @contextmanager
     def after(models: int) -> Iterator[None]:
@@ -53,7 +53,7 @@ def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[Non
 
 @pytest.fixture
 def interrupted_at(monkeypatch) -> Callable[[int], AbstractContextManager[None]]:
-    """While open, a training is interrupted before the step of that number."""
+    """Context manager that interrupts a training before step `last`."""
 
     @contextmanager
     def at(last: int) -> Iterator[None]:
@@ -78,7 +78,7 @@ def _parse(text: str):
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
-    """A finished run of the main job in a tiny setting, made once; tests must not change its results."""
+    """A finished run of the main job in a tiny setting, made once; tests must not change it."""
     path = tmp_path_factory.mktemp("main-job") / "run"
     assert run_command(["run", "digits-mixed", "--bitops-budget", BUDGET, "--out", str(path), *TINY, "--json"]) == 0
     return path

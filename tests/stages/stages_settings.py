@@ -1,4 +1,4 @@
-"""The tiny setting of the main job that the tests of stages share."""
+"""The tiny setting of the main job, shared by the tests of stages."""
 
 TINY = [
     *("--set", "train.epochs=3", "--set", "retrain.epochs=3", "--set", "search.population=6"),

@@ -1,4 +1,4 @@
-"""The bench: every configuration by one recipe, each training made once, the same whatever happens in between."""
+"""The bench: one recipe for every configuration, each training done once, equal results after interruptions."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_rows_are_measured_from_what_was_trained_and_exported(benched):
     assert rows[-1]["supernet_top1"] == search["score"]
 
 
-def test_table_and_page_say_the_same(benched):
+def test_csv_and_page_equal_the_json(benched):
     rows = json.loads((benched / "bench.json").read_text())["rows"]
     table = list(csv.DictReader((benched / "bench.csv").open()))
     assert [(row["key"], float(row["top1_mean"])) for row in table] == [(r["key"], r["top1_mean"]) for r in rows]
@@ -92,7 +92,7 @@ def test_table_and_page_say_the_same(benched):
     assert 'id="bench"' in (benched / "report.html").read_text()
 
 
-def test_a_repeated_bench_trains_nothing_and_says_the_same(copy, command):
+def test_a_repeated_bench_trains_nothing_and_changes_nothing(copy, command):
     before = (copy / "bench.json").read_bytes()
     made = trained(copy)
     assert len(again(command, copy)["skipped"]) == 6
@@ -101,8 +101,8 @@ def test_a_repeated_bench_trains_nothing_and_says_the_same(copy, command):
 
 
 @pytest.mark.slow
-def test_what_is_lost_is_made_again_and_nothing_else_whatever_the_workers(copy, command):
-    """The first seed's model is that of `retrain`; a worker trains it to the same bits."""
+def test_only_missing_models_are_retrained_with_any_number_of_workers(copy, command):
+    """The first seed's model is that of `retrain`; a worker trains an identical one."""
     made = trained(copy)
     shutil.rmtree(copy / "results" / "random-bitops-2.2M-1" / "seed-1")
     shutil.rmtree(copy / "results" / "bits-w2a2")
@@ -118,7 +118,7 @@ def test_what_is_lost_is_made_again_and_nothing_else_whatever_the_workers(copy, 
 
 
 @pytest.mark.slow
-def test_a_training_that_is_interrupted_goes_on(copy, command, interrupted_after):
+def test_an_interrupted_bench_resumes(copy, command, interrupted_after):
     made = trained(copy)
     shutil.rmtree(copy / "results" / "bits-w2a2")
     with interrupted_after(1):
@@ -132,7 +132,7 @@ def test_equal_networks_share_their_models(copy, command):
     (bits,) = (copy / "results" / "bits-w2a2").glob("*.bits.json")
     same = copy.parent / "same.bits.json"
     text = json.loads(bits.read_text())
-    del text["blocks"]  # the backbone's own, said or not
+    del text["blocks"]  # the backbone's own, which is also the default
     same.write_text(json.dumps(text))
     rows = again(command, copy, f"w2a2,{same}")["rows"]
     assert [row["bits"] for row in rows] == ["w2a2", str(same)]
@@ -140,7 +140,7 @@ def test_equal_networks_share_their_models(copy, command):
     assert rows[0]["runs"] == rows[1]["runs"]
 
 
-def test_a_new_configuration_takes_the_models_of_every_seed_away(copy):
+def test_a_new_configuration_deletes_the_models_of_every_seed(copy):
     run = open_existing(str(copy))
     result = run.result("bits-w2a2")
     assert result.with_seed(run.seed) == result
@@ -163,20 +163,20 @@ def test_a_model_that_cannot_be_exported_keeps_its_row(copy, command, monkeypatc
     assert second["latency_ms"] > 0
 
 
-def test_without_exports_a_model_is_judged_and_has_no_file_until_it_is_wanted(copy, command):
-    (judged,) = command("bench", copy, "--bits", "w4a4", "--no-export", json=True)["rows"]
-    assert judged["file_bytes"] is judged["latency_ms"] is judged["export_error"] is None
-    assert not list((copy / "results" / judged["key"]).glob("*.onnx"))
+def test_without_exports_a_model_is_scored_and_exported_later(copy, command):
+    (scored,) = command("bench", copy, "--bits", "w4a4", "--no-export", json=True)["rows"]
+    assert scored["file_bytes"] is scored["latency_ms"] is scored["export_error"] is None
+    assert not list((copy / "results" / scored["key"]).glob("*.onnx"))
     made = command("bench", copy, "--bits", "w4a4", json=True)
     (row,) = made["rows"]
     assert len(made["skipped"]) == 1
     assert row["file_bytes"] > row["weight_bytes"]
     assert row["latency_ms"] > 0
-    assert row["top1_mean"] == judged["top1_mean"]
+    assert row["top1_mean"] == scored["top1_mean"]
 
 
 @pytest.mark.slow
-def test_bench_from_python_is_the_command(copy, command):
+def test_bench_from_python_equals_the_command(copy, command):
     from_python = sq.bench(copy, ["w2a2", "best"], seeds=2, bitops_budget="2.2M")
     assert from_python["rows"] == again(command, copy, "w2a2,best")["rows"]
     with pytest.raises(TypeError, match="unexpected keyword 'bitops_budgt'"):
@@ -214,14 +214,14 @@ def test_words_that_need_a_budget_say_so(planned, word):
         read_words(planned, ["w2a2", word], [])
 
 
-def test_draws_are_different_within_the_budget_and_begin_alike(planned):
+def test_draws_are_distinct_within_the_budget_and_share_a_prefix(planned):
     few, many = draw(planned, budget(planned), 3), draw(planned, budget(planned), 8)
     assert many[:3] == few
     assert len(set(many)) == 8
     assert max(planned.table.total(a) for a in many) <= LIMIT
 
 
-def test_a_budget_of_few_architectures_gives_those(planned, capfd):
+def test_draws_end_if_few_architectures_keep_the_budget(planned, capfd):
     low = planned.table.total(planned.space.canonical([0] * len(planned.space.axes)))
     cheapest = budget(planned, "16384")
     found = draw(planned, cheapest, 1000) if low else []
@@ -237,7 +237,7 @@ def test_a_dry_run_counts_the_trainings_and_starts_nothing(benched, command):
     assert stages["retrain (18 models)"] == 18 * 3
     ranked = command("rank", benched, "--n", 10, "--seeds", 2, "--dry-run", json=True)["stages"]
     assert {stage["stage"]: stage["units"] for stage in ranked} == {
-        **{"train": 4, "judge": 10},
+        **{"train": 4, "evaluate": 10},
         "retrain (20 models)": 20 * 3,
     }
     assert sorted(benched.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""The model card beside exported files, and `verify` of every format from the files alone."""
+"""The model card beside exported files, and `verify` of every format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(card: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[0].splitlines()[2:]]
 
 
-def test_the_card_says_what_the_artifacts_say(tiny_run):
+def test_the_card_equals_the_artifacts(tiny_run):
     for folder in (tiny_run / "results").iterdir():
         card = (folder / "model-card.md").read_text("utf-8")
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -42,9 +42,9 @@ def test_the_card_says_what_the_artifacts_say(tiny_run):
             assert row[2] == f"{item['bytes']:,}"
             assert row[5].strip("`") == hashlib.sha256((folder / item["path"]).read_bytes()).hexdigest()
         config = json.loads((folder / "digits-mixed.bits.json").read_text())
-        told = {row[0].strip("`"): row[2:4] for row in rows(card, "Layers")}
+        found = {row[0].strip("`"): row[2:4] for row in rows(card, "Layers")}
         for name, bits in config["layers"].items():
-            assert told[name] == ["float" if b is None else str(b) for b in (bits["weight_bits"], bits["act_bits"])]
+            assert found[name] == ["float" if b is None else str(b) for b in (bits["weight_bits"], bits["act_bits"])]
         assert "bitops/1" in card
         assert ["seed of the run", "0"] in rows(card, "Origin")
         assert any(row[0] == "brevitas" for row in rows(card, "Origin"))
@@ -52,7 +52,7 @@ def test_the_card_says_what_the_artifacts_say(tiny_run):
         assert str(tiny_run) not in card
 
 
-def test_the_budget_and_what_it_was_kept_by(tiny_run):
+def test_the_card_shows_budget_and_cost(tiny_run):
     card = (tiny_run / "results" / KEY / "model-card.md").read_text("utf-8")
     (row,) = (row for row in rows(card, "Cost of one image") if row[0] == "bitops")
     assert row[2] == "2,200,000"
@@ -85,15 +85,15 @@ def test_every_format_is_verified_and_on_the_card(copy, command):
     assert "bytes of onnx-packed: FLOAT" in out
 
 
-def test_a_file_is_asked_as_it_says_itself(copy, command):
-    """Another mean in the file's metadata is another answer, though the graph is right."""
+def test_verify_uses_the_preprocessing_of_the_file(copy, command):
+    """A wrong mean in the file's metadata changes the predictions, although the graph is right."""
     path = copy / "results" / KEY / "model-qcdq.onnx"
     (copy / "results" / KEY / "checksums.sha256").unlink()
     model = onnx.load(path)
     (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    said = json.loads(entry.value)
-    said["preprocessing"]["mean"] = [x + 1.5 for x in said["preprocessing"]["mean"]]
-    entry.value = json.dumps(said)
+    metadata = json.loads(entry.value)
+    metadata["preprocessing"]["mean"] = [x + 1.5 for x in metadata["preprocessing"]["mean"]]
+    entry.value = json.dumps(metadata)
     onnx.save(model, path)
     status, out, err = command("verify", copy, "--result", KEY)
     assert status == 1

@@ -1,4 +1,4 @@
-"""Files made by chance, given to predict, verify and load: each ends in an answer or in an error of ours."""
+"""Fuzzing: randomly damaged files given to predict, verify and load end in a result or in a `SposQuantError`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FORMATS = ("onnx-qcdq", "onnx-packed", *(["qonnx"] if find_spec("qonnx") else []
 
 
 class Spoiler:
-    """Makes a damaged file of a good one.
+    """Makes damaged files from good ones.
 
     Args:
-        rng: Decides everything.
+        rng: Random generator of all damage.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
     def bytes(self, data: bytes) -> bytes:
-        """Cut off, with bits flipped, bytes lost or doubled, or with something else in front or behind."""
+        """The data truncated, with flipped bits, with lost or repeated bytes, or with inserted noise."""
         place, kind = int(self.rng.integers(len(data))), int(self.rng.integers(6))
         if kind == 0:
             return data[:place]
@@ -51,7 +51,7 @@ class Spoiler:
         return noise + data if kind == 4 else data[:place] + noise + data[place:]
 
     def graph(self, data: bytes) -> bytes:
-        """A valid protobuf of a graph that is none: nodes, tensors and what it says lost, swapped or renamed."""
+        """A valid protobuf of an invalid graph: nodes, tensors and metadata are removed or changed."""
         model = onnx.ModelProto.FromString(data)
         graph = model.graph
         for _ in range(int(self.rng.integers(1, 4))):
@@ -93,7 +93,7 @@ class Spoiler:
 
 @pytest.fixture
 def run(tiny_run, tmp_path) -> Path:
-    """A copy of the run without checksums, which would name every damage before anything reads the file."""
+    """A copy of the run without checksums, which would detect every damage before a file is read."""
     copied = tmp_path / "run"
     shutil.copytree(tiny_run, copied)
     (copied / "results" / KEY / "checksums.sha256").unlink()
@@ -101,7 +101,7 @@ def run(tiny_run, tmp_path) -> Path:
 
 
 def answered(call) -> str:
-    """`answered`, or `refused` where an error of ours of one line was raised; anything else fails the test."""
+    """`answered`, or `refused` after a `SposQuantError` of one line; anything else fails the test."""
     try:
         call()
     except SposQuantError as error:
@@ -114,20 +114,20 @@ def answered(call) -> str:
 
 
 def fuzz(run: Path, command, n: int, seed: int) -> Counter[tuple[str, str]]:
-    """What became of `n` damaged files of each kind."""
+    """Counts of the outcomes of `n` damaged files of each kind."""
     folder, counts = run / "results" / KEY, Counter[tuple[str, str]]()
     result = read_run(run)[0].result(KEY)
     logits = verify._logits(load_model(result), result)
     spoiler = Spoiler(np.random.default_rng(seed))
     for form in FORMATS:
-        said = command("export", run, "--result", KEY, "--format", form, json=True)
+        made = command("export", run, "--result", KEY, "--format", form, json=True)
         (folder / "checksums.sha256").unlink()
-        path, whole = Path(said["path"]), Path(said["path"]).read_bytes()
+        path, whole = Path(made["path"]), Path(made["path"]).read_bytes()
         assert answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None, {})) == "answered"
         for number in range(n):
             path.write_bytes(spoiler.graph(whole) if number % 2 else spoiler.bytes(whole))
-            told = answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None, {}))
-            counts[f"verify {form}", told] += 1
+            outcome = answered(lambda p=path, f=form: verify._verify_file(p, f, result, logits, None, {}))
+            counts[f"verify {form}", outcome] += 1
             if form == "onnx-qcdq":
                 counts["predict", answered(lambda p=path: predict_split(p, "digits", "test", 0))] += 1
         path.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""Trainings in several ranks: killed and started again, or with a launcher per machine, they end with equal weights."""
+"""Distributed trainings end with equal weights after kills and restarts, and with a launcher per machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = [*("--set", "train.iterations=12"), *("--set", "train.checkpoint_steps=3
 TWO = ["--set", "train.devices=2"]
 MACHINES = ["--set", "train.num_nodes=2"]
 HOURS = 7200.0
-"""Until something that hangs is given up."""
+"""Timeout in seconds of a process that hangs."""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def ranks_of(run: Path) -> dict[int, int]:
 
 
 def kill_a_rank(run: Path, number: int) -> None:
-    """In the middle of the training."""
+    """Kills a rank in the middle of the training."""
     end = time.monotonic() + HOURS
     while not (run / "checkpoint.safetensors").exists():
         assert time.monotonic() < end
@@ -53,14 +53,14 @@ def kill_a_rank(run: Path, number: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_command_and_repeating_it_goes_on(tmp_path, undisturbed):
+def test_a_killed_rank_ends_the_command_and_a_repeated_command_resumes(tmp_path, undisturbed):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--out", str(run), *SHORT, *TWO]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     kill_a_rank(run, 1)
     _, err = process.communicate(timeout=HOURS)
     assert process.returncode == 2
-    assert "training on 2 devices failed (see above); repeat the command to go on from the last checkpoint" in err
+    assert "training on 2 devices failed (see above); repeat the command to resume from the last checkpoint" in err
     assert "Traceback" not in err
     assert not (run / "supernet.safetensors").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def test_an_interrupt_stops_all_ranks_after_the_same_step(tmp_path, undisturbed)
     _, err = process.communicate(timeout=HOURS)
     assert process.returncode == 130
     assert "go on with: spos-quant train digits-mixed" in err
-    while ranks_of(run):  # which the launcher sees to
+    while ranks_of(run):  # the launcher ends them
         time.sleep(0.1)
     assert not (run / "supernet.safetensors").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,7 +88,7 @@ def test_an_interrupt_stops_all_ranks_after_the_same_step(tmp_path, undisturbed)
 
 
 def launcher(run: Path, port: int) -> subprocess.Popen[str]:
-    """What is started on one of two machines, as docs/scale.md says it."""
+    """Starts the launcher of one of two machines, as in docs/scale.md."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--max-restarts", "5"]
     command = [*torchrun, "-m", "spos_quant.stages.distributed", str(run), "supernet", "cpu"]
@@ -99,17 +99,17 @@ def launcher(run: Path, port: int) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [None, 0, 1])
 def test_a_launcher_on_each_of_two_machines(tmp_path, capsys, monkeypatch, undisturbed, killed):
-    """Both are this one. A rank that is killed is started again by torchrun, with all others."""
+    """Both machines are this one. torchrun restarts a killed rank together with all others."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = tmp_path / "run"
     command = ["train", "digits-mixed", "--out", str(run), *SHORT, *MACHINES]
     assert run_command(command) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         "start this on each machine: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nnodes 2 --nproc-per-node 1"
-        in said
+        in message
     )
-    assert f"-m spos_quant.stages.distributed {run} supernet; then repeat this command" in said
+    assert f"-m spos_quant.stages.distributed {run} supernet; then repeat this command" in message
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -146,7 +146,7 @@ def test_the_first_rank_of_several_machines_warns_of_a_shared_store(
     assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err) is warned
 
 
-def test_a_batch_that_ranks_cannot_share_is_said_before_any_is_started(tmp_path, capsys):
+def test_an_uneven_batch_is_an_error_before_any_rank_starts(tmp_path, capsys):
     arguments = ["train", "digits-mixed", "--out", str(tmp_path / "run"), "--set", "train.devices=3", *SHORT]
     assert run_command([*arguments, "--set", "train.batch_size=64"]) == 2
     assert "a batch of 64 images cannot be shared evenly by 3 ranks" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Reports of many evaluations: what is drawn, what is counted, what is in the table."""
+"""Reports of many evaluations: subset of the page, complete fronts and CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT = 300
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    """A run whose log was filled by nobody knows whom."""
+    """A run whose log holds random evaluations."""
     made = Run(tmp_path, load_spec("digits-mixed"), "digits", 0)
     save_weights(torch.nn.Linear(2, 2), made.supernet_path, {"history": []})
     store_json(tmp_path / "environment.json", environment())
@@ -36,7 +36,7 @@ def run(tmp_path) -> Run:
     return made
 
 
-def test_columns_are_the_log_and_fronts_are_of_all_of_it(run):
+def test_columns_and_fronts_hold_the_whole_log(run):
     found = evaluated(run)
     with open_log(run) as log:
         kept = list(log)
@@ -46,13 +46,13 @@ def test_columns_are_the_log_and_fronts_are_of_all_of_it(run):
     for metric, costs in found.costs.items():
         assert costs.tolist() == [run.table.total(e.architecture, metric) for e in kept]
         scored = [Scored(e.architecture, e.score, e.loss, c) for e, c in zip(kept, costs.tolist(), strict=True)]
-        indices, said = found.front(metric)
+        indices, info = found.front(metric)
         assert [scored[i] for i in indices] == front(scored)
-        reference = said["reference"]
-        assert said["hypervolume"] == hypervolume(scored, cost=reference["cost"], score=reference["score"]) > 0
+        reference = info["reference"]
+        assert info["hypervolume"] == hypervolume(scored, cost=reference["cost"], score=reference["score"]) > 0
 
 
-def test_a_page_of_many_draws_what_matters_and_a_share_of_the_rest(run, monkeypatch):
+def test_a_page_of_many_evaluations_shows_fronts_baselines_and_a_sample(run, monkeypatch):
     whole = evaluated(run)
     write_report(run)
     everything = json.loads((run.path / "report.json").read_text())
@@ -71,7 +71,7 @@ def test_a_page_of_many_draws_what_matters_and_a_share_of_the_rest(run, monkeypa
         assert [shown[i] for i in found["front"]] == [everything["evaluations"][i] for i in before["front"]]
     assert data["baselines"] == everything["baselines"] != []
     page = (run.path / "report.html").read_text()
-    assert f"Drawn are {len(shown)} of {len(whole)}, the fronts among them" in page
+    assert f"The plot shows {len(shown)} of {len(whole)}, including the fronts" in page
     rows = list(csv.DictReader((run.path / "evaluations.csv").open()))
     assert [row["architecture"] for row in rows] == list(whole.texts)
     assert sum(int(row["on_front"]) for row in rows) == len(data["front"])

@@ -1,4 +1,4 @@
-"""What an evaluator is made like follows from the run alone, as far as scores depend on it."""
+"""Everything in an evaluator that affects scores depends on the run only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_scores_do_not_depend_on_the_size_of_a_search(tiny_run, monkeypatch):
     assert made() == (False, False)
 
 
-def test_integers_are_summed_where_they_can_be_and_scored_apart(tiny_run, monkeypatch, capsys):
+def test_integer_evaluation_is_used_if_available_and_logged_separately(tiny_run, monkeypatch, capsys):
     run = open_existing(str(tiny_run))
     parts, settings = evaluator.parts_of(run), evaluator.evaluator_settings(run)
     asked = replace(

@@ -1,4 +1,4 @@
-"""A retraining that ends in integers: what ships is what was trained, whenever it was interrupted."""
+"""A retraining that ends in integers: the trained integers are exported, also after an interruption."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_finished_model_ends_in_integers_and_they_ship(run, command):
+def test_a_finished_model_is_folded_and_its_integers_are_exported(run, command):
     result = open_existing(str(run)).pick(None)
     model = result.model_path.read_bytes()
     done = command("retrain", run, "--bits", "w2a2", "--set", "retrain.fold=0.5", json=True)
     assert done["skipped"] is False
-    assert result.model_path.read_bytes() == model, "the model is left as it was"
+    assert result.model_path.read_bytes() == model, "the model is unchanged"
     fold = done["fold"]
     assert (fold["share"], fold["steps"], fold["split"]) == (0.5, 20, "search-val")
     assert fold["before"] != fold["after"]
@@ -68,8 +68,8 @@ def test_a_finished_model_ends_in_integers_and_they_ship(run, command):
     assert right / fold["after"]["n"] == pytest.approx(fold["after"]["top1"], abs=0.01)
 
     for form in ("onnx-int8", "integers"):
-        said = command("export", run, "--format", form, json=True)
-        assert said["agreement"] >= 0.99
+        made = command("export", run, "--format", form, json=True)
+        assert made["agreement"] >= 0.99
     file = OnnxModel(result.path / "model-int8.onnx")
     for x, _ in scoring_batches(result.run, "test", all_images=True):
         ours, theirs = reference.run(graph, x.numpy()), file(x.numpy())
@@ -81,7 +81,7 @@ def test_a_finished_model_ends_in_integers_and_they_ship(run, command):
     assert command("retrain", run, "--bits", "w2a2", json=True)["skipped"] is True
 
 
-def test_another_share_is_folded_anew_and_an_interrupted_one_goes_on(run, command, interrupted_at):
+def test_another_share_folds_again_and_an_interrupted_fold_resumes(run, command, interrupted_at):
     command("retrain", run, "--bits", "w4a4", "--set", "retrain.fold=0.2", json=True)
     whole = open_existing(str(run)).result("bits-w4a4")
     wanted = whole.folded_path.read_bytes()

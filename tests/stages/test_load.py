@@ -1,4 +1,4 @@
-"""Back into PyTorch: a retrained model loads with little beside torch and Brevitas, and torch.export takes it."""
+"""`sq.load`: a retrained model loads with few modules besides torch and Brevitas, and torch.export accepts it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_plain_model_is_the_subnet_of_the_locked_space(name):
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """The model with every BatchNorm inside of the convolution that is registered in front of it."""
+    """Folds every BatchNorm into the convolution registered before it."""
     for owner in list(model.modules()):
         children = list(owner.named_children())
         for (_, layer), (name, norm) in pairwise(children):
@@ -72,7 +72,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folded", [False, True])
-def test_torch_export_takes_the_model(tiny_run, tmp_path, folded):
+def test_torch_export_accepts_the_model(tiny_run, tmp_path, folded):
     model = sq.load(tiny_run, KEY)
     if folded:
         model = fold(model)

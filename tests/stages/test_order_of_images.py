@@ -1,4 +1,4 @@
-"""What a run finds does not depend on the order in which images came."""
+"""The results of a run do not depend on the order of the images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load():
 
 
 def written(folder, name, order):
-    """The digits as a function's arrays in this order, the test images too."""
+    """The source `module:function` of the digits with training and test images in this order."""
     data = load_data("digits", input=(1, 8, 8), classes=10, seed=0)
     arrays = {}
     for split in ("train", "test"):
@@ -65,7 +65,7 @@ def test_a_sorted_and_a_shuffled_copy_give_the_same_supernet_search_and_result(t
     assert runs["by_class"] == runs["shuffled"]
 
 
-def test_evaluations_on_other_images_are_named_and_made_again(tiny_run, tmp_path, command, capsys):
+def test_evaluations_on_other_images_are_reported_and_repeated(tiny_run, tmp_path, command, capsys):
     import shutil
 
     path = tmp_path / "run"
@@ -73,23 +73,23 @@ def test_evaluations_on_other_images_are_named_and_made_again(tiny_run, tmp_path
     run = open_existing(str(path))
     with open_log(run) as log:
         architectures = [one.architecture for one in log]
-    # As a version left them that took the first images of search-val, every score too good.
+    # As in a log of a version that used the first images of search-val; every score is too high.
     run.log_path.unlink()
     with open_log(run) as log:
         log.settings = "firstimages"
         for architecture in architectures:
             log.add(Evaluation(architecture, 1.0, 0.0))
     command("search", str(path), "--bitops-budget", "3M", json=True)
-    status, _, told = command("search", str(path), "--bitops-budget", "2.9M")
+    status, _, err = command("search", str(path), "--bitops-budget", "2.9M")
     assert status == 0
-    assert f"{len(architectures):,} evaluations in {run.log_path} were made with another supernet, other images" in told
+    assert f"{len(architectures):,} evaluations in {run.log_path} were made with another supernet, other images" in err
     with open_log(run) as log:
         made = list(log)
     assert made
     assert all(one.score < 1 for one in made)
 
 
-def test_settings_of_an_evaluation_carry_which_images_score(tiny_run):
+def test_evaluator_settings_depend_on_the_images_that_score(tiny_run):
     run = open_existing(str(tiny_run))
     spec = run.spec
     few = spec.model_copy(update={"search": spec.search.model_copy(update={"max_images": 50})})
@@ -102,7 +102,7 @@ def test_settings_of_an_evaluation_carry_which_images_score(tiny_run):
     assert evaluator_settings(replace(run, spec=few), all_images=True) == evaluator_settings(run)
 
 
-def test_a_run_of_a_version_that_followed_the_order_of_files_is_told_apart(tiny_run, tmp_path):
+def test_a_run_of_format_1_is_refused(tiny_run, tmp_path):
     config = (tiny_run / "config.yaml").read_text()
     path = tmp_path / "old"
     path.mkdir()

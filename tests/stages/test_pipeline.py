@@ -1,4 +1,4 @@
-"""The main job end to end, in a tiny setting: everything it leaves is checked from outside."""
+"""The main job end to end in a tiny setting; its artifacts are checked through the public interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = f"bitops-{BUDGET}"
 LIMIT = 2_200_000
 
 
-def test_leaves_what_the_interface_promises(tiny_run):
+def test_all_artifacts_are_written(tiny_run):
     names = ["config.yaml", "environment.json", "supernet.safetensors", "evaluations.sqlite"]
     for name in (*names, "report.html", "report.json", "evaluations.csv", "front.csv"):
         assert (tiny_run / name).stat().st_size > 0, name
@@ -51,7 +51,7 @@ def test_nothing_evaluated_exceeds_the_budget_except_the_baselines(tiny_run):
     assert max(supernet.table.totals([space.decode(a) for a in asked])) <= LIMIT
 
 
-def test_file_answers_as_the_model_on_the_test_split(tiny_run, command):
+def test_file_and_model_agree_on_the_test_split(tiny_run, command):
     ours = command("evaluate", tiny_run, "--result", KEY, json=True)
     file = tiny_run / "results" / KEY / "model-qcdq.onnx"
     theirs = command("predict", file, "--data", "digits", json=True)
@@ -62,7 +62,7 @@ def test_file_answers_as_the_model_on_the_test_split(tiny_run, command):
     assert len(data.test) == 359
 
 
-def test_model_is_an_ordinary_module_of_the_accuracy_it_claims(tiny_run):
+def test_model_is_a_plain_module_with_the_reported_accuracy(tiny_run):
     model = sq.load(tiny_run, KEY)
     data = load_data("digits", input=(1, 8, 8), classes=10, seed=0)
     x = data.preprocessing.normalise(np.stack([data.test.image(i) for i in range(len(data.test))]))
@@ -103,7 +103,7 @@ def test_table_has_float_uniform_and_searched(tiny_run, command):
     assert floating["weight_bytes"] > uniform["weight_bytes"]
 
 
-def test_a_repeated_command_makes_nothing_again(tiny_run, command):
+def test_a_repeated_command_changes_nothing(tiny_run, command):
     before = {
         path: path.read_bytes() for path in tiny_run.rglob("*") if path.suffix in (".safetensors", ".onnx", ".json")
     }
@@ -127,7 +127,7 @@ def test_another_seed_gives_another_supernet(tiny_run, command, tmp_path):
     assert (other / "supernet.safetensors").read_bytes() != (tiny_run / "supernet.safetensors").read_bytes()
 
 
-def test_an_interrupted_search_goes_on_from_its_log(tiny_run, command, tmp_path):
+def test_an_interrupted_search_resumes_from_its_log(tiny_run, command, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     shutil.rmtree(run / "results")
@@ -145,7 +145,7 @@ def test_an_interrupted_search_goes_on_from_its_log(tiny_run, command, tmp_path)
     )
 
 
-def test_time_limit_ends_with_what_there_is_and_the_next_command_completes(tiny_run, command, tmp_path):
+def test_a_time_limit_ends_a_search_early_and_the_next_command_completes_it(tiny_run, command, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     first = command("search", run, "--bitops-budget", "30%", "--timeout", "0.001s", json=True)["results"][0]
@@ -176,18 +176,18 @@ def test_several_budgets_share_supernet_and_log(tiny_run, command, tmp_path):
     assert "name one with --result" in err
 
 
-def test_accuracy_drop_finds_a_cheaper_architecture_that_is_good_enough(tiny_run, command, tmp_path):
+def test_accuracy_drop_finds_the_cheapest_architecture_within_it(tiny_run, command, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (result,) = command("search", run, "--max-accuracy-drop", "0.9", json=True)["results"]
     asked = json.loads((run / "results" / "drop-0.9" / "asked.json").read_text())["architectures"]
     space = load_space("digits-mixed")
     costs = sq.build(space).table.totals([space.decode(a) for a in asked])
-    assert result["bitops"] == min(costs)  # at this drop everything is good enough, so the cheapest wins
+    assert result["bitops"] == min(costs)  # every score is within this drop, so the cheapest wins
 
 
-def test_no_accuracy_at_all_given_up_is_kept_to(tiny_run, command, tmp_path):
-    """The most expensive architecture is an answer where nothing cheaper scores as high."""
+def test_an_accuracy_drop_of_zero(tiny_run, command, tmp_path):
+    """The most expensive architecture wins if no cheaper one scores as high."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (result,) = command("search", run, "--max-accuracy-drop", "0", json=True)["results"]
@@ -201,7 +201,7 @@ def test_no_accuracy_at_all_given_up_is_kept_to(tiny_run, command, tmp_path):
     assert result["bitops"] == supernet.cost(space.decode(result["architecture"]))["bitops"] <= most_expensive["cost"]
 
 
-def test_every_evaluation_is_written_and_every_front_is_of_all_of_them(tiny_run):
+def test_all_evaluations_are_written_and_fronts_include_all(tiny_run):
     data = json.loads((tiny_run / "report.json").read_text())
     space = load_space("digits-mixed")
     supernet = sq.build(space)
@@ -221,7 +221,7 @@ def test_every_evaluation_is_written_and_every_front_is_of_all_of_them(tiny_run)
     assert len(list(csv.DictReader((tiny_run / "evaluations.csv").open()))) == len(items)
 
 
-def test_random_search_has_a_result_of_its_own(tiny_run, command, tmp_path):
+def test_random_search_has_its_own_result(tiny_run, command, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     (result,) = command("search", run, "--bitops-budget", BUDGET, "--searcher", "random", json=True)["results"]
@@ -251,7 +251,7 @@ def test_predict_loads_neither_torch_nor_brevitas(tiny_run):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_predict_classifies_pictures(tiny_run, command, tmp_path):
+def test_predict_classifies_images(tiny_run, command, tmp_path):
     from PIL import Image
 
     data = load_data("digits", input=(1, 8, 8), classes=10, seed=0)

@@ -1,4 +1,4 @@
-"""`spos-quant plan`: what follows from what is measured, by hand; measurements against torch's own counting."""
+"""`spos-quant plan`: estimates against hand computation, measurements against torch."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def test_one_device_by_hand():
     assert found["ranks"] == 1
     assert found["step"] == {"compute_seconds": pytest.approx(0.5 + 64 * 0.01), "communication_seconds": 0}
     assert found["seconds"]["supernet"] == pytest.approx(100 * 1.14)
-    judged = min(search.recalibration_images, 800) + 200
-    assert found["seconds"]["search"] == pytest.approx(search.population * search.generations * judged * 0.002)
+    evaluation_images = min(search.recalibration_images, 800) + 200
+    assert found["seconds"]["search"] == pytest.approx(
+        search.population * search.generations * evaluation_images * 0.002
+    )
     batch = min(SPEC.retrain.batch_size, 800)
     assert found["steps"]["retrain"] == 2 * (800 // batch)
     assert found["seconds"]["retrain"] == pytest.approx(2 * (800 // batch) * (0.5 + batch * 0.01))
@@ -65,26 +67,26 @@ def test_a_generation_waits_for_its_last_evaluation():
 
 
 def test_a_device_of_another_speed():
-    """Only what it computes is faster, not what a step costs whatever its size."""
+    """Only the time per image changes, not the fixed time per step."""
     assert MEASURED.flops == pytest.approx(6e8)
     found = row(1, flops=6e9)
     assert found["step"]["compute_seconds"] == pytest.approx(0.5 + 64 * 0.001)
     assert found["seconds"]["search"] == pytest.approx(row(1)["seconds"]["search"] / 10)
 
 
-def test_activations_are_counted_as_autograd_keeps_them():
+def test_activations_are_counted_as_autograd_saves_them():
     space = load_space("digits-mixed")
     supernet = build(space)
     x, y = torch.randn(6, *space.spec.input), torch.arange(6)
     path = space.uniform(4, 4)
     once, twice, thrice = (_kept_bytes(supernet, (torch.cat([x] * n), torch.cat([y] * n)), path) for n in (1, 2, 3))
-    assert thrice - twice == pytest.approx(twice - once, rel=0.01)  # so much per image
+    assert thrice - twice == pytest.approx(twice - once, rel=0.01)  # constant per image
     outputs: list[int] = []
     hooks = [m.register_forward_hook(lambda m, i, o: outputs.append(o.nbytes)) for m in _layers(supernet)]
     supernet(x)
     for hook in hooks:
         hook.remove()
-    assert sum(outputs) < twice - once < 5 * sum(outputs)  # what layers give, quantize and normalise
+    assert sum(outputs) < twice - once < 5 * sum(outputs)  # outputs of layers, quantizers and normalisation
 
 
 def _layers(supernet: nn.Module) -> list[nn.Module]:
@@ -114,7 +116,7 @@ def test_the_command(command):
         (["--data-size", "1"], "--data-size 1: expected the number of training images"),
     ],
 )
-def test_what_cannot_be_planned(command, arguments, message):
+def test_invalid_arguments(command, arguments, message):
     status, _, err = command("plan", "digits-mixed", "--data-size", 1000, *arguments)
     assert status == 2
     assert message in err

@@ -1,4 +1,4 @@
-"""Rankings: which architectures are drawn, what is kept of them, and that nothing changes the figures."""
+"""Rankings: drawn architectures, kept artifacts, and reproducible correlations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def costs(run, drawn):
     return [run.table.total(one.architecture) for one in drawn]
 
 
-def test_draws_fill_the_strata_evenly_and_begin_alike(planned):
+def test_draws_fill_the_strata_evenly_and_share_a_prefix(planned):
     band = read_band(planned, None)
     assert band == cost_range(planned.table, "bitops")
     many = draw(planned, 20, band)
@@ -80,7 +80,7 @@ def test_too_few_architectures_are_refused(planned):
         check(3, 1)
 
 
-def test_the_recipe_is_that_of_retrain_but_for_what_rank_says(planned):
+def test_the_recipe_is_that_of_retrain_overridden_by_rank(planned):
     raw = planned.spec.model_dump(mode="json")
     raw["retrain"]["iterations"] = 900
     assert parse_spec(raw, "x").ranked == parse_spec(raw, "x").retrain
@@ -91,12 +91,12 @@ def test_the_recipe_is_that_of_retrain_but_for_what_rank_says(planned):
 
 
 def test_ranking_end_to_end(copy, command):
-    """What it says, looked at from outside."""
+    """`ranking.json` against the log, the artifacts and `fidelity`."""
     results = sorted(str(path) for path in (copy / "results").rglob("*"))
     made = command("rank", copy, "--n", 4, *QUICK, json=True)
     assert made["skipped"] == []
     assert made["ceiling"] is None
-    assert set(made["judges"]) == {"top1", "loss"}, "gradients know no operators and widths"
+    assert set(made["judges"]) == {"top1", "loss"}, "no gradient estimate of operators and widths"
     assert sorted(str(path) for path in (copy / "results").rglob("*")) == results
     assert not list((copy / "ranking").rglob("*.safetensors"))
     stored = json.loads((copy / "ranking.json").read_text())
@@ -120,7 +120,7 @@ def test_ranking_end_to_end(copy, command):
     assert {key: made["judges"]["top1"][key] for key in expected} == expected
 
 
-def test_sensitivities_are_judges_where_gradients_know_every_axis(tmp_path, command):
+def test_sensitivities_are_predictors_if_every_axis_has_a_gradient_estimate(tmp_path, command):
     space = {
         **{"name": "bits", "backbone": "digits-resnet", "input": [1, 8, 8], "classes": 10, "data": "digits"},
         **{"axes": {"bits": [[2, 4], [4, 4], [8, 8]]}, "bits_per": "layer"},
@@ -146,7 +146,7 @@ def test_sensitivities_are_judges_where_gradients_know_every_axis(tmp_path, comm
 
 
 @pytest.mark.slow
-def test_a_ranking_that_is_stopped_goes_on_whatever_the_workers(copy, command, interrupted_after):
+def test_an_interrupted_ranking_resumes_with_any_number_of_workers(copy, command, interrupted_after):
     with interrupted_after(3):
         assert command("rank", copy, *RANK)[0] == 130
     first = command("rank", copy, *RANK, "--workers", 2, json=True)
@@ -157,17 +157,17 @@ def test_a_ranking_that_is_stopped_goes_on_whatever_the_workers(copy, command, i
         assert row["alone_top1"] == sum(one["top1"] for one in row["alone"]) / 2
     before = (copy / "ranking.json").read_bytes()
     shutil.rmtree(copy / "ranking")
-    assert command("rank", copy, *RANK, json=True)["skipped"] == []  # in this process, in one go
+    assert command("rank", copy, *RANK, json=True)["skipped"] == []  # in this process, without interruption
     assert (copy / "ranking.json").read_bytes() == before
     more = command("rank", copy, "--n", 5, "--seeds", 1, *QUICK, json=True)
     assert len(more["skipped"]) == 4
 
 
 @pytest.mark.slow
-def test_another_recipe_is_trained_anew(copy, command):
+def test_another_recipe_is_trained_again(copy, command):
     first = command("rank", copy, "--n", 4, *QUICK, json=True)
     again = command("rank", copy, "--n", 4, "--set", "rank.checkpoint_steps=2", json=True)
-    assert len(again["skipped"]) == 4  # which changes no weight
+    assert len(again["skipped"]) == 4  # this setting changes no weight
     other = command("rank", copy, "--n", 4, "--set", "rank.lr=0.2", json=True)
     assert other["skipped"] == []
     assert [row["architecture"] for row in other["rows"]] == [row["architecture"] for row in first["rows"]]
@@ -175,4 +175,4 @@ def test_another_recipe_is_trained_anew(copy, command):
     status, _, err = command("retrain", copy, "--bits", "w8a8", "--set", "retrain.lr=0.2")
     assert status == 2
     assert "retrain.lr is 0.05 there" in err
-    assert command("search", copy, "--bitops-budget", BUDGET)[0] == 0  # the run itself is as it was
+    assert command("search", copy, "--bitops-budget", BUDGET)[0] == 0  # the run itself is unchanged

@@ -1,4 +1,4 @@
-"""The best candidates of a search on few images are scored on all, and the best of them wins."""
+"""Re-ranking: the best candidates of a search on few images are scored on all images, and the best of them wins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOME = ["--set", "search.max_images=64", "--set", "search.finalists=3"]
 
 
 def candidates(*scores: float, within: bool = True) -> list[Scored]:
-    """Each costs 10 more than the one before."""
+    """Candidates of increasing cost, in steps of 10."""
     return [Scored((i,), score, None, 10 * i, within) for i, score in enumerate(scores)]
 
 
@@ -32,7 +32,7 @@ def searched(results: list[Scored], reference: Scored | None = None, drop: float
 
 
 class Images:
-    """A split of ten images, some of which a search sees."""
+    """A split of ten images, of which a search uses `seen`."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, finalists: int, scores: dict[int, float], seen: int = 3
@@ -43,7 +43,7 @@ class Images:
         )
         run = SimpleNamespace(spec=SimpleNamespace(search=SimpleNamespace(finalists=finalists, max_images=seen)))
         self.scores, self.asked = scores, []
-        self.finals = Reranking(run, lambda: self.evaluate)  # type: ignore[arg-type]
+        self.reranking = Reranking(run, lambda: self.evaluate)  # type: ignore[arg-type]
 
     def evaluate(self, asked):
         self.asked += asked
@@ -52,7 +52,7 @@ class Images:
 
 def test_the_best_on_all_images_comes_first(monkeypatch):
     images = Images(monkeypatch, 3, {1: 0.5, 2: 0.9, 3: 0.7})
-    found = images.finals.judge(searched(candidates(0.1, 0.6, 0.7, 0.8)))
+    found = images.reranking.judge(searched(candidates(0.1, 0.6, 0.7, 0.8)))
     assert images.asked == [(3,), (2,), (1,)]
     assert [(one.scored.architecture, one.scored.score, one.searched.score) for one in found] == [
         ((2,), 0.9, 0.7),
@@ -61,47 +61,47 @@ def test_the_best_on_all_images_comes_first(monkeypatch):
     ]
 
 
-def test_what_breaks_the_budget_is_no_finalist(monkeypatch):
+def test_candidates_above_the_budget_are_no_finalists(monkeypatch):
     images = Images(monkeypatch, 3, {0: 0.5})
-    assert images.finals.judge(searched([*candidates(0.1), *candidates(0.9, 0.8, within=False)])) == []
-    assert images.asked == [], "one alone has nothing to win against"
+    assert images.reranking.judge(searched([*candidates(0.1), *candidates(0.9, 0.8, within=False)])) == []
+    assert images.asked == [], "a single candidate is not scored again"
 
 
-def test_accuracy_that_may_be_given_up_counts_on_all_images(monkeypatch):
-    """The cheapest within a point of the reference, whose score on all images is another."""
+def test_an_accuracy_drop_is_relative_to_the_reference_on_all_images(monkeypatch):
+    """The cheapest within the drop from the reference, whose score on all images differs from that of the search."""
     reference = candidates(*[0.0] * 5, 0.9)[-1]
     images = Images(monkeypatch, 3, {1: 0.70, 2: 0.78, 3: 0.80, 5: 0.80})
     search = searched(candidates(0.1, 0.88, 0.885, 0.89), reference, 0.03)
-    found = images.finals.judge(search)
+    found = images.reranking.judge(search)
     assert images.asked == [(1,), (2,), (3,), (5,)]
     assert found[0].scored.architecture == (2,)
     images.scores |= {2: 0.6, 3: 0.6}
-    assert images.finals.judge(search)[0].scored.architecture == (5,), "where nothing cheaper is good enough"
+    assert images.reranking.judge(search)[0].scored.architecture == (5,), "no cheaper one is within the drop"
 
 
-def test_as_good_as_the_reference_is_good_enough_if_nothing_may_be_given_up(monkeypatch):
+def test_with_a_drop_of_zero_an_equal_score_suffices(monkeypatch):
     reference = candidates(*[0.0] * 9, 0.854)[-1]
     images = Images(monkeypatch, 3, dict.fromkeys((0, 1, 2, 9), 0.1902) | {0: 0.1})
-    found = images.finals.judge(searched(candidates(0.1, 0.854, 0.854), reference, 0.0))
+    found = images.reranking.judge(searched(candidates(0.1, 0.854, 0.854), reference, 0.0))
     assert found[0].scored.architecture == (1,), "the cheapest of equals"
 
 
-def test_a_single_candidate_is_held_against_the_reference(monkeypatch):
+def test_a_single_candidate_is_compared_with_the_reference(monkeypatch):
     reference = candidates(*[0.0] * 5, 0.9)[-1]
     images = Images(monkeypatch, 1, {1: 0.7, 5: 0.8})
-    found = images.finals.judge(searched(candidates(0.1, 0.89), reference, 0.03))
+    found = images.reranking.judge(searched(candidates(0.1, 0.89), reference, 0.03))
     assert found[0].scored.architecture == (5,)
 
 
-def test_a_time_limit_ends_it(monkeypatch):
+def test_a_time_limit_ends_the_reranking(monkeypatch):
     images = Images(monkeypatch, 3, dict.fromkeys(range(4), 0.5))
-    assert images.finals.judge(searched(candidates(0.1, 0.2, 0.3)), deadline=0.0) is None
+    assert images.reranking.judge(searched(candidates(0.1, 0.2, 0.3)), deadline=0.0) is None
 
 
 @pytest.mark.parametrize(("finalists", "seen"), [(0, 3), (10, 10)])
-def test_without_places_or_images_left_out_there_are_none(monkeypatch, finalists, seen):
+def test_no_finalists_if_none_are_configured_or_all_images_are_used(monkeypatch, finalists, seen):
     images = Images(monkeypatch, finalists, {}, seen)
-    assert images.finals.judge(searched(candidates(0.1, 0.2, 0.3))) == []
+    assert images.reranking.judge(searched(candidates(0.1, 0.2, 0.3))) == []
     assert images.asked == []
 
 
@@ -111,7 +111,7 @@ def copy(tiny_run, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_search_on_some_images_ends_in_finals(copy, command):
+def test_a_search_on_some_images_is_reranked(copy, command):
     (whole,) = command("search", copy, "--bitops-budget", "2.4M", json=True)["results"]
     assert whole["finalists"] == []
     (made,) = command("search", copy, "--bitops-budget", "2.4M", *SOME, json=True)["results"]
@@ -129,16 +129,17 @@ def test_a_search_on_some_images_ends_in_finals(copy, command):
     assert run.space.encode(best.architecture) in [one["architecture"] for one in made["finalists"]]
     command("report", copy)
     report = json.loads((copy / "report.json").read_text())
-    (told,) = [result for result in report["results"] if result["key"] == made["key"]]
+    (row,) = [result for result in report["results"] if result["key"] == made["key"]]
     percent = f"{100 * made['finalists'][0]['score']:.1f} %"
-    assert f" It won among 3 scored on all of search-val, with {percent} in the supernet." in sentence(report, told)
+    text = f" It won among 3 finalists scored on all of search-val, with {percent} in the supernet."
+    assert text in sentence(report, row)
     (again,) = command("search", copy, "--bitops-budget", "2.4M", *SOME, json=True)["results"]
     assert again == {**made, "skipped": True}
-    (backend,) = command("search", copy, "--bitops-budget", "2.4M", *SOME, "--workers", 2, json=True)["results"]
-    assert backend["skipped"]
+    (parallel,) = command("search", copy, "--bitops-budget", "2.4M", *SOME, "--workers", 2, json=True)["results"]
+    assert parallel["skipped"]
 
 
-def test_a_search_whose_time_ends_in_the_finals_goes_on(copy, command, monkeypatch):
+def test_a_search_that_runs_out_of_time_in_the_reranking_resumes(copy, command, monkeypatch):
     asked = ("search", copy, "--bitops-budget", "2.4M", *SOME)
     with monkeypatch.context() as patch:
         patch.setattr(Reranking, "judge", lambda *_, **__: None)
@@ -146,21 +147,21 @@ def test_a_search_whose_time_ends_in_the_finals_goes_on(copy, command, monkeypat
     assert (early["complete"], early["finalists"]) == (False, None)
     command("report", copy)
     report = json.loads((copy / "report.json").read_text())
-    (told,) = [result for result in report["results"] if result["key"] == early["key"]]
-    assert early_end(told) == "ended early by the time limit, before its finalists were scored on all images"
+    (row,) = [result for result in report["results"] if result["key"] == early["key"]]
+    assert early_end(row) == "ended early by the time limit, before its finalists were scored on all images"
     (made,) = command(*asked, json=True)["results"]
     assert made["complete"]
     assert len(made["finalists"]) == 3
 
 
-def test_what_was_searched_before_there_were_finalists_stays_finished(copy, command):
+def test_searches_from_before_finalists_existed_stay_finished(copy, command):
     path = next((copy / "results").glob("bitops-2.2M/search.json"))
     stored = json.loads(path.read_text())
     assert "finalists" not in stored["settings"]["search"]
 
 
 @pytest.mark.slow
-def test_finals_do_not_depend_on_the_workers(copy, command, tmp_path):
+def test_reranking_does_not_depend_on_the_workers(copy, command, tmp_path):
     shutil.copytree(copy, tmp_path / "other")
     found = []
     for run, workers in ((copy, 0), (tmp_path / "other", 2)):

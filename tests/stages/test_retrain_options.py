@@ -1,4 +1,4 @@
-"""Retraining with other quantizers, a descent of the bits and an average, from a supernet with the remedies on."""
+"""Retraining with other quantizers, progressive bits and EMA, from a supernet with per-bits BatchNorm and teacher."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_the_model_has_the_quantizer_of_the_retraining_and_its_files_say_so(run, command):
+def test_model_and_files_have_the_quantizer_of_the_retraining(run, command):
     config = read_bit_config(run / "results" / "bits-w2a2" / "small.bits.json")
     assert config.quantizer == "lsq-midrise+pact"
     model = sq.load(run)
@@ -81,12 +81,12 @@ def test_the_model_has_the_quantizer_of_the_retraining_and_its_files_say_so(run,
                 for x, _ in scoring_batches(open_existing(str(run)), "test", all_images=True)
             ]
         )
-    # The last bit of a sum may put a value at a tie on another of four levels; a wrong file is wrong everywhere.
+    # Rounding of a sum may move a value at a tie to another of four levels; a wrong file is wrong everywhere.
     assert far.float().mean() < 0.02
 
 
 def test_a_killed_retraining_ends_with_the_same_model(run, interrupted_at):
-    """In the middle of the descent, with average and learned steps in the checkpoint."""
+    """Killed in the middle of the progressive bits, with EMA and learned scales in the checkpoint."""
     result = open_existing(str(run)).result("bits-w2a2")
     expected = load_file(result.model_path)
     kept = result.model_path.read_bytes()
@@ -102,7 +102,7 @@ def test_a_killed_retraining_ends_with_the_same_model(run, interrupted_at):
     assert kept == result.model_path.read_bytes()
 
 
-def test_learned_steps_start_from_the_inherited_weights(run):
+def test_learned_scales_are_initialised_from_the_inherited_weights(run):
     opened = open_existing(str(run))
     config = read_bit_config(opened.result("bits-w2a2").bits_path)
     network = make_network(opened, config, inherited=True, seed=0)
@@ -130,7 +130,7 @@ def test_a_configuration_that_names_a_quantizer_keeps_it(run, tmp_path, command)
     assert not any(isinstance(m, LearnedScale) for m in sq.load(run, "bits-mine").modules())
 
 
-def test_unknown_quantizers_are_named_before_anything_is_written(tmp_path, command):
+def test_unknown_quantizers_are_refused_before_anything_is_written(tmp_path, command):
     path = write(tmp_path)
     status, _, err = command("train", path, "--out", tmp_path / "r", "--set", "retrain.quantizer=lsk+pact")
     assert status == 2
@@ -144,7 +144,7 @@ def test_the_teacher_is_the_float_network_of_the_weights(tmp_path, command):
 
     status, _, err = command("train", write(tmp_path), "--out", tmp_path / "r", "--set", "train.distill=0.5")
     assert status == 2
-    assert "learns from the float model of `weights`, which this space has not" in err
+    assert "is distilled from the float model of `weights`, which are not given" in err
 
     plain = parse_spec({**SPACE, "axes": {}, "batch_norm": "shared"}, "float")
     model = build(space_of(plain), seed=5).subnet(())

@@ -1,4 +1,4 @@
-"""What makes a run, and what a command may ask of one that exists."""
+"""Settings of new runs, and the settings that commands may change in existing runs."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def test_planning_writes_nothing(space, tmp_path):
     ("assignments", "message"),
     [
         (["train.path_sampler=fiar"], "unknown path sampler 'fiar'; did you mean 'fair'"),
-        (["train.path_low=1M"], "train.path_low: path sampler 'uniform' does not heed it"),
+        (["train.path_low=1M"], "train.path_low: path sampler 'uniform' does not use it"),
         (["train.path_sampler=feasible"], "needs train.path_high"),
         (["train.path_sampler=feasible", "train.path_high=3X"], "train.path_high: .*unknown suffix 'X'"),
         (["train.path_sampler=cost-uniform", "train.path_low=1G", "train.path_high=2G"], "no architecture of 'mine'"),
         (["train.path_sampler=sandwich", "train.path_metric=bops"], "unknown cost metric 'bops'"),
     ],
 )
-def test_paths_that_cannot_be_drawn_are_refused_before_anything_is_written(space, tmp_path, assignments, message):
+def test_invalid_path_samplers_are_refused_before_anything_is_written(space, tmp_path, assignments, message):
     with pytest.raises(ConfigError, match=message):
         plan_run(space, Options(assignments=tuple(assignments)))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_paths_and_iterations_make_a_run_what_it_is(space):
+def test_path_sampler_and_iterations_cannot_change_in_a_run(space):
     given = ("train.path_sampler=feasible", "train.path_high=w4a4", "train.iterations=9", "retrain.schedule=linear")
     run = made(space, *given)
     assert open_existing("runs/mine").spec == run.spec
@@ -71,8 +71,8 @@ def test_paths_and_iterations_make_a_run_what_it_is(space):
             plan_run("runs/mine", Options(assignments=(text,)))
 
 
-def test_a_training_of_iterations_says_so_everywhere(command, tmp_path):
-    """1,437 digits less search-val in batches of 512: 2 steps an epoch."""
+def test_a_training_of_iterations_reports_fractional_epochs(command, tmp_path):
+    """1,437 digits without search-val in batches of 512 give 2 steps per epoch."""
     given = ["--set", "train.iterations=5", "--set", "retrain.iterations=7", "--set", "train.batch_size=512"]
     given += ["--set", "train.path_sampler=cost-uniform", "--set", "train.path_low=1", "--set", "train.path_high=100K"]
     run = ["train", "digits-mixed", "--device", "cpu", "--out", str(tmp_path / "run"), *given]
@@ -140,7 +140,7 @@ def test_settings_that_no_model_depends_on_are_free(space):
         made(space, "train.epochs=8", "log=csv")
 
 
-def test_a_damaged_configuration_is_named_and_can_be_made_again(space, tmp_path):
+def test_a_damaged_configuration_is_reported_and_can_be_restored(space, tmp_path):
     run = made(space, "train.epochs=3", seed=4)
     path = tmp_path / "runs/mine/config.yaml"
     whole = path.read_bytes()
@@ -156,7 +156,7 @@ def test_a_damaged_configuration_is_named_and_can_be_made_again(space, tmp_path)
     assert path.read_bytes() == whole
 
 
-def test_a_run_that_another_command_changed_meanwhile_is_not_touched(space):
+def test_a_run_that_another_command_changed_in_the_meantime_is_refused(space):
     plan = plan_run(space, Options())
     made(space, seed=3)
     with pytest.raises(RunError, match="was changed by another command in the meantime"), plan.open():
@@ -164,7 +164,7 @@ def test_a_run_that_another_command_changed_meanwhile_is_not_touched(space):
     assert open_existing("runs/mine").seed == 3
 
 
-def test_what_a_kill_before_the_first_file_leaves_is_no_foreign_folder(space, tmp_path):
+def test_a_folder_with_only_a_lock_is_accepted(space, tmp_path):
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine" / LOCK).write_text("")
     assert made(space).seed == 0
@@ -187,7 +187,7 @@ def test_a_run_of_a_newer_format_is_refused(space, tmp_path):
         open_existing("runs/mine")
 
 
-def test_an_existing_directory_wins_over_a_space(space):
+def test_an_existing_directory_takes_precedence_over_a_space(space):
     made(space, out=None)
     run = made(space, out=None)
     assert str(run.path) == "runs/mine"

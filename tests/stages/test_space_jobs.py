@@ -15,7 +15,7 @@ from spos_quant.reading import read_yaml
 from spos_quant.run_dir import read_json
 
 DONE = ("digits-mixed", "digits-blocks", "shufflenetv2-blocks")
-"""Which other tests run; the rest, dear to build, is in the slow suite."""
+"""Spaces that other tests run; the others are expensive to build and are in the slow suite."""
 TINY = (
     ("train.iterations", 2),
     ("train.batch_size", 8),
@@ -30,7 +30,7 @@ TINY = (
 
 
 def small(name: str, folder: Path) -> Path:
-    """The space with four classes of pictures of 32 x 32; everything else as it is."""
+    """The space with four classes and images of 32 x 32; everything else is unchanged."""
     raw = load_spec(name).model_dump(mode="json", exclude_none=True)
     raw |= {"input": [3, 32, 32], "classes": 4}
     raw["train"] |= {"warmup_epochs": 0.0}
@@ -41,7 +41,7 @@ def small(name: str, folder: Path) -> Path:
 
 def run_small(name: str, data: str, folder: Path, command, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    # After two steps the answers of a deep network are coin tosses, which the last bit of a sum decides.
+    # After two steps the predictions of a deep network are nearly random and depend on the rounding of sums.
     monkeypatch.setattr(api, "LEAST_AGREEMENT", 0.8)
     metric = "macs" if load_spec(name).full_precision else "bitops"
     settings = [part for key, value in TINY for part in ("--set", f"{key}={value}")]
@@ -64,17 +64,17 @@ def test_run(name: str, tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch
     run_small(name, "fake", tmp_path, command, monkeypatch)
 
 
-def test_the_papers_recipe_on_a_folder_of_pictures(tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The authors' crops, flips and colours, linear schedule, plain momentum; a few steps in place of 150,000."""
+def test_the_papers_recipe_on_a_folder_of_images(tmp_path: Path, command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' crops, flips, colours, linear schedule and plain momentum, with a few steps instead of 150,000."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 2)):
         for label in range(4):
-            folder = tmp_path / "pictures" / split / f"class{label}"
+            folder = tmp_path / "images" / split / f"class{label}"
             folder.mkdir(parents=True)
             for i in range(count):
                 pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.jpg")
-    run = run_small("shufflenetv2-blocks", f"imagefolder:{tmp_path / 'pictures'}", tmp_path, command, monkeypatch)
+    run = run_small("shufflenetv2-blocks", f"imagefolder:{tmp_path / 'images'}", tmp_path, command, monkeypatch)
     config = read_yaml(run / "config.yaml")["space"]
     assert (config["train"]["schedule"], config["train"]["nesterov"], config["train"]["lr"]) == ("linear", False, 0.5)
     search = read_json(run / "results" / "macs-80pct" / "search.json")

@@ -1,4 +1,4 @@
-"""What machines do to runs: kills, full disks, damage, dying workers, impatient people. Nothing is lost or misread."""
+"""Fault injection: kills, full disks, damaged files, interrupts and concurrent commands lose or corrupt nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def evaluations(run: Path) -> list[tuple]:
 
 
 @pytest.mark.parametrize("writes", [[40], pytest.param([40, 25, 70], marks=pytest.mark.slow)])
-def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny_run, tmp_path, writes):
+def test_a_killed_run_ends_with_the_same_files(tiny_run, tmp_path, writes):
     stages = []
     for count in writes:
         killed, where = kills.attempt([*JOB, "--out", "run"], tmp_path, ("writes", str(count)))
@@ -71,7 +71,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tiny_run, tmp_path, wr
     assert set(kills.differences(reference, tmp_path / "run")) <= {"report.json"}  # it names its own paths
 
 
-def test_ctrl_c_says_how_to_go_on_and_loses_no_step(tiny_run, tmp_path):
+def test_ctrl_c_prints_how_to_resume_and_loses_no_step(tiny_run, tmp_path):
     command = [sys.executable, "-m", "spos_quant", "train", "digits-mixed", "--out", "run", *TINY]
     slow = [*command, "--set", "train.checkpoint_steps=1"]
     process = subprocess.Popen(slow, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -89,7 +89,7 @@ def test_ctrl_c_says_how_to_go_on_and_loses_no_step(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_workers_change_no_answer(tiny_run, copy, command, workers):
+def test_workers_change_no_result(tiny_run, copy, command, workers):
     unsearched(copy)
     command("search", copy, "--bitops-budget", BUDGET, "--workers", workers, json=True)
     for name in ("digits-mixed.bits.json", "asked.json", "search.json"):
@@ -97,7 +97,7 @@ def test_workers_change_no_answer(tiny_run, copy, command, workers):
     assert evaluations(copy) == evaluations(tiny_run)
 
 
-def test_a_second_process_is_refused_with_who_owns_the_run(copy):
+def test_a_second_process_is_refused_with_the_owner_of_the_lock(copy):
     with claim(copy):
         done = subprocess.run(
             [sys.executable, "-m", "spos_quant", "train", copy], capture_output=True, text=True, check=False
@@ -107,7 +107,7 @@ def test_a_second_process_is_refused_with_who_owns_the_run(copy):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_in_use_can_be_looked_at(copy, command):
+def test_a_locked_run_can_be_read(copy, command):
     with claim(copy):
         for arguments in (("report", copy), ("verify", copy, "--result", KEY), ("cost", copy)):
             status, _, err = command(*arguments)
@@ -115,7 +115,7 @@ def test_a_run_in_use_can_be_looked_at(copy, command):
 
 
 def test_a_full_disk_at_every_write_of_a_retraining(tiny_run, copy, command, monkeypatch):
-    """Each attempt gets one write further than the last one; what came out is as if nothing had happened."""
+    """Each attempt succeeds with one write more than the last one; the final files are the undisturbed ones."""
     expected = {p.name: p.read_bytes() for p in (copy / "results" / "bits-float").iterdir()}
     shutil.rmtree(copy / "results" / "bits-float")
     real, left = files._write, 0
@@ -162,7 +162,7 @@ ARTIFACTS = {
 
 
 @pytest.mark.parametrize("damage", [pytest.param("flip", marks=pytest.mark.slow), "truncate"])
-def test_damage_is_named_and_deleting_what_is_named_repairs_the_run(tiny_run, copy, command, damage):
+def test_damage_is_reported_and_deleting_the_reported_file_repairs_the_run(tiny_run, copy, command, damage):
     before = kills.contents(copy)
     for name, user in ARTIFACTS.items():
         path = copy / name
@@ -177,14 +177,14 @@ def test_damage_is_named_and_deleting_what_is_named_repairs_the_run(tiny_run, co
         assert f"{path}: is damaged" in err, name
         assert "delete it and repeat the command" in err
         path.write_bytes(data)
-    for name in ARTIFACTS.keys() - {"supernet.safetensors"}:  # seconds to train; the same, as another test shows
+    for name in ARTIFACTS.keys() - {"supernet.safetensors"}:  # slow to train; covered by another test
         (copy / name).unlink()
     status, _, err = command(*JOB, "--out", copy)
     assert status == 0, err
     assert set(kills.differences(before, copy)) <= {"environment.json", "report.json"}
 
 
-def test_a_damaged_log_is_named(copy, command):
+def test_a_damaged_log_is_reported(copy, command):
     path = copy / "evaluations.sqlite"
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -204,8 +204,8 @@ def test_a_damaged_log_is_named(copy, command):
     assert "has format 99; this version reads up to" in err
 
 
-def test_another_winner_takes_what_was_made_of_the_old_one_away(copy, command):
-    """A search that a time limit ended may find another winner when it goes on; its model must not be the old one's."""
+def test_another_winner_deletes_the_files_of_the_old_one(copy, command):
+    """A resumed search may find another winner, which must not keep the model of the old one."""
     folder = copy / "results" / KEY
     search = json.loads((folder / "search.json").read_text())
     (folder / "checksums.sha256").unlink()
@@ -223,7 +223,7 @@ def test_another_winner_takes_what_was_made_of_the_old_one_away(copy, command):
     ]
 
 
-def test_names_lead_nowhere_outside_the_run(copy, command, tmp_path):
+def test_result_names_cannot_leave_the_run_directory(copy, command, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     for key in ("../evil", "/etc", "a/../..", ""):
         status, _, err = command("evaluate", copy, "--result", key)

@@ -21,7 +21,7 @@ FEW = ["--n", 2]
 
 @pytest.fixture(scope="module")
 def measured(tiny_run, tmp_path_factory) -> Path:
-    """A run with a supernet and a table of latencies; tests copy it before they change it."""
+    """A run with a supernet and a latency table; tests copy it before they change it."""
     from spos_quant.cli import run as run_command
 
     path = tmp_path_factory.mktemp("latency") / "run"
@@ -36,12 +36,12 @@ def copy(measured, tmp_path) -> Path:
 
 
 def rewrite(path: Path, text: str) -> Path:
-    """A table of a user, beside the run."""
+    """Writes a user's table beside the run."""
     path.write_text(text, "utf-8")
     return path
 
 
-def test_everything_a_space_may_need_is_measured_and_nothing_twice(command, copy):
+def test_every_call_of_a_space_is_measured_once(command, copy):
     space, table = sq.load_space("digits-mixed"), read_latency_csv(copy / "latency.csv")
     assert set(table.layers) == set(calls(space))
     assert min(table.layers.values()) > 0
@@ -60,7 +60,7 @@ def test_everything_a_space_may_need_is_measured_and_nothing_twice(command, copy
     assert "of 3 whole networks it is off by" in out
 
 
-def test_a_command_that_was_killed_goes_on(command, copy, monkeypatch):
+def test_a_killed_command_resumes(command, copy, monkeypatch):
     from spos_quant.stages import latency as stage
 
     rows = read_latency_csv(copy / "latency.csv").layers
@@ -90,7 +90,7 @@ def sq_run(path: Path):
     return read_run(path)[0]
 
 
-def test_a_search_keeps_the_budget_and_verify_says_so(command, copy):
+def test_search_and_verify_keep_the_latency_budget(command, copy):
     run = sq_run(copy)
     (result,) = command("search", copy, "--latency-budget", "60%", json=True)["results"]
     limit = result["budget"]["latency"]
@@ -98,7 +98,7 @@ def test_a_search_keeps_the_budget_and_verify_says_so(command, copy):
     assert result["latency"] == run.table.total(run.space.decode(result["architecture"]), "latency") <= limit
     _, _, err = command("search", copy, "--latency-budget", "60%")
     assert "latency is a sum over layers (onnxruntime" in err
-    assert "finished before" in err
+    assert "already finished" in err
     made = command("run", copy, "--latency-budget", "60%", json=True)
     assert made["rows"]
     verified = command("verify", copy, "--result", "latency-60pct", json=True)
@@ -109,13 +109,13 @@ def test_a_search_keeps_the_budget_and_verify_says_so(command, copy):
     assert row["cost"]["latency"] == result["latency"]
 
 
-def test_another_table_makes_the_search_anew(command, copy, tmp_path):
+def test_another_table_repeats_the_search(command, copy, tmp_path):
     first = command("search", copy, "--latency-budget", "60%", json=True)["results"][0]
     table = read_latency_csv(copy / "latency.csv")
     slower = {call: 1000 * ns if call.weight_bits == 8 else ns for call, ns in table.layers.items()}
     board = rewrite(tmp_path / "board.csv", latency_csv(type(table)(slower, source="my board")))
-    brought = command("latency", copy, "--table", board, json=True)
-    assert (brought["source"], brought["networks"], brought["rest"]) == ("my board", 0, 0)
+    imported = command("latency", copy, "--table", board, json=True)
+    assert (imported["source"], imported["networks"], imported["rest"]) == ("my board", 0, 0)
     again = command("search", copy, "--latency-budget", "60%", json=True)["results"][0]
     assert again["budget"] != first["budget"]
     run = sq_run(copy)
@@ -125,7 +125,7 @@ def test_another_table_makes_the_search_anew(command, copy, tmp_path):
     assert "was measured elsewhere (my board)" in err
 
 
-def test_a_template_is_filled_in_and_brought(command, tmp_path):
+def test_a_filled_in_template_is_imported(command, tmp_path):
     out, blank = tmp_path / "run", tmp_path / "blank.csv"
     made = command("latency", "digits-blocks", "--template", blank, "--out", out, json=True)
     assert not out.exists()
@@ -149,13 +149,13 @@ def test_a_template_is_filled_in_and_brought(command, tmp_path):
         (["--template", "missing/b.csv"], "cannot be written (No such file"),
     ],
 )
-def test_what_cannot_be_measured(command, copy, arguments, message):
+def test_invalid_arguments(command, copy, arguments, message):
     status, _, err = command("latency", copy, *arguments)
     assert status == 2
     assert message in err
 
 
-def test_a_damaged_table_is_named(command, copy):
+def test_a_damaged_table_is_reported(command, copy):
     text = (copy / "latency.csv").read_text("utf-8")
     (copy / "latency.csv").write_text(text.replace("layer", "lawer", 1), "utf-8")
     status, _, err = command("search", copy, "--latency-budget", "60%")
@@ -170,14 +170,14 @@ def test_a_latency_budget_needs_a_table(command, tmp_path):
     assert "measure them with: spos-quant latency" in err
 
 
-def test_a_bench_within_a_latency_says_how_far_it_may_be_off(command, copy):
+def test_a_bench_with_a_latency_budget_reports_the_error_of_the_table(command, copy):
     status, _, err = command("bench", copy, "--bits", "random:1", "--latency-budget", "60%", "--dry-run")
     assert status == 0
     assert "of 2 whole networks it is off by" in err
 
 
-def test_rows_of_a_layer_that_were_folded_into_the_batch_are_runs():
-    """Windows of attention become a batch of their own: 4 windows of 3 tokens, each a call of the layer."""
+def test_windows_folded_into_the_batch_count_as_runs_of_a_layer():
+    """Attention windows are folded into the batch: 4 windows of 3 tokens, each one call of the layer."""
 
     class Windows(torch.nn.Module):
         def __init__(self):
@@ -188,8 +188,8 @@ def test_rows_of_a_layer_that_were_folded_into_the_batch_are_runs():
             return self.fc(x.reshape(-1, 3, 8)).reshape(len(x), -1)
 
     supernet = sq.quantize(Windows(), torch.rand(2, 4 * 3 * 8), bits=[(4, 4)], keep_float=[])
-    (place,) = supernet.space.layers
-    (shape,) = place.shapes
+    (slot,) = supernet.space.layers
+    (shape,) = slot.shapes
     assert (shape.runs, shape.geometry.input, shape.macs) == (4, (3, 8), 4 * 3 * 8 * 5)
 
 

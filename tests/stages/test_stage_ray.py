@@ -1,4 +1,4 @@
-"""A search whose evaluators are on a Ray cluster leaves the files that it leaves without one."""
+"""A search with evaluators on a Ray cluster writes the same files as one without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cluster():
 
 @pytest.fixture
 def fresh(tiny_run, tmp_path):
-    """A copy of the finished run, searched no longer."""
+    """Makes copies of the finished run without search results."""
 
     def make(name: str) -> Path:
         shutil.copytree(tiny_run, tmp_path / name)
@@ -62,7 +62,7 @@ def test_the_same_files_with_any_number_of_actors(command, cluster, fresh, actor
     assert results(together) == results(alone)
 
 
-def test_finals_find_room_where_the_search_took_all(command, cluster, fresh):
+def test_reranking_runs_after_a_search_that_used_all_cpus(command, cluster, fresh):
     alone, together = fresh("alone"), fresh("together")
     some = ["--set", "search.max_images=64", "--set", "search.finalists=3"]
     command(*search(alone), *some, json=True)
@@ -102,14 +102,14 @@ def logged(run: Path) -> int:
 
 
 def until(process: subprocess.Popen[str], run: Path, count: int) -> None:
-    """Waits for so many evaluations in the log, in the middle of a search."""
+    """Waits until the log of a running search holds `count` evaluations."""
     while logged(run) < count:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_a_node_that_is_lost_and_a_driver_that_is_killed_in_the_middle_of_a_search(command, fresh):
+def test_a_lost_node_and_a_killed_driver_during_a_search(command, fresh):
     pytest.importorskip("ray", reason="Ray is not installed")
     alone, lost, killed = fresh("alone"), fresh("lost"), fresh("killed")
     command(*search(alone), *LONGER, json=True)

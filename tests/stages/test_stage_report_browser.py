@@ -1,4 +1,4 @@
-"""The page of a run that was really made, in a real browser."""
+"""The report page of a real run in a real browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_page_of_a_run_works(tiny_run, chromium):
     drawn = page.run("document.querySelectorAll('#plane-plot .point').length")
     assert drawn == len(report["evaluations"]) + 1
 
-    # Pointing at the winner says which bits its file holds.
+    # Hovering over the winner shows the bits of its file.
     search = read_json(tiny_run / "results" / KEY / "search.json")
     layers = read_json(tiny_run / "results" / KEY / "digits-mixed.bits.json")["layers"]
     page.middle("#plane-plot")
@@ -59,7 +59,7 @@ def test_the_page_of_a_run_works(tiny_run, chromium):
     assert page.outside == []
 
 
-def test_a_run_says_that_its_search_ended_early(tiny_run, tmp_path, command, chromium):
+def test_the_page_shows_that_a_search_ended_early(tiny_run, tmp_path, command, chromium):
     assert "ended early" not in chromium.open().visit(tiny_run / "report.html").run("document.body.innerText")
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
@@ -67,8 +67,8 @@ def test_a_run_says_that_its_search_ended_early(tiny_run, tmp_path, command, chr
     store_json(path, read_json(path) | {"complete": False})
     command("report", run, json=True)
     page = chromium.open().visit(run / "report.html")
-    said = page.run("document.querySelector('#models tr.leads .early').innerText")
-    assert said == "search ended early by the time limit: 12 of about 12 architectures"
+    note = page.run("document.querySelector('#models tr.leads .early').innerText")
+    assert note == "search ended early by the time limit: 12 of about 12 architectures"
     assert {
         r["key"]: r["complete"] for r in read_json(run / "report.json")["results"] if r["complete"] is not None
     } == {KEY: False}

@@ -1,4 +1,4 @@
-"""Sensitivities and the knapsack from the command line: float weights as they are, resuming, workers, the report."""
+"""Sensitivities and the knapsack from the command line: untrained float weights, resuming, workers, the report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GRADIENT = ("--set", "search.estimate=gradient")
 
 @pytest.fixture(scope="module")
 def space_file(tmp_path_factory):
-    """A space that starts from float weights, which are fresh ones: what they answer does not matter here."""
+    """A space that starts from float weights, which are random because accuracy does not matter here."""
     folder = tmp_path_factory.mktemp("space")
     floats = {**SPACE, "axes": {"bits": [["float", "float"]]}, "train": {}}
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def run_path(space_file, tmp_path_factory):
     return tmp_path_factory.mktemp("runs") / "run"
 
 
-def test_measured_is_stored_and_not_made_again(command, space_file, run_path):
+def test_a_measured_estimate_is_stored_and_reused(command, space_file, run_path):
     made = command("sensitivity", space_file, "--out", run_path, json=True)
     assert made["complete"]
     assert not made["skipped"]
@@ -72,7 +72,7 @@ def test_measured_is_stored_and_not_made_again(command, space_file, run_path):
     assert {**again, "skipped": False} == made
 
 
-def test_weights_are_taken_as_they_are(command, space_file, run_path):
+def test_weights_are_used_without_training(command, space_file, run_path):
     done = command("train", space_file, "--out", run_path, json=True)
     assert done["epoch"] == 0
     from spos_quant.stages.models import load_supernet
@@ -103,7 +103,7 @@ def test_gradient_and_knapsack_within_the_budget(command, space_file, run_path):
     assert asked["architectures"][0] == run.space.encode(first[0])
 
 
-def test_the_report_draws_them(command, run_path):
+def test_the_report_draws_sensitivities(command, run_path):
     command("report", run_path, json=True)
     data = json.loads((run_path / "report.json").read_text())
     assert [found["estimate"] for found in data["sensitivities"]] == ["measured", "gradient"]
@@ -121,14 +121,14 @@ def test_a_model_without_training_is_evaluated(command, run_path):
     assert sq.measure(model, torch.zeros(1, 1, 8, 8))["weight_bytes"] <= 10**9
 
 
-def test_dry_run_tells_the_work(command, run_path):
+def test_dry_run_reports_the_work(command, run_path):
     for estimate, unit in (("measured", "architectures"), ("gradient", "batches")):
         found = command("sensitivity", run_path, "--estimate", estimate, "--dry-run", json=True)
         assert found["stages"][-1]["unit"] == unit
         assert found["stages"][0]["units"] == 0
 
 
-def test_a_time_limit_keeps_evaluations_and_goes_on(command, space_file, tmp_path, monkeypatch):
+def test_a_time_limit_keeps_evaluations_and_the_next_command_resumes(command, space_file, tmp_path, monkeypatch):
     status, _, err = command("sensitivity", space_file, "--out", tmp_path / "r", "--timeout", "0.000001s")
     assert status == 0
     assert "repeat the command" in err
@@ -151,7 +151,7 @@ def test_workers_change_nothing(command, space_file, run_path, tmp_path):
     assert other["rows"] == one["rows"]
 
 
-def test_what_is_wrong_is_said_and_leaves_nothing_behind(command, tmp_path, space_file, monkeypatch):
+def test_invalid_arguments_are_reported_before_anything_is_written(command, tmp_path, space_file, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
         (("sensitivity", "digits-mixed", "--estimate", "gradients"), "did you mean 'gradient'"),

@@ -1,4 +1,4 @@
-"""Search spaces that between them use every feature, and supernets of them in a state that hides nothing."""
+"""Search spaces that together use every feature, and supernets of them with no tensor at its initial value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spos_quant.space.spec import parse_spec
 from spos_quant.supernet.supernet import Supernet
 
 _SPECS: dict[str, dict[str, Any]] = {
-    # Two bits axes, one per layer, float among them; first (signed input) and last layer quantized; tied layers.
+    # Separate axes of weight and activation bits per layer, with float; first (signed) and last layer quantized; ties.
     "separate": {
         "backbone": "digits-resnet",
         "input": [1, 8, 8],
@@ -33,7 +33,7 @@ _SPECS: dict[str, dict[str, Any]] = {
         "keep_float": [],
         "groups": [["layer1.0.conv2", "layer2.1.conv2"]],
     },
-    # A shortcut kept float while the operators beside it have different bits of their own.
+    # A shortcut kept float, with operators that have bits of their own.
     "float shortcut": {
         "backbone": "digits-resnet",
         "input": [2, 8, 8],
@@ -73,7 +73,7 @@ def space(name: str) -> SearchSpace:
 def supernet(name: str, seed: int = 0) -> Supernet:
     """With BatchNorm statistics, affine parameters and clips that all differ from their initial values.
 
-    Building thousands of modules takes a second, so that a space and seed have one supernet, set back on every call.
+    Building thousands of modules takes a second, so each space and seed has one supernet, which every call resets.
     """
     made, tensors, start = _supernet(name, seed)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def images(made: Supernet | SearchSpace, n: int = 4, seed: int = 0) -> Tensor:
 
 
 def every_candidate(of: SearchSpace) -> list[Architecture]:
-    """Architectures that together have what `check_coverage` wants, with other candidates in every block."""
+    """Architectures that together pass `check_coverage`, with different candidates in every block."""
     size = {kind: max([1, *(len(x.candidates) for x in of.axes if x.kind == kind)]) for kind in KINDS}
     found = []
     # Every operator of a block meets every candidate of the block's other axes.
@@ -147,7 +147,7 @@ def _operator(of: SearchSpace, layer: LayerSlot) -> str | None:
 
 
 class Watched:
-    """A supernet with its tensors and layers listed once: walking its thousands of modules is what takes the time."""
+    """A supernet with its tensors and layers listed once, because walking its thousands of modules is slow."""
 
     def __init__(self, made: Supernet) -> None:
         self.made = made
@@ -160,7 +160,7 @@ class Watched:
             parameter.grad = None
 
     def name(self, plain: str) -> str:
-        """The name under `body` of what the active path's subnet calls `plain`."""
+        """The name under `body` of the subnet parameter `plain` of the active path."""
         for block in self.made.space.blocks:
             rest = plain.removeprefix(f"{block.name}.")
             if rest != plain and not rest.startswith("downsample."):
@@ -168,7 +168,7 @@ class Watched:
         return plain
 
     def matching(self, subnet: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-        """Every parameter of a subnet beside the supernet's that it is the leading slice of."""
+        """Every parameter of a subnet with the supernet parameter of which it is the leading slice."""
         for name, parameter in subnet.named_parameters(remove_duplicate=False):
             layer, is_clip, _ = name.partition(".input_quant.")
             if not is_clip:

@@ -142,6 +142,6 @@ def test_zero() -> None:
 
 
 def test_the_shortcut_comes_first() -> None:
-    """Its name then holds the shared quantizer, whatever operators a space has, which `inherit` relies on."""
+    """A shared quantizer is then named after it, whatever operators a space has, which `inherit` relies on."""
     made = block(nn.Sequential(conv(4, 4, 1)))
     assert [name for name, _ in made.named_children()] == ["downsample", "candidates"]

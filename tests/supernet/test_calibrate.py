@@ -1,4 +1,4 @@
-"""Where clips start: on values from everywhere in a tensor."""
+"""Clips are calibrated on values from everywhere in a tensor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_a_stride_takes_enough_and_meets_every_remainder_of_every_side(count, wa
 
 
 @pytest.mark.parametrize("side", [8, 16, 32])
-def test_clips_start_where_the_values_are_not_where_the_border_is(side):
-    """Pictures that are dark at the border have the clips of pictures that are bright all over."""
+def test_clips_are_not_calibrated_on_the_image_border_only(side):
+    """Images that are dark at the border have the same clips as images that are bright everywhere."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4 * side * side, 3))
     everywhere = torch.rand(256, 4, side, side)

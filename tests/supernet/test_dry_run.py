@@ -1,4 +1,4 @@
-"""What the dry runs read, against the network built for real and costed with hooks."""
+"""Shapes from dry runs, against the real network with its costs measured by hooks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spos_quant.supernet.network import BlockBuilder
 
 
 def costs_by_hooks(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """Metrics of a plain model: MACs from what really comes out of its layers, bits from its own quantizers."""
+    """Metrics of a plain model: MACs from the outputs of its layers, bits from its own quantizers."""
     found = dict.fromkeys(("bitops", "bitops_total", "macs", "float_macs", "params", "weight_bytes"), 0)
 
     def hook(layer: Any, _x: Any, y: Tensor) -> None:
@@ -146,7 +146,7 @@ class Fixed(nn.Module):
         return y
 
 
-def test_layers_that_run_twice_work_twice_and_layers_that_never_do_are_refused() -> None:
+def test_layers_that_run_twice_count_twice_and_layers_that_never_run_are_rejected() -> None:
     once, twice = (measure_shapes(SPEC, backbone(kind)).layers for kind in (Attention, Twice))
     assert [(x.shapes[0].macs, x.shapes[0].weights) for x in twice] == [
         (2 * x.shapes[0].macs, x.shapes[0].weights) for x in once
@@ -165,7 +165,7 @@ def test_an_input_that_does_not_fit() -> None:
     assert not any(layer._forward_hooks for layer in body.modules())
 
 
-def test_bodies_for_measuring_hold_no_memory() -> None:
+def test_bodies_for_measuring_use_no_memory() -> None:
     body, _ = build_body(SPEC, backbone(Attention))
     assert {p.device.type for p in body.parameters()} == {"meta"}
     body, _ = build_body(SPEC, backbone(Attention), device="cpu")

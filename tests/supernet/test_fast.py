@@ -1,4 +1,4 @@
-"""Steps that take less time: the same values, the same gradients, fewer operations."""
+"""Faster training steps: the same values and gradients with fewer operations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from spos_quant.supernet.network import blocks_in_a_row, relus_in_front
 from spos_quant.supernet.supernet import Supernet
 
 AS_IF_COMPILED = replace(kernels.EAGER, compiled=True)
-"""Takes the ways of compiled kernels without compiling any."""
+"""Takes the code paths of compiled kernels without compiling any."""
 
 
 def supernet(op: str, act_bits: list[int | None], backbone: str = "resnet20") -> Supernet:
@@ -60,7 +60,7 @@ def step(model: nn.Module, fast: bool, compiled: bool = False) -> tuple[Tensor, 
 
 
 class Relus(TorchDispatchMode):
-    """Counts what reads or writes a whole tensor to rectify it."""
+    """Counts operations, among them those of ReLUs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,12 +94,12 @@ def test_values_and_gradients_are_the_same(op: str, inside: int, static: bool) -
     assert torch.equal(step(model, fast=False)[0], expected), "everything is as it was"
 
 
-def test_a_float_path_rectifies_too() -> None:
+def test_a_float_path_applies_relus_too() -> None:
     model = supernet("conv3x3", [4])
     model.activate(model.space.sample(np.random.default_rng(0)))
-    for place in model.modules():
-        if hasattr(place, "act_bits"):
-            place.act_bits = None
+    for module in model.modules():
+        if hasattr(module, "act_bits"):
+            module.act_bits = None
     expected, gradients = step(model, fast=False)
     found, ours = step(model, fast=True)
     assert torch.equal(found, expected)
@@ -108,7 +108,7 @@ def test_a_float_path_rectifies_too() -> None:
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memory_format) -> None:
-    """One operation where kernels are compiled, which is tried without compiling them."""
+    """One operation if kernels are compiled, which is tested without compiling them."""
     torch.manual_seed(0)
     made = []
     for compiled in (False, True):
@@ -131,10 +131,10 @@ def test_a_sum_and_its_relu(monkeypatch: pytest.MonkeyPatch, memory: torch.memor
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize(
     ("backbone", "op", "folded"),
-    # All sums but the last of a ResNet, which the pooling reads; of a MobileNet those that a block follows: all ten.
+    # In a ResNet all sums but the last, which the pooling reads; in a MobileNet all ten, as a block follows each.
     [("resnet20", "conv3x3", 8), ("resnet18", "conv3x3", 7), ("mobilenetv2-cifar", "mbconv3x3", 10)],
 )
-def test_sums_are_quantized_as_they_are_made(
+def test_sums_are_quantized_in_the_same_kernel(
     monkeypatch: pytest.MonkeyPatch, backbone: str, op: str, folded: int, static: bool
 ) -> None:
     """Without compiled kernels, so that everything else is the same to the last bit."""
@@ -147,18 +147,18 @@ def test_sums_are_quantized_as_they_are_made(
     expected, gradients = step(model, fast=False)
     model.load_state_dict(state)
     monkeypatch.setattr(fused_add, "active", lambda _x: AS_IF_COMPILED)
-    taken: Counter[bool] = Counter()
+    popped: Counter[bool] = Counter()
 
-    def take(
+    def pop(
         x: Tensor, quantizer: fused_quant.FusedIntQuant, before: Any = fused_quant.PrecomputedActivation.pop
     ) -> Tensor | None:
         found: Tensor | None = before(x, quantizer)
-        taken[found is not None] += 1
+        popped[found is not None] += 1
         return found
 
-    monkeypatch.setattr(fused_quant.PrecomputedActivation, "pop", staticmethod(take))
+    monkeypatch.setattr(fused_quant.PrecomputedActivation, "pop", staticmethod(pop))
     found, ours = step(model, fast=True)
-    assert taken[True] == folded
+    assert popped[True] == folded
     assert torch.equal(found, expected)
     for (name, _), a, b in zip(model.named_parameters(), ours, gradients, strict=True):
         if a is None or b is None:
@@ -167,28 +167,29 @@ def test_sums_are_quantized_as_they_are_made(
             torch.testing.assert_close(a, b)
         else:
             assert torch.equal(a, b)
-    taken.clear()
+    popped.clear()
     assert torch.equal(step(copy.deepcopy(model), fast=False)[0], step(model, fast=False)[0])
-    assert not taken[True], "everything is as it was"
+    assert not popped[True], "everything is as it was"
 
 
-def test_watched_blocks_sum_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_with_hooks_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_add, "active", lambda _x: AS_IF_COMPILED)
     model = supernet("conv3x3", [4])
     model.activate(model.space.uniform(4, 4))
-    laid: list[object] = []
-    monkeypatch.setattr(fused_quant.PrecomputedActivation, "attach", staticmethod(lambda *given: laid.append(given)))
+    attached: list[object] = []
+    attach = staticmethod(lambda *given: attached.append(given))
+    monkeypatch.setattr(fused_quant.PrecomputedActivation, "attach", attach)
     pairs = list(blocks_in_a_row(model))
     assert len(pairs) == 8
     x = torch.randn(3, 3, 8, 8)
     with sq.fast_steps(model, compiled=False):
-        # A block gives a sum and reads one; a layer reads one.
+        # A block makes one sum and reads one; a layer reads one.
         for watched, left in ((pairs[1][0], 6), (pairs[3][1], 4), (pairs[5][1].first, 3)):
             assert watched is not None
             watched.register_forward_pre_hook(lambda *_: None)  # also while it is open
-            laid.clear()
+            attached.clear()
             model(x)
-            assert len(laid) == left
+            assert len(attached) == left
 
 
 @pytest.mark.slow
@@ -209,7 +210,7 @@ def test_a_compiled_step_is_the_plain_one(monkeypatch: pytest.MonkeyPatch, op: s
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
-def test_what_has_no_quantizer_from_zero_or_is_watched_keeps_its_relu() -> None:
+def test_relus_without_a_learned_clip_behind_or_with_hooks_are_kept() -> None:
     model = supernet("conv3x3", [4])
     pairs = list(relus_in_front(model))
     assert len(pairs) == 9
@@ -224,7 +225,7 @@ def test_what_has_no_quantizer_from_zero_or_is_watched_keeps_its_relu() -> None:
 
 
 class _Twice(nn.Module):
-    """A plain block whose row runs one ReLU twice."""
+    """A plain block whose sequence runs one ReLU twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +241,7 @@ class _Twice(nn.Module):
         return y
 
 
-def test_a_relu_in_two_places_stays() -> None:
+def test_a_relu_that_runs_twice_is_kept() -> None:
     model = _Twice().eval()
     assert list(relus_in_front(model)) == []
     x = torch.randn(2, 16, 8, 8)
@@ -268,7 +269,7 @@ def test_contexts_nest_and_errors_are_the_users() -> None:
 
 
 @pytest.mark.parametrize("act_bits", [[4], [4, None]])
-def test_copies_made_inside_are_whole(act_bits: list[int | None]) -> None:
+def test_copies_made_inside_are_complete(act_bits: list[int | None]) -> None:
     model = supernet("conv3x3", act_bits).eval()
     path = model.space.sample(np.random.default_rng(0))
     x = torch.randn(3, 3, 8, 8)
@@ -283,7 +284,7 @@ def test_copies_made_inside_are_whole(act_bits: list[int | None]) -> None:
     assert torch.equal(copied.eval()(x), model.eval()(x))
 
 
-def test_weights_loaded_inside_train_on() -> None:
+def test_weights_loaded_inside_get_gradients() -> None:
     made = supernet("conv3x3", [4])
     made.activate(made.space.uniform(4, 4))
     model = made.subnet(made.space.uniform(4, 4))
@@ -295,11 +296,11 @@ def test_weights_loaded_inside_train_on() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))  # type: ignore[arg-type]
 
 
-def test_infinity_behind_a_relu_gives_no_gradient() -> None:
+def test_minus_infinity_before_a_relu_has_no_gradient() -> None:
     x = torch.tensor([-torch.inf, 1.0, 2.0])
-    upstream, scale, low, high, clipped = torch.ones(3), *map(torch.tensor, (0.5, 0.0, 3.0, 0.0))
-    folded = kernels.gradients(upstream, x, scale, low, high, clipped, torch.tensor(0.0))
-    plain = kernels.gradients(upstream, x.relu(), scale, low, high, clipped, torch.tensor(-torch.inf))
+    upstream, scale, qmin, qmax, clipped = torch.ones(3), *map(torch.tensor, (0.5, 0.0, 3.0, 0.0))
+    folded = kernels.gradients(upstream, x, scale, qmin, qmax, clipped, torch.tensor(0.0))
+    plain = kernels.gradients(upstream, x.relu(), scale, qmin, qmax, clipped, torch.tensor(-torch.inf))
     assert torch.equal(folded[1], plain[1])
     assert folded[0].tolist() == [0.0, 1.0, 0.0]
 

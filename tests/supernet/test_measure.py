@@ -1,4 +1,4 @@
-"""`measure` reads the cost of any model from its own layers; here against formulas and the cost table."""
+"""`measure` computes the cost of any model from its own layers; here against formulas and the cost table."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_narrowest_and_widest_channels() -> None:
     assert operator.conv1.weight.shape[0] == 16  # 15 rounds half up
 
 
-def test_macs_in_the_outline_are_the_formulas() -> None:
+def test_macs_of_the_network_shapes_match_formulas() -> None:
     of = space("digits-mixed")
     sizes = {"layer1.0": (16, 16, 64, 64), "layer1.1": (16, 16, 64, 64)}
     sizes |= {"layer2.0": (16, 32, 64, 16), "layer2.1": (32, 32, 16, 16)}
@@ -134,7 +134,7 @@ def test_contract(name: str) -> None:
     check_operator(operators[name], changes_shape=name not in ("none", "avg_pool_3x3"))
 
 
-def test_the_contract_notices_what_it_should() -> None:
+def test_the_contract_rejects_wrong_operators() -> None:
     def unsigned(block_spec: BlockSpec) -> Operator:
         return Operator({"conv": conv(block_spec.inputs, block_spec.outputs, 3, block_spec.stride)})
 

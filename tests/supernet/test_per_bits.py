@@ -1,4 +1,4 @@
-"""What every bit-width learns of its own: weight steps and affine parameters of BatchNorm."""
+"""The parameters of each bit-width: weight scales and affine parameters of BatchNorm."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def architectures(network: Supernet, n: int = 3) -> list[tuple[int, ...]]:
     return network.space.sample_many(np.random.default_rng(3), n)
 
 
-def steps_of(network: Supernet) -> dict[str, Tensor]:
+def scales_of(network: Supernet) -> dict[str, Tensor]:
     return {f"{n}.value": m.value for n, m in network.named_modules() if isinstance(m, LearnedScale)}
 
 
-def test_subnets_equal_their_paths_in_answers_gradients_and_after_recalibration() -> None:
+def test_subnets_equal_their_paths_in_outputs_gradients_and_after_recalibration() -> None:
     network = made()
     for a in architectures(network):
         network.train()
@@ -80,7 +80,7 @@ def test_subnets_equal_their_paths_in_answers_gradients_and_after_recalibration(
         assert torch.equal(network.subnet(a)(IMAGES), network(IMAGES))
 
 
-def test_each_bit_width_trains_its_own_affine_parameters_and_steps() -> None:
+def test_each_bit_width_trains_its_own_affine_parameters_and_scales() -> None:
     network = made(shake=False)
     layer, norm = next((x, y) for x, y in norms_behind(network.body) if x.searchable)
     assert list(norm.by_bits) == ["1", "2", "4", "8"]
@@ -95,8 +95,8 @@ def test_each_bit_width_trains_its_own_affine_parameters_and_steps() -> None:
         for bits, affine in norm.by_bits.items():
             active = bits == str(layer.weight_bits)
             assert (affine.weight.grad is not None) is active
-            (step,) = layer.weight_quant[bits].parameters()
-            assert (step.grad is not None) is active
+            (scale,) = layer.weight_quant[bits].parameters()
+            assert (scale.grad is not None) is active
         assert (norm.weight.grad is not None) is (layer.weight_bits is None)
 
 
@@ -127,11 +127,11 @@ def test_weights_round_trip_copies_and_a_plain_optimizer_group(tmp_path: Path) -
     decayed, free = network.param_groups(weight_decay=0.1)
     weights = {id(m.weight) for m in network.modules() if isinstance(m, SwitchLayer)}
     assert {id(p) for p in decayed["params"]} == weights
-    assert {id(p) for p in steps_of(network).values()} <= {id(p) for p in free["params"]}
+    assert {id(p) for p in scales_of(network).values()} <= {id(p) for p in free["params"]}
 
 
-def test_a_state_dict_goes_into_the_parameters_that_are_there() -> None:
-    """Brevitas would make those of its quantizers anew, and an optimizer would go on with the old ones."""
+def test_a_state_dict_is_loaded_into_the_existing_parameters() -> None:
+    """Brevitas would re-create those of its quantizers, and an optimizer would update the old ones."""
     from brevitas import config
 
     network, other = made(0), made(1)
@@ -156,22 +156,22 @@ def test_a_locked_network_inherits_what_its_bits_learned() -> None:
 
 
 def test_what_is_missing_starts_from_the_inherited_weights() -> None:
-    """Learned steps from a supernet without any: where the statistics of its weights put them."""
-    axes = {"bits": RAW["axes"]["bits"]}  # one width: statistics are those of the slice, learned steps of the whole
+    """Learned scales, inherited from a supernet without any, are initialized from the statistics of its weights."""
+    axes = {"bits": RAW["axes"]["bits"]}  # one width: statistics use the slice, learned scales the full weight
     plain = made(quantizer="midrise+pact", batch_norm="shared", axes=axes)
     learned = made(seed=4, axes=axes)
     missing = inherit(learned, dict(named_tensors(plain)))
-    steps = steps_of(learned)
-    assert steps.keys() <= missing
-    for tensor in steps.values():
+    scales = scales_of(learned)
+    assert scales.keys() <= missing
+    for tensor in scales.values():
         tensor.data.fill_(7.0)
     learned.start(missing)
     for a in architectures(plain):
         assert torch.equal(learned.subnet(a).eval()(IMAGES), plain.subnet(a).eval()(IMAGES))
-    kept = next(iter(steps))
-    steps[kept].data.fill_(7.0)
+    kept = next(iter(scales))
+    scales[kept].data.fill_(7.0)
     learned.start(missing - {kept})
-    assert (steps[kept] == 7.0).all()
+    assert (scales[kept] == 7.0).all()
 
 
 def test_float_weights_start_everything(tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_float_weights_start_everything(tmp_path: Path) -> None:
     loaded = network.body.layer1[0].candidates["conv3x3"]
     for affine in loaded.bn1.by_bits.values():
         assert torch.equal(affine.weight, norm.weight)
-    before = {name: step.detach().clone() for name, step in steps_of(network).items()}
+    before = {name: scale.detach().clone() for name, scale in scales_of(network).items()}
     network.start()
-    assert all(torch.equal(before[name], step) for name, step in steps_of(network).items())
+    assert all(torch.equal(before[name], scale) for name, scale in scales_of(network).items())
 
 
-def test_a_network_without_our_batch_norm_is_refused() -> None:
+def test_a_network_without_switchable_batch_norm_is_rejected() -> None:
     raw = {**RAW, "backbone": "torchvision:resnet18", "input": [3, 32, 32], "axes": {"bits": [[2, 2], [4, 4]]}}
     with pytest.raises(ConfigError, match="batch_norm: per-bits needs .* leave it at shared"):
         build(space_of(parse_spec({**raw, "bits_per": "layer"}, "x")))

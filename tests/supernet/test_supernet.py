@@ -1,4 +1,4 @@
-"""The supernet's law: a subnet computes what its path computes, to the last bit, forward and backward."""
+"""The invariant of the supernet: a subnet is bit-identical to its path, forward and backward."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_path(watched: Watched, a: Architecture, x: Tensor, *, training: bool) 
     made = watched.made
     if made.training is not training:
         made.train(training)
-    # Another path is active before, so that nothing may come from there.
+    # Another path is active first: nothing of it may remain.
     made.activate([len(axis.candidates) - 1 - i for axis, i in zip(made.space.axes, a, strict=True)])
     subnet = made.subnet(a)
     assert all(m.training is training for m in subnet.modules() if type(m).__name__ != "TensorClamp")
@@ -94,7 +94,7 @@ def test_every_candidate_of_every_axis(name: str) -> None:
     assert all(not torch.equal(first, second) for first, second in itertools.pairwise(outputs))
     assert all(y.isfinite().all() and y.std(0).any() for y in outputs)
     dead = [key for key, parameter in watched.parameters.items() if id(parameter) not in alive]
-    assert dead == [], "no architecture moved these, so nothing was compared"
+    assert dead == [], "no architecture gave these a gradient, so nothing was compared"
 
 
 @settings(deadline=None, max_examples=8, derandomize=True)
@@ -107,7 +107,7 @@ def test_random_architectures(seed: int, training: bool, name: str) -> None:
 
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(NAMES))
-def test_a_subnet_says_the_bits_of_its_architecture(seed: int, name: str) -> None:
+def test_a_subnet_has_the_bits_of_its_architecture(seed: int, name: str) -> None:
     """Read from the Brevitas modules; the layers are those of the architecture, no more and no fewer."""
     made = supernet(name)
     a = made.space.sample(np.random.default_rng(seed))
@@ -128,7 +128,7 @@ def test_a_subnet_says_the_bits_of_its_architecture(seed: int, name: str) -> Non
 
 
 def test_a_whole_training_step_keeps_path_and_subnet_equal() -> None:
-    """Two steps of SGD with momentum on both sides: same loss, same weights, and weights outside the slice at rest."""
+    """Two steps of SGD with momentum on both sides: same loss, same weights, weights outside of the slice unchanged."""
     watched = Watched(supernet("separate"))
     made = watched.made
     a = every_candidate(made.space)[7]
@@ -209,7 +209,7 @@ def test_tied_layers_follow_one_axis() -> None:
         assert bits == [(1, 3, None)[candidate], (1, 3, None)[candidate], 1]
 
 
-def test_activate_wants_an_architecture_of_the_space() -> None:
+def test_activate_requires_an_architecture_of_the_space() -> None:
     made = supernet("option a")
     before = made.architecture
     for bad in ((), (0,) * (len(made.space.axes) + 1), (9,) * len(made.space.axes)):
@@ -223,7 +223,7 @@ def test_activate_wants_an_architecture_of_the_space() -> None:
 
 
 def test_activation_ends_in_canonical_form() -> None:
-    """What a skipped block would have been does not matter."""
+    """The other axes of a skipped block have no effect."""
     made = supernet("digits-mixed")
     skip = [axis.candidates.index("skip") if axis.kind == "op" else 1 for axis in made.space.axes]
     made.activate(skip)
@@ -231,7 +231,7 @@ def test_activation_ends_in_canonical_form() -> None:
     assert made.architecture != tuple(skip)
 
 
-def test_a_subnet_is_a_snapshot_and_leaves_no_trace() -> None:
+def test_a_subnet_is_a_snapshot_without_side_effects() -> None:
     made = supernet("digits-mixed")
     architectures = every_candidate(made.space)
     made.activate(architectures[3])
@@ -338,15 +338,15 @@ def test_cost_and_samples_within_a_budget() -> None:
         made.sample(rng, 1, bitops="3M")
 
 
-def test_a_body_of_another_outline_is_refused() -> None:
-    """A stale network_shapes would make every cost wrong without a word."""
+def test_a_body_with_other_network_shapes_is_rejected() -> None:
+    """Stale network shapes would make every cost silently wrong."""
 
     def made(backbone: str, classes: int) -> Supernet:
         raw = {"name": "x", "backbone": backbone, "input": [3, 8, 8], "classes": classes}
         return build(space_of(parse_spec(raw, "x")))
 
     small = made("resnet20", 10)
-    with pytest.raises(ModelError, match="make the network_shapes anew: layer 'linear' differs"):
+    with pytest.raises(ModelError, match="measure the network shapes again: layer 'linear' differs"):
         Supernet(small.space, made("resnet20", 11).body)
     deep = made("resnet32", 10)
     with pytest.raises(ModelError, match=r"layer 'layer1.3.conv1' is not in it"):

@@ -41,7 +41,9 @@ def test_supernet_round_trip(name: str, tmp_path: Path) -> None:
     identities = [id(p) for p in other.parameters()]
     load_weights(other, read_weights(tmp_path / "w.safetensors"), "w")
     assert torch.equal(path_of(made), path_of(other))
-    assert [id(p) for p in other.parameters()] == identities, "an optimizer built before would be left behind"
+    assert [id(p) for p in other.parameters()] == identities, (
+        "an optimizer built before would update the old parameters"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checksums.sha256", "w.safetensors"]
 
 
@@ -161,9 +163,11 @@ def test_names_and_shapes_must_fit() -> None:
     state = {name: tensor.clone() for name, tensor in named_tensors(model)}
     before = {name: tensor.clone() for name, tensor in state.items()}
     renamed = {("0.weigth" if name == "0.weight" else name): tensor + 1 for name, tensor in state.items()}
-    with pytest.raises(ModelError, match=r"1 tensors miss, 1 are unknown, first '0.weight'; did you mean '0.weigth'\?"):
+    message = r"1 tensors are missing, 1 are unknown, first '0.weight'; did you mean '0.weigth'\?"
+    with pytest.raises(ModelError, match=message):
         load_weights(model, renamed, "file")
-    with pytest.raises(ModelError, match=r"0 tensors miss, 1 are unknown, first '1.weigh'; did you mean '1.weight'\?"):
+    message = r"0 tensors are missing, 1 are unknown, first '1.weigh'; did you mean '1.weight'\?"
+    with pytest.raises(ModelError, match=message):
         load_weights(model, {**state, "1.weigh": torch.ones(1)}, "file")
     wrong = {name: tensor + 1 for name, tensor in state.items()}
     wrong["1.running_var"] = torch.ones(3)
@@ -263,7 +267,7 @@ def test_float_weights_that_do_not_fit(change: dict[str, Tensor | None], message
 # Between supernets
 
 
-def test_inherit_copies_leading_channels_and_says_what_misses() -> None:
+def test_inherit_copies_leading_channels_and_returns_missing_names() -> None:
     source = {"0.weight": torch.arange(12.0).view(3, 4), "2.weight": torch.ones(2, 2, 5, 5), "3.bias": torch.ones(2, 2)}
     target = nn.Sequential(nn.Linear(6, 2), nn.ReLU(), nn.Conv2d(2, 2, 3, bias=False), nn.BatchNorm2d(2))
     before = target[0].weight[:, 4:].clone()
@@ -283,7 +287,7 @@ def test_inherit_copies_leading_channels_and_says_what_misses() -> None:
 
 @pytest.mark.parametrize("name", ["digits-mixed", "separate", "option a"])
 def test_a_locked_space_inherits_exactly_the_subnet(name: str) -> None:
-    """What retraining starts from computes what the supernet's path computes: shared clips and slices included."""
+    """The initial network of retraining equals the supernet's path, with its shared clips and slices."""
     made = supernet(name).eval()
     tensors = {n: t.detach().clone() for n, t in named_tensors(made)}
     x = images(made)

@@ -28,22 +28,22 @@ print(json.dumps([faults(), keep_freed_memory(), faults(), faults()]))
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_pages_are_cleared_once():
+def test_freed_pages_are_reused():
     clean = {name: value for name, value in os.environ.items() if name not in allocation._SET_BY_USER}
-    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean)
-    given_back, kept, first, later = json.loads(said.stdout)
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=clean)
+    before, kept, first, later = json.loads(done.stdout)
     assert kept
-    assert given_back > 5 * first
+    assert before > 5 * first
     assert later < 100
 
 
-def test_who_sets_malloc_is_left_alone(monkeypatch):
+def test_malloc_settings_of_the_user_are_kept(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("malloc was touched"))
     assert not keep_freed_memory()
 
 
-def test_other_libraries_are_left_alone(monkeypatch):
+def test_other_c_libraries_are_not_configured(monkeypatch):
     for name in allocation._SET_BY_USER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())

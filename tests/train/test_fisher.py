@@ -1,4 +1,4 @@
-"""The gradient estimate against per-image gradients of plain torch, and where it applies."""
+"""The gradient estimate against per-image gradients of plain torch, and when it applies."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def batches(n=12, seed=1):
 
 @pytest.mark.parametrize("bits", [[(None, None), (2, None), (4, None)], [(None, None), (None, 2), (3, 3)]])
 def test_equals_per_image_gradients_of_the_float_network(bits):
-    """From a float reference: the gradient of every image times the error that a layer's output has for it."""
+    """From a float reference: per image, the gradient times the error of a layer's output."""
     model = small()
     supernet = sq.quantize(model, torch.randn(4, 1, 6, 6), bits=bits, keep_float=["last"], calibrate=batches())
     found = fisher_sensitivity(supernet, batches(), loss=summed)
     names = {axis.name.rpartition(".")[0]: index for index, axis in enumerate(supernet.space.axes)}
-    places = [place for place in supernet.space.layers if place.quantized]
-    layers = {place.name: layer for place, (layer, _, _) in zip(places, supernet.quantized_layers(), strict=True)}
+    slots = [slot for slot in supernet.space.layers if slot.quantized]
+    layers = {slot.name: layer for slot, (layer, _, _) in zip(slots, supernet.quantized_layers(), strict=True)}
     for row in found.rows:
         (name,) = [name for name, axis in names.items() if axis == row.perturbation.axis]
         pair = supernet.space.axes[row.perturbation.axis].candidates[row.perturbation.candidate]
@@ -54,7 +54,7 @@ def test_equals_per_image_gradients_of_the_float_network(bits):
 
 
 def _by_hand(model, name, layer, pair, x, y):
-    """Half the squared product for one image, the network cut in two at the layer."""
+    """Half the squared product for one image, with the network split at the layer."""
     index = int(name)
     inputs = model[:index](x)
     output = model[index](inputs).detach().requires_grad_()
@@ -67,7 +67,7 @@ def _by_hand(model, name, layer, pair, x, y):
 
 
 def test_without_labels_its_mean_is_the_gauss_newton_matrix_times_the_error():
-    """d' J' (diag(p) - p p') J d / 2 of every image, by the Jacobian, as the mean over signs."""
+    """The mean over random signs is d' J' (diag(p) - p p') J d / 2 per image, computed with the Jacobian."""
     model = small()
     supernet = sq.quantize(model, torch.randn(4, 1, 6, 6), bits=[(None, None), (2, None)], keep_float=["0", "last"])
     (x, _), _ = batches(n=4)
@@ -81,9 +81,9 @@ def test_without_labels_its_mean_is_the_gauss_newton_matrix_times_the_error():
     expected = []
     for one, d in zip(output, error, strict=True):
         jacobian = torch.autograd.functional.jacobian(lambda o: model[3:](o[None])[0], one).reshape(3, -1)
-        moved = jacobian @ d.flatten()
+        jacobian_times_error = jacobian @ d.flatten()
         p = model[3:](one[None])[0].softmax(0)
-        expected.append(0.5 * (moved @ (torch.diag(p) - p[:, None] * p) @ moved).item())
+        expected.append(0.5 * (jacobian_times_error @ (torch.diag(p) - p[:, None] * p) @ jacobian_times_error).item())
     assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.1)
 
 
@@ -124,7 +124,7 @@ def test_parameters_without_gradients_and_modes_do_not_matter():
     assert all(parameter.grad is None for parameter in supernet.parameters())
 
 
-def test_shift_and_scale_of_channels_are_left_out():
+def test_shift_and_scale_of_channels_are_excluded():
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(5, 3, 4, 4, generator=generator)
     scale, shift = torch.rand(1, 3, 1, 1, generator=generator), torch.rand(1, 3, 1, 1, generator=generator)
@@ -132,16 +132,16 @@ def test_shift_and_scale_of_channels_are_left_out():
     error = torch.randn(5, 3, 4, 4, generator=generator)
     rest = _without_affine(error + scale * y + shift, y)
     torch.testing.assert_close(rest, _without_affine(error, y), atol=1e-5, rtol=1e-4)
-    # what is left is what least squares leaves
+    # the rest is the residual of least squares
     for c in range(3):
         rows = torch.stack((y[:, c].flatten(), torch.ones(80)), 1).double()
         target = error[:, c].flatten().double()
-        fitted = rows @ torch.linalg.lstsq(rows, target[:, None]).solution.flatten()
+        least_squares = rows @ torch.linalg.lstsq(rows, target[:, None]).solution.flatten()
         ours = _without_affine(error, y)[:, c].flatten().double()
-        torch.testing.assert_close(ours, target - fitted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours, target - least_squares, atol=1e-5, rtol=1e-4)
 
 
-def test_behind_batch_norm_a_scaled_weight_costs_nothing(monkeypatch):
+def test_a_scaled_weight_before_batch_norm_has_no_sensitivity(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 16, 3)).eval()
     supernet = sq.quantize(model, torch.randn(4, 1, 6, 6), bits=[(None, None), (2, None)], keep_float=["last"])
@@ -156,14 +156,14 @@ def test_behind_batch_norm_a_scaled_weight_costs_nothing(monkeypatch):
     assert row.loss < 1e-8
 
 
-def test_what_is_wrong_is_said():
+def test_error_messages():
     supernet = sq.quantize(small(), torch.randn(4, 1, 6, 6), bits=[(2, 8), (8, 8)], keep_float=[])
     with pytest.raises(ConfigError, match="got no batches"):
         fisher_sensitivity(supernet, [])
     with pytest.raises(ConfigError, match="hold no labels"):
         fisher_sensitivity(supernet, [torch.randn(2, 1, 6, 6)], loss=summed)
     odd = sq.quantize(nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(2, 1, 6, 6), bits=[(2, 8), (8, 8)], keep_float=[])
-    with pytest.raises(ModelError, match="no logits"):
+    with pytest.raises(ModelError, match="is not logits"):
         fisher_sensitivity(odd, [torch.randn(2, 1, 6, 6)])
     with pytest.raises(ConfigError, match="needs batches="):
         sq.sensitivity(supernet, estimate="gradient")

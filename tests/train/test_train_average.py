@@ -57,7 +57,7 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Stop(Exception):
-    """A death in the middle of a training."""
+    """Simulates a kill in the middle of a training."""
 
 
 @pytest.mark.parametrize("make", [linear, supernet])
@@ -67,12 +67,12 @@ def test_a_killed_training_ends_with_the_same_average(tmp_path, make):
     fit(make_fabric(job.config, "cpu"), undisturbed, job)
     job = replace(job, checkpoint=tmp_path / "c.safetensors", identity="x")
 
-    def dies(step):
+    def killed(step):
         if step == 7:
             raise Stop
 
     with pytest.raises(Stop):
-        fit(make_fabric(job.config, "cpu"), make(), job, paths=hooked(dies))
+        fit(make_fabric(job.config, "cpu"), make(), job, paths=hooked(killed))
     again = make()
     fit(make_fabric(job.config, "cpu"), again, job)
     for a, b in zip(undisturbed.state_dict().values(), again.state_dict().values(), strict=True):

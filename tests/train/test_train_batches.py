@@ -1,4 +1,4 @@
-"""Batches follow from (seed, step): nothing is seen twice in an epoch, ranks share, and any step can be the first."""
+"""Batches depend on (seed, step): no image repeats in an epoch, ranks share batches, any step can be the first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spos_quant.train.batches import FixedBatches, TrainingSteps, loader
 
 
 def plain(images: np.ndarray) -> dict[bytes, int]:
-    """Which image a normalised picture is."""
+    """Maps the bytes of a normalised image to its index."""
     return {image.tobytes(): i for i, image in enumerate(images)}
 
 
 def unaugmented(n: int = 40):
-    """The data set without augmentation, where every picture can be told apart."""
+    """The data set without augmentation, so that all images are distinct."""
     from dataclasses import replace
 
     made = data(n)
@@ -80,7 +80,7 @@ def test_any_step_can_be_the_first(workers):
     assert not torch.equal(whole[0][0], whole[4][0])
 
 
-def test_training_is_augmented_anew_in_every_epoch():
+def test_training_images_are_augmented_differently_in_every_epoch():
     of = data()
     steps = TrainingSteps(of, 40, 0)
     for epoch in range(2):
@@ -109,7 +109,7 @@ def test_fixed_batches_are_the_same_every_time(split, kept, monkeypatch):
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
 
 
-def test_two_iterations_at_once_do_not_disturb_each_other(monkeypatch):
+def test_two_concurrent_iterations_are_independent(monkeypatch):
     for keep in (0, 1 << 30):
         monkeypatch.setattr(batches, "_KEEP_BYTES", keep)
         fixed = FixedBatches(data(), "test", images=None, batch_size=3, seed=0)
@@ -118,7 +118,7 @@ def test_two_iterations_at_once_do_not_disturb_each_other(monkeypatch):
         assert all(torch.equal(a[0], b[0]) for a, b in pairs)
 
 
-def test_training_images_come_augmented_as_in_training():
+def test_fixed_training_images_are_augmented_as_in_training():
     of = data()
     images = torch.cat([x for x, _ in FixedBatches(of, "train", images=30, batch_size=8, seed=5)]).numpy()
     expected, _ = batch(of.train, stratified(of.train.labels, 30, 5), of.preprocessing, of.augmentation, 5)
@@ -130,7 +130,7 @@ def test_training_images_come_augmented_as_in_training():
 
 
 @pytest.mark.parametrize("split", ["search-val", "test"])
-def test_other_images_come_as_they_are_and_fewer_of_them_are_drawn(split):
+def test_other_images_are_not_augmented_and_subsets_are_stratified(split):
     of = data()
     source = of.split(split)
     found = list(FixedBatches(of, split, images=None, batch_size=6, seed=5))

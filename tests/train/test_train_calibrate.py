@@ -1,4 +1,4 @@
-"""Every clip starts at the threshold of least squared error, of all that the tensor can be."""
+"""Every clip is initialized to the value of least squared error, over all tensors that its quantizer can read."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ MAKE = {"small": supernet, "signed": signed_supernet}
 
 
 def rounded(x: torch.Tensor, clip: torch.Tensor, bits: int, signed: bool) -> torch.Tensor:
-    """The levels of `quant.quantizers`, written out."""
+    """The quantization of `quant.quantizers`, written out."""
     if signed and bits == 1:
         return torch.where(x >= 0, clip, -clip)
     if signed:
-        step = clip / 2 ** (bits - 1)
-        return (x / step).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
-    step = clip / (2**bits - 1)
-    return (x / step).round().clamp(0, 2**bits - 1) * step
+        scale = clip / 2 ** (bits - 1)
+        return (x / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * scale
+    scale = clip / (2**bits - 1)
+    return (x / scale).round().clamp(0, 2**bits - 1) * scale
 
 
 def read_by(model) -> dict[InputQuantizer, torch.Tensor]:
-    """What every quantizer can be given: float passes under each operator, at the largest width, BatchNorm by batch."""
+    """All inputs of every quantizer: float passes per operator, at the largest width, with batch statistics."""
     of = model.space
     seen: dict[InputQuantizer, list[torch.Tensor]] = {}
     handles = []
@@ -98,11 +98,11 @@ def test_every_clip_is_the_one_of_least_squared_error(name):
             errors = torch.stack([(rounded(values, c, bits, ours.signed) - values).square().mean() for c in grid])
             clip = ours.clip(bits).detach()
             at = int((grid - clip).abs().argmin())
-            assert abs(float(grid[at] - clip)) < 1e-4 * float(peak), "no threshold of the grid"
+            assert abs(float(grid[at] - clip)) < 1e-4 * float(peak), "the clip is not on the grid"
             assert float(errors[at]) <= 1.001 * float(errors.min())
             assert float(errors[at]) < 0.95 * float(errors.max())
             checked.add((bits, ours.signed, at))
-    assert len({at for _, _, at in checked}) > 6, "all clips are at one place of the grid"
+    assert len({at for _, _, at in checked}) > 6, "all clips are at the same few grid points"
     wanted = {"small": {(1, False), (2, False), (4, False)}, "signed": set(product((1, 2, 3, 5, 8), (False, True)))}
     assert {(bits, signed) for bits, signed, _ in checked} == wanted[name]
 
@@ -112,7 +112,7 @@ def test_more_bits_clip_less():
     calibrate_clips(model, images(8))
     for quantizer in model.input_quantizers():
         if not quantizer.signed:
-            ascending = clips(quantizer)[1:]  # not 1 bit, whose one level above zero is where most values are
+            ascending = clips(quantizer)[1:]  # not 1 bit: its only nonzero level is near most values
             assert ascending == sorted(ascending)
             assert ascending[0] < ascending[-1]
 
@@ -141,7 +141,7 @@ def test_nothing_else_changes():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_statistics_that_were_never_made_do_not_matter():
+def test_running_statistics_have_no_effect():
     fresh, used = supernet(), supernet()
     with torch.no_grad():
         for norm in used.modules():
@@ -167,7 +167,7 @@ def test_only_the_wanted_quantizers_are_set():
             assert now == start[q]
 
 
-def test_large_tensors_are_judged_on_a_sample_that_has_their_peak():
+def test_large_tensors_are_calibrated_on_a_sample_with_their_peak():
     model = supernet()
     x = torch.randn(80, 1, 8, 8)  # 16 channels: 81,920 values
     calibrate_clips(model, x)
@@ -203,7 +203,7 @@ def test_an_input_that_was_declared_never_negative():
     assert not model.training
 
 
-def test_a_tensor_of_zeros_keeps_its_start():
+def test_a_tensor_of_zeros_keeps_the_initial_clip():
     model = supernet()
     with torch.no_grad():
         for m in model.modules():

@@ -1,4 +1,4 @@
-"""A training that stops at any step goes on to bitwise the same weights; what is not finite spoils nothing."""
+"""A training that stops at any step resumes to bitwise equal weights; nonfinite losses do no damage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spos_quant.train.paths import Paths, Step, path_samplers
 
 
 class Stop(Exception):
-    """A death in the middle of a training."""
+    """Simulates a kill in the middle of a training."""
 
 
 def job(path, **config) -> Training:
@@ -45,7 +45,7 @@ def run(model: nn.Module, of: Training, *, die_at: int | None = None, draw: Path
 
 
 def dropping() -> nn.Module:
-    """A model whose answers in training need torch's random numbers, and with statistics of batches."""
+    """A model with dropout and BatchNorm: it uses torch's random numbers and batch statistics."""
     torch.manual_seed(5)
     layers = [nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, CLASSES)]
     return nn.Sequential(*layers)
@@ -64,12 +64,12 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 def test_a_killed_training_ends_with_the_same_weights_and_records(tmp_path, make, config):
     undisturbed = make()
     expected = run(undisturbed, job(None, **config))
-    for deaths in ([1], [5, 5, 7], [3, 11]):
-        path = tmp_path / f"{deaths}.safetensors"
-        for step in deaths:
+    for kills in ([1], [5, 5, 7], [3, 11]):
+        path = tmp_path / f"{kills}.safetensors"
+        for step in kills:
             with pytest.raises(Stop):
                 run(make(), job(path, **config), die_at=step)
-            torch.manual_seed(99)  # a new process does not know what the old one drew
+            torch.manual_seed(99)  # a new process has another random state
         model = make()
         assert run(model, job(path, **config)) == expected
         assert equal(model, undisturbed)
@@ -86,7 +86,7 @@ def test_channels_last_trains_the_same_up_to_rounding_and_can_be_killed(tmp_path
     ours, theirs, start = (
         torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (*models.values(), supernet())
     )
-    # At few bits a last digit decides a level here and there; another gradient would be as far away as the start is.
+    # At few bits, rounding errors sometimes change a level; a wrong gradient would be as far away as the start.
     assert (ours - theirs).norm() < 0.3 * (theirs - start).norm()
     seen = []
     watched = supernet()
@@ -112,11 +112,11 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_killed_training_ends_the_same_along_the_paths_of_every_sampler(tmp_path, sampler):
-    """A last epoch that is incomplete included."""
+    """Includes an incomplete last epoch."""
     assert {*SAMPLERS, "uniform"} == set(path_samplers)
     config = {"iterations": 7, "schedule": "linear", "nesterov": False}
 
-    def draw() -> Paths:  # as a new process makes it
+    def draw() -> Paths:  # as in a new process
         return drawing(1, path_sampler=sampler, **SAMPLERS[sampler])
 
     undisturbed, path = supernet(), tmp_path / "c.safetensors"
@@ -163,8 +163,8 @@ def test_the_clock_may_go_backwards(tmp_path, monkeypatch):
     assert equal(model, undisturbed)
 
 
-def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt._State, "arrived", False)  # set back afterwards: other tests start anew
+def test_an_interrupt_waits_for_the_step_and_writes_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt._State, "arrived", False)  # undone afterwards for other tests
     path, model, undisturbed = tmp_path / "c.safetensors", supernet(), supernet()
     expected = run(undisturbed, job(None))
     draw, seen = drawing(1), []
@@ -183,7 +183,7 @@ def test_an_interrupt_waits_for_the_step_and_leaves_a_checkpoint(tmp_path, monke
     assert equal(model, undisturbed)
 
 
-def test_the_checkpoint_of_another_training_is_not_gone_on_from(tmp_path, capsys):
+def test_the_checkpoint_of_another_training_is_ignored(tmp_path, capsys):
     path = tmp_path / "c.safetensors"
     with pytest.raises(Stop):
         run(dropping(), job(path), die_at=7)
@@ -194,7 +194,7 @@ def test_the_checkpoint_of_another_training_is_not_gone_on_from(tmp_path, capsys
     assert equal(model, undisturbed)
 
 
-def test_another_number_of_threads_is_said(tmp_path, capsys):
+def test_another_number_of_threads_is_reported(tmp_path, capsys):
     path = tmp_path / "c.safetensors"
     with pytest.raises(Stop):
         run(dropping(), job(path), die_at=7)
@@ -208,14 +208,14 @@ def test_another_number_of_threads_is_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:200] + bytes([b[200] ^ 1]) + b[201:]])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported(tmp_path, damage):
     path = tmp_path / "c.safetensors"
     with pytest.raises(Stop):
         run(dropping(), job(path), die_at=7)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(RunError, match=r"c\.safetensors: is damaged .*delete it and repeat the command"):
         run(dropping(), job(path))
-    (tmp_path / "checksums.sha256").unlink()  # unlisted: what is inside must still not be believed
+    (tmp_path / "checksums.sha256").unlink()  # without a checksum the content must still be checked
     path.write_bytes(b"\x10" * 40)
     with pytest.raises(RunError, match=r"c\.safetensors: is damaged"):
         run(dropping(), job(path))
@@ -224,8 +224,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 # ---- losses that are not finite
 
 
-def spoiled(*indices: int) -> DataSet:
-    """The data set with pictures that make a model's loss NaN, through a `Broken` layer in front."""
+def with_white_images(*indices: int) -> DataSet:
+    """The data set with images for which a `Broken` model has a NaN loss."""
     made = data(40)
     images = made.train.images.copy()
     images[list(indices)] = 255
@@ -233,7 +233,7 @@ def spoiled(*indices: int) -> DataSet:
 
 
 class Broken(nn.Module):
-    """Turns a picture that is all white into NaN, as a faulty decoder would."""
+    """Turns white images into NaN, as a faulty decoder would."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -245,14 +245,14 @@ class Broken(nn.Module):
 
 
 def broken_job(path, **config) -> Training:
-    return replace(job(path, **{"epochs": 2, **config}), data=replace(spoiled(7), augmentation=no_padding()))
+    return replace(job(path, **{"epochs": 2, **config}), data=replace(with_white_images(7), augmentation=no_padding()))
 
 
 def no_padding():
     return replace(data(4).augmentation, pad=0)
 
 
-def test_the_step_that_is_not_finite_is_named_and_the_last_checkpoint_kept(tmp_path):
+def test_a_nonfinite_step_is_reported_and_the_last_checkpoint_kept(tmp_path):
     path, model = tmp_path / "c.safetensors", Broken(dropping())
     with pytest.raises(ModelError) as error:
         run(model, broken_job(path, checkpoint_steps=1))
@@ -264,7 +264,7 @@ def test_the_step_that_is_not_finite_is_named_and_the_last_checkpoint_kept(tmp_p
         assert all(t.isfinite().all() for t in read_weights(path).values())
 
 
-def test_skipping_leaves_the_step_out_and_the_model_whole(tmp_path):
+def test_skipping_a_nonfinite_step_keeps_the_model_finite(tmp_path):
     model = Broken(dropping())
     records = run(model, broken_job(None, nonfinite="skip"))
     assert [r["skipped"] for r in records] == [1, 1]
@@ -273,8 +273,8 @@ def test_skipping_leaves_the_step_out_and_the_model_whole(tmp_path):
     assert not equal(model, Broken(dropping()))
 
 
-def test_skipping_can_be_asked_for_after_the_stop(tmp_path):
-    """The same as if it had been asked for at once: the choice is no part of what makes a training."""
+def test_skip_can_be_set_after_a_stop(tmp_path):
+    """The result is the same as with `skip` from the start: the setting is not part of the training's identity."""
     path, at_once, later = tmp_path / "c.safetensors", Broken(dropping()), Broken(dropping())
     expected = run(at_once, broken_job(None, nonfinite="skip"))
     with pytest.raises(ModelError):
@@ -283,9 +283,9 @@ def test_skipping_can_be_asked_for_after_the_stop(tmp_path):
     assert equal(at_once, later)
 
 
-def test_a_gradient_that_is_not_finite_is_no_step_either():
+def test_a_nonfinite_gradient_takes_no_step():
     class Root(nn.Module):
-        """A finite value whose slope at 0 is not."""
+        """A finite value with an infinite slope at 0."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -300,7 +300,7 @@ def test_a_gradient_that_is_not_finite_is_no_step_either():
     assert model.weight.isfinite().all()
 
 
-def test_statistics_that_a_skipped_batch_spoiled_start_afresh():
+def test_nonfinite_statistics_of_a_skipped_batch_are_reset():
     model = supernet()
 
     def broken(step):
@@ -310,13 +310,13 @@ def test_statistics_that_a_skipped_batch_spoiled_start_afresh():
         return space().sample(np.random.default_rng(step))
 
     before = copy.deepcopy(model)
-    # The hook stays, so every later step is skipped as well: the model must be whole all the same.
+    # The hook stays, so every later step is skipped too; the model must stay finite.
     fit(make_fabric(TrainConfig(), "cpu"), model, training(nonfinite="skip"), paths=hooked(broken))
     assert all(t.isfinite().all() for t in model.state_dict().values())
     assert not equal(before, model)
 
 
-def test_a_training_that_can_only_skip_gives_up(monkeypatch):
+def test_too_many_skipped_steps_in_a_row_are_an_error(monkeypatch):
     monkeypatch.setattr("spos_quant.train.loop._MOST_SKIPPED", 5)
     model = dropping()
     with torch.no_grad():

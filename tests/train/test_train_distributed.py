@@ -1,4 +1,4 @@
-"""Several ranks train as one process does that accumulates their shares of every batch."""
+"""Training with several ranks equals one process that accumulates the gradients of their shares of every batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-6
 
 
 def rank(out: str) -> None:
-    """One rank: writes its weights and the paths that it took."""
+    """One rank: saves its weights and the paths that it trained."""
     given = training(n=44, **HOW, **STRATEGY)
     fabric = make_fabric(given.config, "cpu")
     model = supernet()
@@ -37,12 +37,12 @@ def rank(out: str) -> None:
         return taken[-1]
 
     records = fit(fabric, model, given, paths=paths)
-    said = {"paths": [step.architectures for step in taken], "records": records}
-    save_weights(model, Path(f"{out}-{fabric.global_rank}.safetensors"), said)
+    metadata = {"paths": [step.architectures for step in taken], "records": records}
+    save_weights(model, Path(f"{out}-{fabric.global_rank}.safetensors"), metadata)
 
 
 def accumulated(**config) -> tuple[torch.nn.Module, list[float]]:
-    """The reference: one process, the ranks' shares one after the other, plain torch for everything else."""
+    """The reference: one process, the ranks' shares in turn, everything else in plain torch."""
     given, model, draw = training(n=44, **config), supernet(), drawing(0)
     shares = [TrainingSteps(given.data, 8, 0, rank=r, world_size=RANKS) for r in range(RANKS)]
     total = given.config.steps(shares[0].per_epoch)
@@ -76,13 +76,13 @@ def test_two_ranks_train_like_one_process_that_accumulates(tmp_path):
     done = subprocess.run([*command, __file__, str(out)], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [Path(f"{out}-{r}.safetensors") for r in range(RANKS)]
-    said = [read_saved_metadata(path) for path in found]
-    assert said[0]["paths"] == said[1]["paths"]  # the same path on every rank
-    assert said[0]["records"] == said[1]["records"]
+    metadata = [read_saved_metadata(path) for path in found]
+    assert metadata[0]["paths"] == metadata[1]["paths"]  # the same path on every rank
+    assert metadata[0]["records"] == metadata[1]["records"]
     model, losses = accumulated(**HOW)
     steps = len(losses) // RANKS // HOW["epochs"]
     means = [sum(losses[e * steps * RANKS :][: steps * RANKS]) / steps / RANKS for e in range(HOW["epochs"])]
-    assert [record["loss"] for record in said[0]["records"]] == pytest.approx(means, rel=1e-5)
+    assert [record["loss"] for record in metadata[0]["records"]] == pytest.approx(means, rel=1e-5)
     weights = read_weights(found[0])
     other = read_weights(found[1])
     parameters = {name for name, _ in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Recalibration is the plain average of batch statistics; a score is what it says."""
+"""Recalibration is the plain average of batch statistics; scores equal accuracy and loss computed by hand."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_recalibration_by_hand(pairs):
     net = two_layers()
     first, second = net[1], net[5]
     for batch in images(7):
-        net(batch)  # statistics from before, which must not matter
+        net(batch)  # earlier statistics, which must have no effect
     expected: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[], []]
     for x in images():
         a = net[0](x)
@@ -75,7 +75,7 @@ def test_recalibration_by_hand(pairs):
     assert all(torch.equal(p, weights[name]) and p.grad is None for name, p in net.named_parameters())
 
 
-def test_recalibration_twice_is_recalibration_once():
+def test_recalibration_is_idempotent():
     net = two_layers()
     recalibrate(net, images())
     once = copy.deepcopy(net.state_dict())
@@ -85,7 +85,7 @@ def test_recalibration_twice_is_recalibration_once():
 
 
 def touched(model: nn.Module, path: tuple[int, ...]) -> dict[SwitchBatchNorm2d, list[torch.Tensor]]:
-    """What every BatchNorm layer on the path reads, while statistics come from the batch."""
+    """The inputs of every BatchNorm layer on the path during recalibration."""
     probe = model
     probe.activate(path)
     seen: dict[SwitchBatchNorm2d, list[torch.Tensor]] = {}
@@ -138,7 +138,7 @@ def test_known_norms_are_taken_as_given():
     assert not torch.equal(net[5].running_mean, torch.zeros(4))
 
 
-def test_a_failure_leaves_momentum_and_mode_in_order():
+def test_a_failure_restores_momentum_and_mode():
     net = two_layers()
     with pytest.raises(RuntimeError):
         recalibrate(net, [*images(), torch.randn(2, 3, 8, 8)])
@@ -171,7 +171,7 @@ def test_score_by_hand():
     assert whole.loss == pytest.approx(result.loss, rel=1e-6)
 
 
-def test_score_of_nothing_and_of_perfection():
+def test_score_of_no_batches_and_of_a_perfect_model():
     assert score(two_layers(), []).n == 0
     perfect = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     x = torch.randn(6, 1, 8, 8)

@@ -1,4 +1,4 @@
-"""The training loop against a loop written out, and what single-path training must leave alone."""
+"""The training loop against a loop written out, and what single-path training must not change."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from train_cases import CLASSES, drawing, hooked, space, supernet, training, use
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
+from spos_quant.streams import Stream, generator
 from spos_quant.supernet.calibrate import calibrate_clips
 from spos_quant.train.batches import TrainingSteps
 from spos_quant.train.devices import make_fabric
@@ -118,7 +119,7 @@ def trained(seed: int, **config) -> nn.Module:
 
 def test_same_seed_gives_bitwise_the_same_weights():
     first = trained(3)
-    torch.manual_seed(99)  # the global generator is nobody's business
+    torch.manual_seed(99)  # the global generator has no effect
     assert same(trained(3), first)
     assert not same(trained(4), first)
     assert not same(first, supernet())
@@ -155,7 +156,7 @@ def test_fit_activates_the_path_of_every_step(fabric):
 
 
 def test_parameters_of_inactive_layers_do_not_move(fabric):
-    """Neither weight decay nor momentum that they gathered on earlier paths moves them."""
+    """Neither weight decay nor momentum from earlier paths changes them."""
     model = supernet()
     of = model.space
     everything = [of.canonical([min(turn, len(a.candidates) - 1) for a in of.axes]) for turn in range(4)]
@@ -174,7 +175,7 @@ def test_parameters_of_inactive_layers_do_not_move(fabric):
         for name in before:
             if name not in active:
                 assert torch.equal(before[name], after[name]), f"step {step} moved {name}"
-                checked += name in moved_once  # with a momentum buffer that is not empty
+                checked += name in moved_once  # with a nonempty momentum buffer
             elif name.endswith(".weight"):
                 assert not torch.equal(before[name], after[name]), f"step {step} left {name} as it was"
         moved_once |= active
@@ -201,7 +202,7 @@ def test_weight_decay_is_for_weights_of_layers_only():
         factor = 1 - 0.1 * 0.5 * 1.9 if name in layers else 1.0
         torch.testing.assert_close(p.detach(), before[name] * factor, rtol=1e-5, atol=1e-8)
     kinds = {type(m) for m in model.modules()}
-    assert {SwitchBatchNorm2d, InputQuantizer} <= kinds, "nothing was left to be spared"
+    assert {SwitchBatchNorm2d, InputQuantizer} <= kinds, "the model has no parameters without weight decay"
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
 
 
@@ -240,7 +241,7 @@ def test_linear_learning_rate_by_hand():
 
 @pytest.mark.parametrize(("iterations", "epochs"), [(10, [1, 2, 2.5]), (8, [1, 2]), (3, [0.75]), (1, [0.25])])
 def test_iterations_take_the_place_of_epochs(fabric, iterations, epochs):
-    """4 steps are an epoch. The records' means are those of the steps that they are about."""
+    """4 steps are an epoch. A record has the means of its steps."""
     seen, model = [], linear()
     config = {"iterations": iterations, "epochs": 5, "schedule": "linear"}
     log = Losses()
@@ -294,7 +295,7 @@ def test_plain_momentum_by_hand(fabric):
     assert (nesterov[1].weight - weight).abs().max() > 1e-3
 
 
-def test_warm_up_is_counted_in_epochs_and_takes_at_most_half():
+def test_warm_up_is_given_in_epochs_and_takes_at_most_half():
     assert learning_rate(0, 40, 10, TrainConfig(lr=1.0, warmup_epochs=0.0)) == 1.0
     half = [learning_rate(s, 40, 10, TrainConfig(lr=1.0, warmup_epochs=0.5)) for s in range(7)]
     assert half[:5] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
@@ -330,7 +331,7 @@ def test_loss_is_computed_in_float32():
     torch.testing.assert_close(loss, loss_of(logits.float(), y, c, logits.float()))
 
 
-def test_teacher_is_asked_in_evaluation_mode_and_left_alone(fabric):
+def test_the_teacher_is_in_evaluation_mode_and_not_trained(fabric):
     teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, CLASSES)).train()
     before = weights(teacher)
     job = training(epochs=1, batch_size=40, distill=0.6)
@@ -347,8 +348,8 @@ def test_teacher_is_asked_in_evaluation_mode_and_left_alone(fabric):
     assert all(p.grad is None for p in teacher.parameters())
 
 
-def test_distillation_learns_the_teachers_answers(fabric):
-    """With labels left out of the loss, the student says what the teacher says, also where that is wrong."""
+def test_distillation_learns_the_teachers_predictions(fabric):
+    """Without labels in the loss, the student predicts what the teacher predicts, even if that is wrong."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     model, job = linear(1), training(epochs=60, distill=1.0, lr=0.1)
     x, y = TrainingSteps(job.data, 40, 0)[0]
@@ -360,16 +361,16 @@ def test_distillation_learns_the_teachers_answers(fabric):
     before = distance()
     fit(fabric, model, job, teacher=teacher)
     assert distance() < 0.1 * before
-    said = teacher(x).argmax(1)
-    assert (model(x).argmax(1) == said).float().mean() > 0.85
-    assert (y == said).float().mean() < 0.5
+    predicted = teacher(x).argmax(1)
+    assert (model(x).argmax(1) == predicted).float().mean() > 0.85
+    assert (y == predicted).float().mean() < 0.5
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_said_with_step_and_path(fabric, value):
+def test_a_nonfinite_loss_is_reported_with_step_and_path(fabric, value):
     model, draw = supernet(), drawing(0)
     snapshots = []
 
@@ -380,13 +381,13 @@ def test_a_loss_that_is_not_finite_is_said_with_step_and_path(fabric, value):
         snapshots.append(model.state_dict()["body.conv1.weight"].clone())
         return draw(step)
 
-    path = space().encode(space().sample(np.random.default_rng([0, 3, 2])))
+    path = space().encode(space().sample(generator(Stream.PATH, 0, 2)))
     with pytest.raises(
         ModelError, match=rf"training: the loss or its gradient is not finite at step 2 on path {path}\. Look"
     ) as error:
         fit(fabric, model, training(), paths=broken)
     assert "raise clip_grad" not in str(error.value)
-    assert torch.equal(model.body.conv1.weight, snapshots[-1]), "the step was taken all the same"
+    assert torch.equal(model.body.conv1.weight, snapshots[-1]), "the step was taken"
 
 
 def test_a_plain_model_has_no_path_to_name(fabric):
@@ -397,7 +398,7 @@ def test_a_plain_model_has_no_path_to_name(fabric):
         fit(fabric, model, training())
 
 
-def test_devices_that_are_not_there(monkeypatch):
+def test_devices_that_are_not_available(monkeypatch):
     with pytest.raises(ConfigError, match="unknown device 'tpu'; expected auto, cpu or cuda"):
         make_fabric(TrainConfig(), "tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,4 +1,4 @@
-"""Which paths a sampler draws: by enumeration, by exact counts, and by chi-square where chance decides."""
+"""The paths that a sampler draws: by enumeration, exact counts, and chi-square tests of random draws."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from train_cases import drawing, space
 from spos_quant.config import SupernetTrainConfig
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
+from spos_quant.streams import Stream, generator
 from spos_quant.train.paths import PathSampler, Step, make_sampler, path_samplers
 
 TABLE = CostTable(toy_space(scale=1000))
@@ -41,7 +42,7 @@ def single(sampler: PathSampler, steps: range) -> list[tuple[int, ...]]:
     return [one.architectures[0] for one in drawn]
 
 
-def test_every_sampler_is_tried_here():
+def test_all_registered_samplers_are_covered():
     assert set(path_samplers) == set(SETTINGS)
     code = "import sys, spos_quant.train.paths; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -80,15 +81,15 @@ def test_every_path_is_a_canonical_architecture(name, variant):
 
 
 def test_the_default_is_a_sample_of_the_space_from_the_stream_of_the_step():
-    of, stream = space(), 3
-    expected = [Step((of.sample(np.random.default_rng([5, stream, step])),)) for step in range(20)]
+    of = space()
+    expected = [Step((of.sample(generator(Stream.PATH, 5, step)),)) for step in range(20)]
     assert [drawing(5)(step) for step in range(20)] == expected
     assert [drawing(6)(step) for step in range(20)] != expected
     assert len(set(expected)) > 15
 
 
 def test_the_default_is_uniform():
-    """Over all canonical architectures, seen in any two axes: an operator's chance grows with what it has to choose."""
+    """Over canonical architectures, checked on pairs of axes: an operator is likelier the more choices depend on it."""
     of, draw = space(), drawing(0)
     found = [draw(step).architectures[0] for step in range(4000)]
     free = of.sample_many(np.random.default_rng(1), 60_000)
@@ -114,7 +115,7 @@ def test_feasible_is_uniform_within_its_bounds(low):
     assert any(COSTS[a] == MIDDLE for a in within), "the bound itself is allowed"
 
 
-def test_bounds_are_read_as_on_the_command_line():
+def test_bounds_are_parsed_as_on_the_command_line():
     def bounds(**config):
         return made("feasible", **config).problem.bounds()
 
@@ -127,7 +128,7 @@ def test_bounds_are_read_as_on_the_command_line():
     assert len({TABLE.total(a, "macs") for a in single(macs, range(30))}) > 3
 
 
-def test_the_metric_is_bitops_or_macs_where_there_are_none():
+def test_the_default_metric_is_bitops_or_macs_in_full_precision():
     float_table = CostTable(toy_space(**VARIANTS["full precision"]))
     assert made("sandwich").problem.metric == "bitops"
     assert made("sandwich", float_table).problem.metric == "macs"
@@ -177,14 +178,14 @@ def test_a_bin_holds_its_lower_edge_and_the_last_bin_both(count):
 
 
 def test_uniform_inside_a_bin():
-    """All draws go to one bin, so that its many architectures are seen often enough."""
+    """All draws go to one bin, so that each of its many architectures is drawn often enough."""
     top = MIDDLE + (HIGH - MIDDLE) // 50
     (bin,) = bins_by_hand(MIDDLE, top, 1)
     assert 5 < len(bin) < 50
     assert_uniform(single(made("cost-uniform", path_low=MIDDLE, path_high=top, path_bins=1), range(20 * len(bin))), bin)
 
 
-def test_empty_bins_are_left_out_and_said():
+def test_empty_bins_are_skipped_and_reported():
     count = 60
     by_bin = bins_by_hand(LOW, HIGH, count)
     missing = [i for i, one in enumerate(by_bin) if not one]
@@ -194,7 +195,7 @@ def test_empty_bins_are_left_out_and_said():
     assert f"{len(missing)} of {count} bins hold no architecture and are left out: " in sampler.remarks[0]
     assert len(sampler.bins) == count - len(missing)
     assert made("cost-uniform", path_bins=4).remarks == ()
-    # more bins than whole numbers in between
+    # more bins than integers in between
     narrow = made("cost-uniform", path_low=MIDDLE, path_high=MIDDLE + 3, path_bins=9)
     assert {COSTS[a] for a in single(narrow, range(40))} <= set(range(MIDDLE, MIDDLE + 4))
     assert f"{9 - len(narrow.bins)} of 9 bins" in narrow.remarks[0]
@@ -205,7 +206,7 @@ def test_empty_bins_are_left_out_and_said():
 
 @pytest.mark.parametrize("variant", ["block", "two axes", "layer", "full precision"])
 def test_fair_shows_every_candidate_once_in_each_round(variant, monkeypatch):
-    """Every axis, before what is irrelevant becomes 0: exact counts in every window of K steps aligned to K."""
+    """Every axis, before irrelevant axes are set to 0: exact counts in every window of K steps aligned to K."""
     of = toy_space(**VARIANTS[variant])
     raw = []
     monkeypatch.setattr(type(of), "canonical", lambda self, picked: raw.append(tuple(picked)) or tuple(picked))
@@ -221,7 +222,7 @@ def test_fair_shows_every_candidate_once_in_each_round(variant, monkeypatch):
         assert len(set(rounds)) > 1, "every round has the same order"
 
 
-def test_fair_counts_of_axes_that_always_matter_are_exact():
+def test_fair_counts_of_axes_that_are_always_relevant_are_exact():
     of = TABLE.space
     drawn = single(made("fair"), range(300))
     always = [i for i, axis in enumerate(of.axes) if axis.uses == ((),)]
@@ -241,7 +242,7 @@ def test_fair_rounds_are_random_and_axes_independent():
     orders = Counter(tuple(a[pairs[0]] for a in drawn[start : start + 3]) for start in range(0, len(drawn), 3))
     assert len(orders) == 6
     assert chisquare(list(orders.values())).pvalue > 1e-6
-    # One step of each round: within a round the pairs of two axes depend on each other.
+    # One step per round: within a round the pairs of two axes are dependent.
     both = Counter((a[pairs[0]], a[pairs[1]]) for a in drawn[::3])
     assert len(both) == 9
     assert chisquare(list(both.values())).pvalue > 1e-6
@@ -251,7 +252,7 @@ def test_fair_rounds_are_random_and_axes_independent():
 
 
 @pytest.mark.parametrize("metric", [None, "macs", "weight_bytes"])
-def test_a_sandwich_is_the_dearest_the_cheapest_and_a_uniform_one(metric):
+def test_a_sandwich_is_the_most_expensive_the_cheapest_and_a_uniform_path(metric):
     costs = {a: TABLE.total(a, metric or "bitops") for a in COSTS}
     sampler, uniform = made("sandwich", seed=3, path_metric=metric), made("uniform", seed=3)
     for step in range(20):
@@ -263,26 +264,26 @@ def test_a_sandwich_is_the_dearest_the_cheapest_and_a_uniform_one(metric):
         assert (third,) == uniform.draw(step).architectures
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"path_sampler": "fiar"}, "unknown path sampler 'fiar'; did you mean 'fair'"),
-        ({"path_low": "3M"}, "train.path_low: path sampler 'uniform' does not heed it; .*: cost-uniform, feasible"),
-        ({"path_high": "3M"}, "train.path_high: path sampler 'uniform' does not heed it"),
+        ({"path_low": "3M"}, "train.path_low: path sampler 'uniform' does not use it; .*: cost-uniform, feasible"),
+        ({"path_high": "3M"}, "train.path_high: path sampler 'uniform' does not use it"),
         ({"path_metric": "macs"}, "train.path_metric: .*: cost-uniform, feasible, sandwich"),
         ({"path_bins": 9}, "train.path_bins: path sampler 'uniform' .*: cost-uniform"),
-        ({"path_sampler": "fair", "path_high": "3M"}, "path sampler 'fair' does not heed it"),
-        ({"path_sampler": "sandwich", "path_low": "3M"}, "path sampler 'sandwich' does not heed it"),
-        ({"path_sampler": "feasible", "path_high": "3M", "path_bins": 3}, "'feasible' does not heed it"),
+        ({"path_sampler": "fair", "path_high": "3M"}, "path sampler 'fair' does not use it"),
+        ({"path_sampler": "sandwich", "path_low": "3M"}, "path sampler 'sandwich' does not use it"),
+        ({"path_sampler": "feasible", "path_high": "3M", "path_bins": 3}, "'feasible' does not use it"),
         ({"path_sampler": "feasible"}, "path_sampler=feasible needs train.path_high"),
         ({"path_sampler": "feasible", "path_low": "3M"}, "needs train.path_high"),
         ({"path_sampler": "feasible", "path_high": "3X"}, "train.path_high: .*unknown suffix 'X'"),
         ({"path_sampler": "feasible", "path_high": "3M", "path_low": ""}, "train.path_low: .*is no number above 0"),
         ({"path_sampler": "feasible", "path_high": "w9a9"}, "train.path_high: bitops budget"),
-        ({"path_sampler": "feasible", "path_high": "w2a2", "path_metric": "macs"}, "bit-widths say nothing about macs"),
+        ({"path_sampler": "feasible", "path_high": "w2a2", "path_metric": "macs"}, "bit-widths do not determine macs"),
         ({"path_sampler": "feasible", "path_high": 5}, f"path_sampler=feasible: .*feasible: {LOW:,} to {HIGH:,}"),
         ({"path_sampler": "feasible", "path_high": LOW * 2, "path_low": LOW * 2 + 1}, "path_low=.* is above"),
         ({"path_sampler": "feasible", "path_high": "9G", "path_low": HIGH + 1}, f"feasible: {LOW:,} to {HIGH:,}"),
@@ -293,32 +294,32 @@ def test_a_sandwich_is_the_dearest_the_cheapest_and_a_uniform_one(metric):
     ],
     ids=str,
 )
-def test_settings_that_would_be_ignored_or_kept_by_nothing(config, message):
+def test_unused_options_and_infeasible_bounds_are_errors(config, message):
     with pytest.raises(ConfigError, match=message):
         make_sampler(SupernetTrainConfig(**config), TABLE, 0)
 
 
-def test_bitops_say_nothing_of_a_full_precision_space():
+def test_bitops_are_no_metric_of_a_full_precision_space():
     table = CostTable(toy_space(**VARIANTS["full precision"]))
     for metric in ("bitops", "bitops_total"):
         with pytest.raises(ConfigError, match=r"path_metric: space 'toy' is full precision .*give macs, params or"):
             made("sandwich", table, path_metric=metric)
 
 
-def test_a_bound_that_excludes_nothing_is_said():
+def test_a_bound_that_excludes_nothing_is_reported():
     assert "excludes nothing" in made("feasible", path_high="100%").remarks[0]
     assert made("feasible", path_high="99%").remarks == ()
 
 
 def test_a_path_is_taught_by_its_own_high_bit_version():
-    """Same operators and widths; of each bits axis the candidate of most BitOps, where float counts 32."""
-    plain, taught = drawing(4), drawing(4, path_teacher="bits")
+    """Same operators and widths; of each bits axis the candidate with the most BitOps, where float counts 32."""
+    plain, with_teacher = drawing(4), drawing(4, path_teacher="bits")
     made = space()
     most_expensive = {"bits": (4, None)}  # 4 x 32 of [1, 2], [2, 4], [4, float], [8, 1]
     alone = 0
     for step in range(60):
         (path,) = plain(step).architectures
-        planned = taught(step)
+        planned = with_teacher(step)
         assert planned.architectures[-1] == path
         teacher = planned.architectures[0]
         high = [axis.candidates.index(most_expensive[axis.kind]) if axis.kind in most_expensive else i
@@ -338,5 +339,7 @@ def test_two_teachers_are_refused():
 @pytest.mark.parametrize("sampler", ["fair", "feasible", "cost-uniform"])
 def test_every_sampler_of_one_path_takes_a_teacher(sampler):
     options = {"path_high": "60%"} if sampler == "feasible" else {}
-    plain, taught = (drawing(1, path_sampler=sampler, **options, **more)(5) for more in ({}, {"path_teacher": "bits"}))
-    assert taught.architectures[-1:] == plain.architectures
+    plain, with_teacher = (
+        drawing(1, path_sampler=sampler, **options, **more)(5) for more in ({}, {"path_teacher": "bits"})
+    )
+    assert with_teacher.architectures[-1:] == plain.architectures

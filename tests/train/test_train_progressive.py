@@ -31,18 +31,18 @@ def bits_of(space, path):
 
 
 @pytest.mark.parametrize(("share", "total"), [(0.5, 16), (0.9, 10), (0.25, 7), (0.01, 5)])
-def test_descent_goes_down_the_ladder_and_ends_at_the_own_bits(share, total):
+def test_bits_descend_the_ladder_and_end_at_the_final_bits(share, total):
     config = mixed()
     space = space_of(locked_spec(SPACE, config, LADDER))
     draw = descent(space, config, share, total)
-    own = {n: (x.weight_bits, x.act_bits) for n, x in config.layers.items()}
+    final = {n: (x.weight_bits, x.act_bits) for n, x in config.layers.items()}
     ceilings = []
     for step in range(total):
         (path,) = draw(step).architectures
         found = bits_of(space, path)
         weight, _ = found["layer1.0.conv1"]
         ceilings.append(weight)
-        for name, pair in own.items():
+        for name, pair in final.items():
             for now, end in zip(found[name], pair, strict=True):
                 assert now == (None if end is None else max(end, weight)), name
         assert (weight == 2) == (step >= share * total)
@@ -55,7 +55,7 @@ def test_descent_goes_down_the_ladder_and_ends_at_the_own_bits(share, total):
     assert space.architecture(config) == (0,) * len(space.axes)
 
 
-def test_only_rungs_above_the_own_bits_are_used():
+def test_only_bit_widths_above_the_final_bits_are_used():
     config = SPACE.uniform_config(4, 4)
     space = space_of(locked_spec(SPACE, config, LADDER))
     draw = descent(space, config, 0.5, 20)
@@ -66,7 +66,7 @@ def test_only_rungs_above_the_own_bits_are_used():
     assert {descent(nothing, top, 0.5, 20)(s) for s in range(20)} == {descent(nothing, top, 0.5, 20)(0)}
 
 
-def test_raised_leaves_higher_and_float_operands():
+def test_raised_keeps_higher_and_float_operands():
     found = raised(mixed(), 4).layers
     assert (found["layer1.0.conv1"].weight_bits, found["layer1.0.conv1"].act_bits) == (4, 5)
     assert (found["layer1.0.conv2"].weight_bits, found["layer1.0.conv2"].act_bits) == (None, None)

@@ -1,4 +1,4 @@
-"""A step of several paths against their gradients by hand."""
+"""A step with several paths against gradients computed by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fabric():
 
 
 def gradients(fabric, planned: Step, **config) -> tuple[dict[str, torch.Tensor], nn.Module, dict]:
-    """The gradients of one step of `fit`, read as what plain SGD subtracted; with the record."""
+    """The gradients of one step of `fit` (what plain SGD with lr 1 subtracted), the model and the record."""
     model = supernet()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     given = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0, "clip_grad": 0.0, "batch_size": 40, **config}
@@ -33,13 +33,13 @@ def gradients(fabric, planned: Step, **config) -> tuple[dict[str, torch.Tensor],
 
 
 def test_a_sandwich_step_is_the_mean_of_its_paths_gradients(fabric):
-    """By hand: labels for the first path, its answers as soft targets for the others, everything on one batch."""
+    """By hand: labels for the first path, its predictions as soft targets for the others, all on one batch."""
     planned = drawing(0, path_sampler="sandwich")(3)
     ours, trained_model, record = gradients(fabric, planned)
     model = supernet().train()
     x, y = TrainingSteps(training().data, 40, 0)[0]
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
-    target, losses, right = None, [], 0
+    target, losses, correct = None, [], 0
     for path in planned.architectures:
         model.activate(path)
         model.zero_grad(set_to_none=True)
@@ -53,7 +53,7 @@ def test_a_sandwich_step_is_the_mean_of_its_paths_gradients(fabric):
         for name, p in model.named_parameters():
             expected[name] += 0 if p.grad is None else p.grad / 3
         losses.append(float(loss.detach()))
-        right += int((log_p.argmax(1) == y).sum())
+        correct += int((log_p.argmax(1) == y).sum())
     assert len(losses) == 3
     assert min(losses) > 0.01
     moved = [name for name in expected if expected[name].abs().max() > 1e-4]
@@ -61,9 +61,9 @@ def test_a_sandwich_step_is_the_mean_of_its_paths_gradients(fabric):
     for name in expected:
         torch.testing.assert_close(ours[name], expected[name], rtol=1e-3, atol=1e-5)
     assert record["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert record["top1"] == pytest.approx(right / 120)
+    assert record["top1"] == pytest.approx(correct / 120)
     for (name, a), b in zip(trained_model.named_buffers(), model.buffers(), strict=True):
-        torch.testing.assert_close(a, b, msg=f"statistics {name} have not seen the same batches")
+        torch.testing.assert_close(a, b, msg=f"statistics {name} are not from the same batches")
 
 
 def test_paths_without_a_teacher_all_learn_the_labels(fabric):

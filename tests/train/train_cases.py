@@ -1,4 +1,4 @@
-"""A data set that is learned in seconds, and a small space of everything for it."""
+"""A data set that is learned in seconds, and a small search space for it with every kind of axis."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES = 4
 
 
 def split(n: int, seed: int) -> ArraySplit:
-    """Noise with one bright quarter, whose place is the class."""
+    """Noise with one bright quarter, whose position is the class."""
     rng = np.random.default_rng([7, seed])
     labels = np.arange(n, dtype=np.int64) % CLASSES
     images = rng.integers(0, 80, (n, 8, 8, 1), dtype=np.uint8)
@@ -93,7 +93,7 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def used(model: nn.Module, path: tuple[int, ...]) -> set[str]:
-    """Names of the parameters that take part in a path's loss."""
+    """Names of the parameters that affect a path's loss."""
     probe = copy.deepcopy(model)
     probe.train()
     probe.activate(path)

@@ -1,1 +1,1 @@
-"""The commands, a file each: what a command takes, which stage does it, how its result is shown."""
+"""One module per command: its options, the stage that it calls, and how its result is printed."""

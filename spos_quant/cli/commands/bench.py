@@ -13,6 +13,7 @@ from spos_quant.cli.open_run import Opening, say_latency
 
 
 @app.command()
+@o.with_budgets
 def bench(
     target: o.TargetArg,
     bits: Annotated[
@@ -20,7 +21,7 @@ def bench(
         typer.Option(
             "--bits",
             metavar="LIST",
-            help="Between commas: w4a4, float, files, random:3 (draws within the budget), best or a searcher's name.",
+            help="Comma-separated: w4a4, float, files, random:3 (samples within the budget), best, or a searcher.",
         ),
     ],
     out: o.Out = None,
@@ -29,19 +30,16 @@ def bench(
     seeds: o.Seeds = 1,
     device: o.Device = "auto",
     assignments: o.Set = None,
-    bitops: o.Bitops = None,
-    macs: o.Macs = None,
-    params: o.Params = None,
-    weight_bytes: o.WeightBytes = None,
-    latency: o.Latency = None,
+    *,
+    budgets: o.Budgets,
     workers: o.Workers = 0,
     ray: o.Ray = None,
-    export: Annotated[bool, typer.Option(help="Whether each model is exported and its file timed.")] = True,
+    export: Annotated[bool, typer.Option(help="Export each model and time its file.")] = True,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Accuracy, BitOps, bytes and latency of bit configurations side by side, retrained by one recipe."""
+    """Compares accuracy, BitOps, bytes and latency of bit configurations, all retrained by one recipe."""
     opening = Opening(target, out, data, seed, assignments)
     o.check_device(device)
     o.check_ray(ray)
@@ -50,16 +48,16 @@ def bench(
     from spos_quant.stages.search import combined_budgets
 
     run = opening.plan.run
-    budgets = combined_budgets(run.table, o.budget_options(bitops, macs, params, weight_bytes, latency))
-    say_latency(run.table, [budget for each in budgets for budget in each])
-    words = check(run, [text for text in bits.split(",") if text.strip()], budgets, seeds)
+    limits = combined_budgets(run.table, budgets)
+    say_latency(run.table, [budget for each in limits for budget in each])
+    words = check(run, [text for text in bits.split(",") if text.strip()], limits, seeds)
     if dry_run:
-        models = seeds * sum(word.count(len(budgets)) for word in words)
-        asked = searches(words, budgets)
+        models = seeds * sum(word.count(len(limits)) for word in words)
+        asked = searches(words, limits)
         return opening.estimate(asked, as_json, workers=workers, trainings=Trainings(models, run.spec.retrain))
     with opening.open() as opened:
         result = bench_run(
-            opened, words, budgets, seeds=seeds, device=device, show=True, workers=workers, ray=ray, export=export
+            opened, words, limits, seeds=seeds, device=device, show=True, workers=workers, ray=ray, export=export
         )
     show.skipped_trainings(result["skipped"], len({row["key"] for row in result["rows"]}) * seeds)
     if as_json:

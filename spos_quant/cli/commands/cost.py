@@ -1,4 +1,4 @@
-"""`spos-quant cost`: what architectures cost."""
+"""`spos-quant cost`: costs of architectures and spaces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cost(
             return show.emit(result)
         show.say(f"{result['space']}: {result['size']:,} architectures")
         return show.table(
-            ("metric", "cheapest", "dearest"),
+            ("metric", "cheapest", "most expensive"),
             [(m, _exact(result["cheapest"][m]), _exact(result["dearest"][m])) for m in result["cheapest"]],
         )
     result = architecture_cost(loaded, uniform=uniform, bits=bits, arch=arch)
@@ -43,7 +43,7 @@ def cost(
 
 
 def _space(text: str) -> Any:
-    """A search space, or that of a run directory."""
+    """A search space by name or file, or the space of a run directory."""
     if Path(text).is_dir():
         from spos_quant.stages.open_run import open_existing
 

@@ -1,4 +1,4 @@
-"""`spos-quant export`: a retrained model as a file."""
+"""`spos-quant export`: writes a retrained model to a file."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def export(
     form: Annotated[
         str | None,
         typer.Option(
-            "--format", help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [by what the model is]."
+            "--format",
+            help="onnx, onnx-qcdq, onnx-packed, onnx-int8, integers, qonnx [float model: onnx, else onnx-qcdq].",
         ),
     ] = None,
     c_header: Annotated[
-        bool, typer.Option("--c-header", help="Beside `integers`, the same numbers as a C header.")
+        bool, typer.Option("--c-header", help="With `--format integers`: writes the same numbers as a C header too.")
     ] = False,
     result_key: o.ResultKey = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Writes the retrained model as a file and checks that the file answers as the model does."""
+    """Exports the retrained model and checks that the file predicts what the model predicts."""
     if c_header and form != "integers":
-        raise ConfigError("--c-header goes with --format integers")
+        raise ConfigError("--c-header needs --format integers")
     from spos_quant.stages.open_run import plan_existing
 
     plan = plan_existing(run_dir)

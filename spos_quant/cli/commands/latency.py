@@ -1,4 +1,4 @@
-"""`spos-quant latency`: what layers take on a device."""
+"""`spos-quant latency`: a table of measured layer latencies."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ def latency(
     seed: o.Seed = None,
     assignments: o.Set = None,
     table: Annotated[
-        Path | None, typer.Option("--table", metavar="FILE", help="Takes this table in place of measuring one.")
+        Path | None, typer.Option("--table", metavar="FILE", help="Uses this table instead of measuring one.")
     ] = None,
     template: Annotated[
-        Path | None, typer.Option("--template", metavar="FILE", help="Only writes a table without times, to fill in.")
+        Path | None,
+        typer.Option("--template", metavar="FILE", help="Only writes a table with empty times, to fill in."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of a call.")] = 1,
-    networks: Annotated[int, typer.Option("--n", metavar="N", help="Whole networks to hold the sum against.")] = 10,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of onnxruntime.")
+    ] = 1,
+    networks: Annotated[
+        int, typer.Option("--n", metavar="N", help="Whole networks to compare the sum of layers with.")
+    ] = 10,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Times every layer at all its bits in onnxruntime for --latency-budget, or takes a table of your own."""
+    """Times every layer at all its bits in onnxruntime for --latency-budget, or uses your own table."""
     if table is not None and template is not None:
         raise ConfigError("give either --table or --template, not both")
     opening = Opening(target, out, data, seed, assignments)

@@ -1,4 +1,4 @@
-"""`spos-quant plan`: how long a job takes on how many devices."""
+"""`spos-quant plan`: estimated time of a job on several numbers of devices."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from spos_quant.errors import ConfigError
 def plan(
     space: o.SpaceArg,
     images: Annotated[int, typer.Option("--data-size", metavar="N", help="Training images of the data set.")],
-    gpus: Annotated[str, typer.Option("--gpus", metavar="LIST", help="Numbers of devices, between commas.")] = "1",
+    gpus: Annotated[str, typer.Option("--gpus", metavar="LIST", help="Numbers of devices, comma-separated.")] = "1",
     bandwidth: Annotated[
-        float, typer.Option("--bandwidth", metavar="GB/S", help="What a rank sends while gradients are averaged.")
+        float, typer.Option("--bandwidth", metavar="GB/S", help="Bandwidth of the gradient all-reduce, per rank.")
     ] = 10.0,
     tflops: Annotated[
         float | None,
-        typer.Option("--device-tflops", metavar="T", help="Speed of a device in training [as measured here]."),
+        typer.Option("--device-tflops", metavar="T", help="Training speed of a device [measured on this machine]."),
     ] = None,
     device: o.Device = "auto",
     assignments: o.Set = None,
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Time and memory of the main job on many devices, from a few measured steps and said assumptions."""
+    """Estimates time and memory of the main job on many devices from a few measured steps and stated assumptions."""
     o.check_device(device)
     counts = _counts(gpus)
     if not bandwidth > 0 or (tflops is not None and not tflops > 0):

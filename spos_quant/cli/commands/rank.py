@@ -1,4 +1,4 @@
-"""`spos-quant rank`: the supernet's order beside that of training alone."""
+"""`spos-quant rank`: the ranking by the supernet against the ranking by stand-alone training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from spos_quant.cli.open_run import Opening
 @app.command()
 def rank(
     run_dir: o.RunArg,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Architectures to train alone.")] = 30,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Architectures to train stand-alone.")] = 30,
     seeds: o.Seeds = 1,
     band: Annotated[
         str | None,
-        typer.Option("--band", metavar="LOW:HIGH", help="Costs to draw from: 2M:2.2M, w2a2:w3a3, 30%:35% [all]."),
+        typer.Option(
+            "--band", metavar="LOW:HIGH", help="Range of costs to sample from: 2M:2.2M, w2a2:w3a3, 30%:35% [all]."
+        ),
     ] = None,
     device: o.Device = "auto",
     assignments: o.Set = None,
@@ -29,7 +31,7 @@ def rank(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Rank correlation between supernet and stand-alone training; `--set rank.epochs=5` makes the latter shorter."""
+    """Rank correlation between supernet and stand-alone training; `--set rank.epochs=5` shortens the latter."""
     o.check_device(device)
     o.check_ray(ray)
     opening = Opening(run_dir, None, None, None, assignments, existing=True)
@@ -47,29 +49,29 @@ def rank(
     if as_json:
         return show.emit(result)
     show.table(
-        ("judge", "Kendall tau", "95 % interval", "Spearman", "tau within strata", "tau beyond cost"),
-        [_judge(name, found) for name, found in _judges(result)],
+        ("ranked by", "Kendall tau", "95 % interval", "Spearman", "tau within strata", "tau beyond cost"),
+        [_row(name, found) for name, found in _rankings(result)],
     )
-    for k, lost in result["judges"]["top1"]["regret"].items():
-        show.say(f"trained alone, the best of the supernet's first {k}: {100 * lost:.2f} points below the best of all")
+    for k, regret in result["judges"]["top1"]["regret"].items():
+        show.say(f"regret of the supernet's first {k}: {100 * regret:.2f} points of stand-alone accuracy")
     show.say(f"ranking  {result['path']}")
     show.say(f"report   {result['report']}")
 
 
-def _judges(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _rankings(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     from spos_quant.report.text import JUDGES
 
-    judges = [(title, result["judges"][key]) for key, title in JUDGES.items() if key in result["judges"]]
-    judges.append(("cost alone", result["by_cost"]))
-    return judges if result["ceiling"] is None else [*judges, ("another seed of training alone", result["ceiling"])]
+    found = [(title, result["judges"][key]) for key, title in JUDGES.items() if key in result["judges"]]
+    found.append(("cost alone", result["by_cost"]))
+    return found if result["ceiling"] is None else [*found, ("another seed of stand-alone training", result["ceiling"])]
 
 
-def _judge(name: str, found: dict[str, Any]) -> tuple[str, ...]:
-    spread = found.get("interval")
+def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    interval = found.get("interval")
     keys = ("spearman", "within_strata", "residual")
-    between = "-" if spread is None else f"{spread[0]:.2f} to {spread[1]:.2f}"
-    return (name, _two(found.get("kendall")), between, *(_two(found.get(key)) for key in keys))
+    shown = "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+    return (name, _decimal(found.get("kendall")), shown, *(_decimal(found.get(key)) for key in keys))
 
 
-def _two(value: float | None) -> str:
+def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""`spos-quant report`: the page of a run."""
+"""`spos-quant report`: the report of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spos_quant.cli.app import app
 
 @app.command()
 def report(run_dir: o.RunArg, as_json: o.Json = False, verbose: o.Verbose = False) -> None:
-    """One HTML page that opens without a network, and the same figures as JSON and CSV."""
+    """Writes one offline HTML page, and the same figures as JSON and CSV."""
     from spos_quant.stages.open_run import open_existing
     from spos_quant.stages.report import write_report
 

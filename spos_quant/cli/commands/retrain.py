@@ -1,4 +1,4 @@
-"""`spos-quant retrain`: trains a found or given bit configuration."""
+"""`spos-quant retrain`: trains a searched or given bit configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def retrain(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Quantization-aware training of the found subnet, or of any bit configuration."""
+    """Quantization-aware training of the searched subnet, or of any bit configuration."""
     o.check_device(device)
     from spos_quant.stages.open_run import Options, plan_existing
     from spos_quant.stages.retrain import given_result, retrain_result
@@ -36,15 +36,15 @@ def retrain(
         result = opened.pick(result_key) if bits is None else given_result(opened, bits)
         done = retrain_result(result, device=device, show=True)
     if done["skipped"]:
-        show.remark(f"{result.key}: finished before, not made again")
+        show.remark(f"{result.key}: already finished, skipped")
     if as_json:
         return show.emit(done)
     show.say(f"{done['model']}: {show.percent(done['search_val']['top1'])} on search-val")
     if done["fold"]:
         before, after = done["fold"]["before"], done["fold"]["after"]
         show.say(
-            f"in integers: {show.percent(before['top1'])}, labels as the model on {show.percent(before['agreement'])}; "
-            f"after training in them {show.percent(after['top1'])} and {show.percent(after['agreement'])}"
+            f"in integers: {show.percent(before['top1'])}, agreement with model {show.percent(before['agreement'])}; "
+            f"after training in integers: {show.percent(after['top1'])} and {show.percent(after['agreement'])}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`spos-quant run`: the main job, all stages."""
+"""`spos-quant run`: all stages of the main job."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from spos_quant.errors import ConfigError
 
 
 @app.command()
+@o.with_budgets
 def run(
     target: o.TargetArg,
     out: o.Out = None,
@@ -17,11 +18,8 @@ def run(
     seed: o.Seed = None,
     device: o.Device = "auto",
     assignments: o.Set = None,
-    bitops: o.Bitops = None,
-    macs: o.Macs = None,
-    params: o.Params = None,
-    weight_bytes: o.WeightBytes = None,
-    latency: o.Latency = None,
+    *,
+    budgets: o.Budgets,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
@@ -31,8 +29,7 @@ def run(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """The main job, all stages: train, search, retrain, evaluate, export, report."""
-    budgets = o.budget_options(bitops, macs, params, weight_bytes, latency)
+    """Runs all stages: train, search, retrain, evaluate, export, report."""
     spec = Opening(target, out, data, seed, assignments)
     requests = spec.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if len(requests) > 1:
@@ -46,7 +43,7 @@ def run(
     with spec.open() as opened:
         result = run_all(opened, requests[0], device=device, show=True, workers=workers, ray=ray)
     for name in result["skipped"]:
-        show.remark(f"{name}: finished before, not made again")
+        show.remark(f"{name}: already finished, skipped")
     show.ended_early(result["results"])
     if as_json:
         return show.emit(result)

@@ -6,9 +6,11 @@ from spos_quant.cli import options as o
 from spos_quant.cli import show
 from spos_quant.cli.app import app
 from spos_quant.cli.open_run import Opening
+from spos_quant.cost.metrics import metrics
 
 
 @app.command()
+@o.with_budgets
 def search(
     target: o.TargetArg,
     out: o.Out = None,
@@ -16,11 +18,8 @@ def search(
     seed: o.Seed = None,
     device: o.Device = "auto",
     assignments: o.Set = None,
-    bitops: o.Bitops = None,
-    macs: o.Macs = None,
-    params: o.Params = None,
-    weight_bytes: o.WeightBytes = None,
-    latency: o.Latency = None,
+    *,
+    budgets: o.Budgets,
     max_drop: o.MaxDrop = None,
     searcher: o.SearcherName = "evolution",
     workers: o.Workers = 0,
@@ -30,8 +29,7 @@ def search(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Searches under a budget, which may be repeated; trains the supernet first if the run has none."""
-    budgets = o.budget_options(bitops, macs, params, weight_bytes, latency)
+    """Searches within each given budget; trains the supernet first if the run has none."""
     opening = Opening(target, out, data, seed, assignments)
     requests = opening.requests(budgets, searcher=searcher, max_drop=max_drop, timeout=timeout, device=device, ray=ray)
     if dry_run:
@@ -44,16 +42,14 @@ def search(
         results = search_run(opened, requests, device=device, show=True, workers=workers, ray=ray)
     for result in results:
         if result["skipped"]:
-            show.remark(f"{result['key']}: finished before, not made again")
+            show.remark(f"{result['key']}: already finished, skipped")
     show.ended_early(results)
     if as_json:
         return show.emit({"run": str(opened.path), "results": results})
-    timed = any(r.get("latency") for r in results)
+    bounded = {name: metrics[name] for r in results for name in ("bitops", *(r["budget"] or ()))}
     rows = []
     for r in results:
-        took = [show.time(r.get("latency"))] if timed else []
-        rows.append(
-            (r["key"], show.percent(r["score"]), show.count(r["bitops"]), *took, str(r["evaluations"]), r["bits"])
-        )
-    columns = ("top-1 in the supernet", "BitOps", *(["latency"] if timed else []), "evaluations", "bit configuration")
-    show.table(("result", *columns), rows)
+        costs = [show.amount(metric, r["costs"].get(name)) for name, metric in bounded.items()]
+        rows.append((r["key"], show.percent(r["score"]), *costs, str(r["evaluations"]), r["bits"]))
+    labels = (metric.label for metric in bounded.values())
+    show.table(("result", "top-1 in the supernet", *labels, "evaluations", "bit configuration"), rows)

@@ -1,4 +1,4 @@
-"""`spos-quant sensitivity`: what each layer loses at fewer bits."""
+"""`spos-quant sensitivity`: loss increase per layer at fewer bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spos_quant.cli.open_run import Opening
 def sensitivity(
     target: o.TargetArg,
     estimate: Annotated[
-        str, typer.Option("--estimate", help="measured: by evaluations; gradient: bits, from gradients alone.")
+        str, typer.Option("--estimate", help="measured: from evaluations; gradient: from gradients, bits only.")
     ] = "measured",
     out: o.Out = None,
     data: o.Data = None,
@@ -30,7 +30,7 @@ def sensitivity(
     as_json: o.Json = False,
     verbose: o.Verbose = False,
 ) -> None:
-    """Loss given up per axis and candidate, stored in the run; trains the supernet first if the run has none."""
+    """Loss increase per axis and candidate, stored in the run; trains the supernet first if the run has none."""
     from spos_quant.stages.estimate import estimate_sensitivity
     from spos_quant.stages.search import parse_timeout
     from spos_quant.stages.sensitivity import check_estimate, sensitivity_run
@@ -49,12 +49,12 @@ def sensitivity(
             opened, estimate=estimate, device=device, show=True, workers=workers, ray=ray, timeout=seconds
         )
     if result["skipped"]:
-        show.remark(f"{estimate} sensitivities: finished before, not made again")
+        show.remark(f"{estimate} sensitivities: already finished, skipped")
     if not result["complete"]:
-        show.remark("the time limit ended the evaluations early; repeat the command to go on")
+        show.remark("the time limit ended the evaluations early; repeat the command to resume")
     if as_json:
         return show.emit({"run": str(opened.path), **result})
-    show.table(("axis", "from", "to", "loss given up", "top-1 given up"), [_row(row) for row in result["rows"]])
+    show.table(("axis", "from", "to", "loss increase", "top-1 decrease"), [_row(row) for row in result["rows"]])
     if result["path"]:
         show.say(f"sensitivities  {result['path']}")
 

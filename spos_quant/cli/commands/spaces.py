@@ -10,7 +10,7 @@ from spos_quant.cost.units import human
 
 @app.command()
 def spaces(as_json: o.Json = False, verbose: o.Verbose = False) -> None:
-    """The built-in search spaces."""
+    """Lists the built-in search spaces."""
     from spos_quant.stages.spaces import all_spaces
 
     found = all_spaces()
@@ -24,4 +24,4 @@ def spaces(as_json: o.Json = False, verbose: o.Verbose = False) -> None:
         size = f"{item['size']:,}" if item["size"] < 10**21 else f"{item['size']:.3g}"
         rows.append((item["name"], item["backbone"], size, f"{human(low)} to {human(high)} {unit}"))
     show.table(("space", "backbone", "architectures", "cost"), rows)
-    show.say("sizes with e+ are rounded: --json, and cost SPACE, print every digit")
+    show.say("sizes with e+ are rounded; --json and `spos-quant cost SPACE` print every digit")

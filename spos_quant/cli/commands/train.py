@@ -30,7 +30,7 @@ def train(
     with opening.open() as opened:
         result = {"run": str(opened.path), **train_supernet(opened, device=device, show=True)}
     if result["skipped"]:
-        show.remark("supernet: finished before, not made again")
+        show.remark("supernet: already finished, skipped")
     if as_json:
         return show.emit(result)
     paths = f"paths of sampler {opened.spec.train.path_sampler}"

@@ -1,4 +1,4 @@
-"""`spos-quant verify`: every exported file measured from outside."""
+"""`spos-quant verify`: measures exported files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spos_quant.cli.app import app
 def verify(
     run_dir: o.RunArg, result_key: o.ResultKey = None, as_json: o.Json = False, verbose: o.Verbose = False
 ) -> None:
-    """Measures every exported file from outside: accuracy, agreement, bytes, BitOps, budget kept."""
+    """Measures every exported file from the file alone: accuracy, agreement, bytes, BitOps, budget kept."""
     from spos_quant.stages.open_run import open_existing
 
     picked = open_existing(run_dir).pick(result_key)

@@ -1,1 +1,1 @@
-"""Networks in integers: one graph, and what is made of it: a NumPy reference, ONNX, a file of integers, a training."""
+"""Integer-only networks: one graph, with a NumPy reference, ONNX and safetensors writers, and a trainable module."""

@@ -1,9 +1,10 @@
-"""Which qparams each tensor between the layers has.
+"""Chooses the quantization parameters of every tensor between layers.
 
-Tensors that only move values (pooling by maximum, concatenation, slices) share a qparams with what they read. A tensor
-that nothing but one quantizer reads takes that quantizer's qparams, so that nothing is rounded twice. Every other tensor
-has 8 bits with the step of least squared error on calibration images. Operands and results of sums and products, such
-as residual additions, have powers of two as steps: they are then exact in float32, and equal in every runtime.
+Inputs and outputs of operations that move values (max pooling, concatenation, slicing) share their parameters. A tensor
+that only one quantizer reads takes the parameters of that quantizer, which saves a second rounding. Every other tensor
+has 8 bits and the scale with the least squared error on calibration images. Operands and results of sums and products,
+for example of residual additions, have powers of two as scales: they are then exact in float32 and equal in every
+runtime.
 """
 
 from __future__ import annotations
@@ -21,75 +22,78 @@ from spos_quant.export.runtime import in_batches
 from spos_quant.sampling_stride import stride
 
 _SAMPLE = 4096
-"""Values of a tensor and batch that a step is judged on."""
+"""Values sampled per tensor and batch to choose a scale."""
 _BATCH = 16
 _SUMS = ("add", "multiply", "avgpool")
-"""Kinds that need steps of powers of two on both sides: their sums are then exact."""
-_NEVER_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softplus")
+"""Kinds whose inputs and outputs need powers of two as scales, so that their results are exact."""
+_NON_NEGATIVE = ("Sigmoid", "HardSigmoid", "Softplus")
 
 
 @dataclass
 class Group:
-    """Tensors of one qparams."""
+    """Tensors that share quantization parameters."""
 
     tensors: list[str]
     made: list[Step] = field(default_factory=list)
-    """What makes them, moves left out."""
+    """Operations that compute them, except those that only move values."""
     quantizers: list[QuantParams] = field(default_factory=list)
-    """What reads them and rounds."""
+    """Parameters of the quantizers that read them."""
     read: list[Step] = field(default_factory=list)
-    """What else reads them."""
+    """Other operations that read them."""
     qparams: QuantParams | None = None
 
     @property
     def sums(self) -> bool:
-        """Whether a sum or a product makes or reads one of them."""
+        """Whether a sum, product or average computes or reads one of them."""
         return any(step.kind in _SUMS for step in (*self.made, *self.read))
 
 
-def assign_qparams(steps: FloatGraph, model: Any, images: Array) -> dict[str, QuantParams | None]:
-    """The qparams of every tensor; None where it is real.
+def assign_qparams(network: FloatGraph, model: Any, images: Array) -> dict[str, QuantParams | None]:
+    """Tensor name -> quantization parameters; None for real numbers.
 
     Args:
-        steps: The network, simplified.
+        network: The network, after fusion.
         model: The QCDQ model that it was read from.
-        images: `[n, C, H, W]` to choose steps by.
+        images: Calibration images `[n, C, H, W]`.
+
+    Raises:
+        ExportError: an activation is not finite, or tensors with different scales are concatenated.
     """
-    groups = _groups(steps)
-    positive = _never_negative(steps)
-    loose: list[Group] = []
+    groups = _groups(network)
+    non_negative = _non_negative(network)
+    to_calibrate: list[Group] = []
     for group in groups:
-        if steps.input in group.tensors or _is_real(group, steps):
+        if network.input in group.tensors or _is_real(group, network):
             continue
         if {step.kind for step in group.made} == {"quantize"}:
             group.qparams = _common_qparams(group.made)
         elif len(set(group.quantizers)) == 1 and not group.read and not group.sums:
             group.qparams = group.quantizers[0]
         else:
-            loose.append(group)
-    samples = _observe(model, [step.output for group in loose for step in group.made], images)
-    for group in loose:
+            to_calibrate.append(group)
+    samples = _observe(model, [step.output for group in to_calibrate for step in group.made], images)
+    for group in to_calibrate:
         values = np.concatenate([samples[step.output] for step in group.made])
-        signed = not all(tensor in positive for tensor in group.tensors)
-        group.qparams = _best_qparams(values, signed, powers=group.sums)
+        signed = not all(tensor in non_negative for tensor in group.tensors)
+        group.qparams = _best_qparams(values, signed, power_of_two=group.sums)
     return {tensor: group.qparams for group in groups for tensor in group.tensors}
 
 
 def _common_qparams(made: list[Step]) -> QuantParams:
-    """The qparams of tensors that quantizers make, and that are moved together."""
-    tensor_qparams: set[QuantParams] = {step.attributes["qparams"] for step in made}
-    if len(tensor_qparams) > 1:
+    """The quantization parameters of tensors that quantizers compute and that belong to one group."""
+    different: set[QuantParams] = {step.attributes["qparams"] for step in made}
+    if len(different) > 1:
         names = ", ".join(repr(step.name) for step in made[:3])
-        raise ExportError(f"modules {names} quantize with different steps what is then concatenated; use one quantizer")
-    return tensor_qparams.pop()
+        raise ExportError(f"modules {names} quantize concatenated tensors at different scales; use one quantizer")
+    return different.pop()
 
 
-def _groups(steps: FloatGraph) -> list[Group]:
-    root = _roots(steps)
+def _groups(network: FloatGraph) -> list[Group]:
+    root = _roots(network)
     groups: dict[str, Group] = {}
-    for tensor in (steps.input, *(step.output for step in steps.steps)):
+    for tensor in (network.input, *(step.output for step in network.steps)):
         groups.setdefault(root[tensor], Group([])).tensors.append(tensor)
-    for step in steps.steps:
+    for step in network.steps:
         if step.kind in MOVES:
             continue
         groups[root[step.output]].made.append(step)
@@ -101,28 +105,28 @@ def _groups(steps: FloatGraph) -> list[Group]:
     return list(groups.values())
 
 
-def _roots(steps: FloatGraph) -> dict[str, str]:
-    """One tensor of its group for every tensor."""
-    parent = {tensor: tensor for tensor in (steps.input, *(step.output for step in steps.steps))}
+def _roots(network: FloatGraph) -> dict[str, str]:
+    """Tensor -> the tensor that represents its group."""
+    parent = {tensor: tensor for tensor in (network.input, *(step.output for step in network.steps))}
 
     def root(tensor: str) -> str:
         while parent[tensor] != tensor:
             tensor = parent[tensor]
         return tensor
 
-    for step in steps.steps:
+    for step in network.steps:
         if step.kind in MOVES:
             for tensor in step.inputs:
                 parent[root(tensor)] = root(step.output)
     return {tensor: root(tensor) for tensor in parent}
 
 
-def _is_real(group: Group, steps: FloatGraph) -> bool:
-    """Whether a group holds what a layer kept float makes, or logits that need no codes."""
+def _is_real(group: Group, network: FloatGraph) -> bool:
+    """Whether a group stays real: outputs of a float last layer, its pooled input, or logits that need no codes."""
     if any(step.attributes.get("role") == "last" or step.attributes.get("behind") for step in group.made):
         return True
-    if steps.output not in group.tensors:
-        # What only the last layer reads, and a mean makes, is not rounded once more.
+    if network.output not in group.tensors:
+        # A mean that only a float last layer reads stays real, which saves a rounding.
         only_mean = all(step.kind == "mean" for step in group.made)
         return only_mean and not group.quantizers and all(step.attributes.get("role") == "last" for step in group.read)
     of_linear = all(
@@ -131,17 +135,17 @@ def _is_real(group: Group, steps: FloatGraph) -> bool:
     return of_linear and not group.read and not group.quantizers
 
 
-def _never_negative(steps: FloatGraph) -> set[str]:
-    """Tensors that cannot be negative, whatever the image."""
+def _non_negative(network: FloatGraph) -> set[str]:
+    """Tensors that are never negative."""
     found: set[str] = set()
-    for step in steps.steps:
+    for step in network.steps:
         limits = step.attributes.get("limits")
         if limits is not None:
             sure = limits[0] >= 0
         elif step.kind == "quantize":
             sure = step.attributes["qparams"].zero_point == 0
         elif step.kind == "function":
-            sure = step.attributes["function"] in _NEVER_NEGATIVE
+            sure = step.attributes["function"] in _NON_NEGATIVE
         else:
             sure = step.kind not in ("layer", "affine") and all(tensor in found for tensor in step.inputs)
         if sure:
@@ -150,7 +154,7 @@ def _never_negative(steps: FloatGraph) -> set[str]:
 
 
 def _observe(model: Any, tensors: list[str], images: Array) -> dict[str, Array]:
-    """Some values of tensors on images, their largest and smallest among them."""
+    """Sampled values of tensors on images, with the minimum and the maximum of each batch."""
     found: dict[str, list[Array]] = {name: [] for name in tensors}
     for part in in_batches(len(images), _BATCH):
         for name, values in zip(tensors, run_with_intermediates(model, tensors, images[part]), strict=True):
@@ -163,20 +167,20 @@ def _sample(values: Array) -> Array:
     return flat[:: stride(len(flat), _SAMPLE)]
 
 
-def _best_qparams(values: Array, signed: bool, *, powers: bool) -> QuantParams:
-    """The qparams of 8 bits with the least squared error on values; its step a power of two where asked for."""
+def _best_qparams(values: Array, signed: bool, *, power_of_two: bool) -> QuantParams:
+    """8-bit quantization parameters with the least squared error on values."""
     if not np.isfinite(values).all():
         raise ExportError("an activation is not finite on the calibration images; retrain the model")
-    zero, top = (128, 127) if signed else (0, 255)
+    zero_point, top = (128, 127) if signed else (0, 255)
     peak = float(np.abs(values).max(initial=0))
     if peak == 0:
-        return QuantParams(2.0**-7, zero)
-    if powers:  # from the one that cuts off nothing downwards
+        return QuantParams(2.0**-7, zero_point)
+    if power_of_two:  # the smallest scale that clips nothing, and two smaller ones
         widest = int(np.ceil(np.log2(peak / top)))
-        steps = [2.0 ** (widest - i) for i in range(3)]
+        scales = [2.0 ** (widest - i) for i in range(3)]
     else:
-        steps = [float(np.float32(peak * share / top)) for share in np.linspace(0.3, 1.0, 15)]
-    return min((QuantParams(step, zero) for step in steps), key=lambda qparams: _error(values, qparams))
+        scales = [float(np.float32(peak * share / top)) for share in np.linspace(0.3, 1.0, 15)]
+    return min((QuantParams(scale, zero_point) for scale in scales), key=lambda qparams: _error(values, qparams))
 
 
 def _error(values: Array, qparams: QuantParams) -> float:

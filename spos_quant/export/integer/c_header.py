@@ -1,4 +1,4 @@
-"""The integer graph as a C header: arrays of every layer, and the operations in order as a comment."""
+"""Writes the integer graph as a C header: the arrays of every layer, and a comment that lists all operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PER_LINE = 16
 
 
 def c_header(graph: IntegerGraph) -> str:
-    """The header; numbers are exact, float32 ones as hexadecimal floating constants."""
+    """The text of the header; all numbers are exact, since float32 values are hexadecimal constants."""
     tensor_qparams = graph.tensor_qparams()
     used: set[str] = set()
     parts = [_preamble(graph, tensor_qparams)]
@@ -23,18 +23,18 @@ def c_header(graph: IntegerGraph) -> str:
         arrays = list(_arrays(op, tensor_qparams))
         if arrays:
             prefix = _identifier(op.name, used)
-            parts += [f"/* {op.name}: {type(op).__name__} */", *_numbers(op, tensor_qparams, prefix)]
+            parts += [f"/* {op.name}: {type(op).__name__} */", *_defines(op, tensor_qparams, prefix)]
             parts += [_array(f"{prefix}_{name}", values) for name, values in arrays]
     return "\n".join([*parts, "#endif", ""])
 
 
 def _preamble(graph: IntegerGraph, tensor_qparams: dict[str, QuantParams | None]) -> str:
     lines = [
-        "/* A network in integers, written by spos-quant.",
-        "   A layer: sum = FACTOR * sum((x - INPUT_ZERO) * weight) + bias in 32 bits; then, where it has a multiplier,",
-        "   code = clamp(round_half_to_even((float)sum * multiplier) + OUTPUT_ZERO, OUTPUT_LOW, OUTPUT_HIGH),",
-        "   all in float (or divided by a divisor); a code stands for scale * (code - zero). Without a multiplier the",
-        "   result is sum * unit, a real number. Operations in order:",
+        "/* An integer network, written by spos-quant.",
+        "   A layer computes sum = FACTOR * sum((x - INPUT_ZERO) * weight) + bias in 32 bits. With a multiplier,",
+        "   code = clamp(round_half_to_even((float)sum * multiplier) + OUTPUT_ZERO, OUTPUT_LOW, OUTPUT_HIGH) in float;",
+        "   with a divisor, (float)sum / divisor replaces the product. A code stands for scale * (code - zero).",
+        "   With neither, the result is the real number sum * unit. Operations in order:",
     ]
     names = {tensor: f"t{i}" for i, tensor in enumerate(tensor_qparams)}
     for op in graph.ops:
@@ -68,20 +68,20 @@ def _arrays(op: Op, tensor_qparams: dict[str, QuantParams | None]) -> Iterator[t
         yield "table", op.table
 
 
-def _numbers(op: Op, tensor_qparams: dict[str, QuantParams | None], prefix: str) -> Iterator[str]:
-    given: dict[str, int] = {}
+def _defines(op: Op, tensor_qparams: dict[str, QuantParams | None], prefix: str) -> Iterator[str]:
+    defines: dict[str, int] = {}
     qparams = tensor_qparams[op.inputs[0]]
     if isinstance(op, Layer):
-        given |= {"FACTOR": op.factor, "GROUPS": op.groups, "WEIGHT_BITS": op.weight_bits or 16}
+        defines |= {"FACTOR": op.factor, "GROUPS": op.groups, "WEIGHT_BITS": op.weight_bits or 16}
     if isinstance(op, Layer | FloatLayer):
         for axis, size in zip(("OUT", "IN", "HEIGHT", "WIDTH"), op.weight.shape, strict=False):
-            given[f"KERNEL_{axis}"] = size
+            defines[f"KERNEL_{axis}"] = size
     if qparams is not None:
-        given["INPUT_ZERO"] = qparams.zero_point
+        defines["INPUT_ZERO"] = qparams.zero_point
     if op.qparams is not None:
         low, high = op.qparams.codes(op.limits)
-        given |= {"OUTPUT_ZERO": op.qparams.zero_point, "OUTPUT_LOW": low, "OUTPUT_HIGH": high}
-    for name, value in given.items():
+        defines |= {"OUTPUT_ZERO": op.qparams.zero_point, "OUTPUT_LOW": low, "OUTPUT_HIGH": high}
+    for name, value in defines.items():
         yield f"#define {prefix.upper()}_{name} ({value})"
 
 
@@ -93,7 +93,7 @@ def _array(name: str, values: Array) -> str:
 
 
 def _identifier(name: str, used: set[str]) -> str:
-    """A name for C that no other layer has."""
+    """A C identifier that is unique among layers."""
     wish = "n_" + re.sub(r"\W", "_", name)
     made, count = wish, 1
     while made in used:

@@ -1,7 +1,7 @@
-"""The `integers` file: the integer graph as one safetensors file, for C, FPGA and NumPy users.
+"""The `integers` format: the integer graph as one safetensors file, for C, FPGA and NumPy users.
 
-Tensors are the integers themselves; the header holds JSON under the key `spos_quant`: what every file of ours says of
-itself, and the graph under `graph`. docs/export.md describes it.
+Tensors hold the integers. The header holds JSON under the key `spos_quant`: the metadata of every exported file, and
+the graph under `graph`. docs/export.md describes the format.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _KINDS = {kind.__name__: kind for kind in OPS}
 
 
 def write_integers(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes a graph as one file that loads without running code."""
+    """Writes a graph to one file, which loads without running code."""
     tensors: dict[str, Array] = {}
     ops = [_to_json(op, tensors) for op in graph.ops]
-    said = {"format": FORMAT, "input": graph.input, "shape": graph.shape, "output": graph.output, "ops": ops}
-    # One key: safetensors writes several in any order, and the same graph must give the same file.
-    header = {METADATA_KEY: json.dumps({**metadata, _GRAPH: said}, sort_keys=True)}
+    graph_json = {"format": FORMAT, "input": graph.input, "shape": graph.shape, "output": graph.output, "ops": ops}
+    # One key only: safetensors writes several keys in any order, but equal graphs must give equal files.
+    header = {METADATA_KEY: json.dumps({**metadata, _GRAPH: graph_json}, sort_keys=True)}
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata=header)
 
 
@@ -44,27 +44,28 @@ def read_integers(path: Path) -> IntegerGraph:
     """The graph of a file.
 
     Raises:
-        ExportError: no such file, no file of integers, or one that is damaged.
-        RunError: a run's file that was damaged.
+        ExportError: the file does not exist, is damaged, or has another format.
+        RunError: the file belongs to a run and was damaged.
     """
     header, tensors = _read(path)
     try:
-        said = json.loads(header[METADATA_KEY])[_GRAPH]
-        if said["format"] != FORMAT:
-            raise ExportError(f"{path} is of format {said['format']!r}; this version reads {FORMAT}")
-        ops = tuple(_from_json(item, tensors) for item in said["ops"])
-        graph = IntegerGraph(str(said["input"]), tuple(map(int, said["shape"])), str(said["output"]), ops)
+        graph_json = json.loads(header[METADATA_KEY])[_GRAPH]
+        if graph_json["format"] != FORMAT:
+            raise ExportError(f"{path} is of format {graph_json['format']!r}; this version reads {FORMAT}")
+        ops = tuple(_from_json(item, tensors) for item in graph_json["ops"])
+        shape = tuple(map(int, graph_json["shape"]))
+        graph = IntegerGraph(str(graph_json["input"]), shape, str(graph_json["output"]), ops)
         _check(graph)
     except ExportError:
         raise
-    except Exception as error:  # noqa: BLE001 - mangled JSON leads to any
+    except Exception as error:  # noqa: BLE001 - damaged JSON raises anything
         what = f"{type(error).__name__}: {str(error)[:200]}"
-        raise ExportError(f"{path} is damaged, or no file of integers ({what}); export it anew") from None
+        raise ExportError(f"{path} is damaged, or is not an `integers` file ({what}); export it anew") from None
     return graph
 
 
 def read_saved_metadata(path: Path) -> dict[str, Any]:
-    """What a file says of itself: preprocessing, class names, bit configuration. Raises as `read_integers` does."""
+    """The metadata in a file: preprocessing, class names, bit configuration. Raises as `read_integers` does."""
     header, _ = _read(path)
     try:
         found = json.loads(header[METADATA_KEY])
@@ -76,7 +77,7 @@ def read_saved_metadata(path: Path) -> dict[str, Any]:
 
 
 def sizes(path: Path) -> dict[str, int]:
-    """Bytes of a file by the type of what is stored, and `graph` for all the rest."""
+    """Bytes of a file by tensor data type, and `graph` for all other bytes."""
     _, tensors = _read(path)
     found: dict[str, int] = {}
     for array in tensors.values():
@@ -86,28 +87,28 @@ def sizes(path: Path) -> dict[str, int]:
 
 
 class IntegerModel:
-    """A file of integers, run by the NumPy reference.
+    """An `integers` file that the NumPy reference executes.
 
     Args:
         path: The file.
 
     Raises:
-        ExportError: it cannot be read.
+        ExportError: the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.graph = path, read_integers(path)
 
     def __call__(self, x: Floats) -> Floats:
-        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`. Raises `ExportError` where it cannot be run."""
-        return _guarded(self.path, self.graph, x, None)
+        """Logits `[n, classes]` of preprocessed images `[n, C, H, W]`. Raises `ExportError` if execution fails."""
+        return _run(self.path, self.graph, x, None)
 
 
 def measure_integers(path: Path) -> dict[str, Any]:
-    """What a file costs for one image, with the keys of `spos-quant cost --json`: integers and shapes, not its claims.
+    """The cost of a file for one image, from its tensors and shapes, with the keys of `spos-quant cost --json`.
 
     Raises:
-        ExportError: it cannot be read or run.
+        ExportError: the file cannot be read or run.
     """
     graph = read_integers(path)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -115,7 +116,7 @@ def measure_integers(path: Path) -> dict[str, Any]:
     def note(tensor: str, values: Array) -> None:
         shapes[tensor] = values.shape
 
-    _guarded(path, graph, np.zeros((1, *graph.shape), np.float32), note)
+    _run(path, graph, np.zeros((1, *graph.shape), np.float32), note)
     tensor_qparams = graph.tensor_qparams()
     rows = [
         _row(op, shapes, tensor_qparams)
@@ -125,12 +126,12 @@ def measure_integers(path: Path) -> dict[str, Any]:
     return summary(rows, space=None, architecture=None, full_precision=not any(row.counted for row in rows))
 
 
-def _guarded(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Array], None] | None) -> Floats:
+def _run(path: Path, graph: IntegerGraph, x: Floats, note: Callable[[str, Array], None] | None) -> Floats:
     if x.shape[1:] != graph.shape:
         raise ExportError(f"{path} takes images of shape {list(graph.shape)}, got {list(x.shape[1:])}")
     try:
         return reference.run(graph, x, note)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # noqa: BLE001 - a damaged graph raises anything
         raise ExportError(
             f"{path} cannot be run ({type(error).__name__}: {str(error)[:200]}); export it anew"
         ) from None
@@ -152,10 +153,10 @@ def _row(
 
 
 def _weight_bits(op: Layer) -> int:
-    """The bits that the file says, unless its integers do not fit them."""
+    """The bits that the file declares, or more if its integers need more."""
     assert op.weight_bits is not None
-    most = int(np.abs(op.weight.astype(int)).max(initial=0))
-    needed = most.bit_length() if op.odd else most.bit_length() + 1
+    largest = int(np.abs(op.weight.astype(int)).max(initial=0))
+    needed = largest.bit_length() if op.odd else largest.bit_length() + 1
     return max(op.weight_bits, needed)
 
 
@@ -168,14 +169,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
         with safe_open(path, framework="np") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as error:
-        raise ExportError(f"{path} is damaged, or no file of integers: {str(error)[:200]}") from None
+        raise ExportError(f"{path} is damaged, or is not an `integers` file: {str(error)[:200]}") from None
 
 
 # ---- operations as JSON
 
 
 def _to_json(op: Op, tensors: dict[str, Array]) -> dict[str, Any]:
-    said: dict[str, Any] = {"op": type(op).__name__}
+    op_json: dict[str, Any] = {"op": type(op).__name__}
     for field in fields(op):
         value = getattr(op, field.name)
         if isinstance(value, np.ndarray):
@@ -186,17 +187,17 @@ def _to_json(op: Op, tensors: dict[str, Array]) -> dict[str, Any]:
             value = {part.name: getattr(value, part.name) for part in fields(value)}
         elif field.name in ("limits", "parameters") and value is not None:
             value = [number if np.isfinite(number) else str(number) for number in value]  # JSON has no infinity
-        said[field.name] = value
+        op_json[field.name] = value
     if op.qparams is not None:
-        said["output_min"], said["output_max"] = op.qparams.codes(op.limits)
-    return said
+        op_json["output_min"], op_json["output_max"] = op.qparams.codes(op.limits)
+    return op_json
 
 
-def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
-    kind = _KINDS[said["op"]]
-    given: dict[str, Any] = {}
+def _from_json(op_json: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
+    kind = _KINDS[op_json["op"]]
+    values: dict[str, Any] = {}
     for field in fields(kind):
-        value = said[field.name]
+        value = op_json[field.name]
         if isinstance(value, Mapping) and "tensor" in value:
             value = tensors[value["tensor"]]
         elif field.name == "qparams" and value is not None:
@@ -210,28 +211,27 @@ def _from_json(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Op:
             value = tuple(map(float, value))
         elif isinstance(value, list):
             value = tuple(value)
-        given[field.name] = value
-    return kind(**given)
+        values[field.name] = value
+    return kind(**values)
 
 
-def _window(said: Mapping[str, Any]) -> Window:
-    top, left, bottom, right = map(int, said["padding"])
-    pairs = [(int(said[key][0]), int(said[key][1])) for key in ("kernel", "stride", "dilation")]
-    return Window(
-        kernel=pairs[0], stride=pairs[1], dilation=pairs[2], padding=(top, left, bottom, right), ceil=bool(said["ceil"])
-    )
+def _window(window: Mapping[str, Any]) -> Window:
+    top, left, bottom, right = map(int, window["padding"])
+    kernel, stride, dilation = ((int(window[key][0]), int(window[key][1])) for key in ("kernel", "stride", "dilation"))
+    ceil = bool(window["ceil"])
+    return Window(kernel=kernel, stride=stride, dilation=dilation, padding=(top, left, bottom, right), ceil=ceil)
 
 
 def _check(graph: IntegerGraph) -> None:
-    """Raises `ValueError` where the graph reads what nobody made, or its arrays are not what they must be."""
+    """Raises `ValueError` if an operation reads an unknown tensor, or an array has a wrong type."""
     known = {graph.input}
     for op in graph.ops:
         if not set(op.inputs) <= known or not all(isinstance(name, str) for name in (*op.inputs, op.output)):
-            raise ValueError(f"{op.name} reads what nobody made")
+            raise ValueError(f"{op.name} reads a tensor that no operation computes")
         if isinstance(op, Layer) and (
             op.weight.dtype.kind != "i" or op.bias.dtype != np.int32 or op.scale.dtype != np.float32
         ):
-            raise ValueError(f"{op.name} holds other types than integers and float32 scales")
+            raise ValueError(f"{op.name} has arrays of other types than integers and float32 scales")
         known.add(op.output)
     if graph.output not in known:
-        raise ValueError("nobody makes the output")
+        raise ValueError("no operation computes the output")

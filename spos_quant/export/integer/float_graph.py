@@ -1,4 +1,4 @@
-"""A network as a list of steps on real tensors: what a QCDQ file says, before it is given integers."""
+"""The operations of a QCDQ file on real tensors, before they are lowered to integers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOVES = ("maxpool", "concat", "slice", "pad", "reshape", "transpose")
-"""Kinds that change no value, so that what goes in and what comes out have one qparams."""
+"""Kinds of operations that change no value; their inputs and outputs share quantization parameters."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Step:
 
 @dataclass
 class FloatGraph:
-    """A network as steps in order."""
+    """A network as a list of operations in order of execution."""
 
     input: str
     shape: tuple[int, ...]
@@ -30,9 +30,9 @@ class FloatGraph:
     steps: list[Step]
 
     def users(self, tensor: str) -> list[Step]:
-        """The steps that read a tensor."""
+        """The operations that read a tensor."""
         return [step for step in self.steps if tensor in step.inputs]
 
     def maker(self, tensor: str) -> Step | None:
-        """The step that makes a tensor; None for the images."""
+        """The operation that computes a tensor; None for the images."""
         return next((step for step in self.steps if step.output == tensor), None)

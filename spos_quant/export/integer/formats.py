@@ -1,4 +1,4 @@
-"""`onnx-int8` and `integers`: the integer graph of a model in two files, each held against the NumPy reference."""
+"""`onnx-int8` and `integers`: two formats of the integer graph, both checked against the NumPy reference."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from spos_quant.export.runtime import Answers, OnnxModel, compare
 from spos_quant.quant.onnx import export_qcdq
 
 FORMATS = ("onnx-int8", "integers")
-"""The formats of the integer graph."""
+"""Formats that store the integer graph."""
 _CHECKED = 64
-"""Images that a file is held against the reference on."""
+"""Number of images on which a file is checked against the reference."""
 _LARGEST_DIFFERENCE = 1e-5
-"""Of a logit, as a share of the largest one where that is above 1: a last layer in float sums in another order."""
+"""Of a logit, relative to the largest logit if that is above 1; a float last layer may sum in another order."""
 
 
 def integer_graph(model: nn.Module, images: Tensor) -> IntegerGraph:
     """The integer graph of a plain Brevitas model, in evaluation mode on the CPU.
 
     Args:
-        model: The model; one that was trained in integers gives its own graph.
-        images: `[n, C, H, W]`, to choose the steps of tensors by that no layer quantizes.
+        model: The model; an `IntegerNet` returns its own graph.
+        images: Calibration images `[n, C, H, W]` for the scales of tensors that no layer quantizes.
 
     Raises:
-        ExportError: the model has no integer form; it names the module.
+        ExportError: the model has no integer form; the message names the module.
     """
     if isinstance(model, IntegerNet):
         return model.graph()
@@ -49,34 +49,34 @@ def integer_graph(model: nn.Module, images: Tensor) -> IntegerGraph:
 
 
 def write_int8(model: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-    """QLinearConv and its like: runs on the 8-bit kernels of onnxruntime."""
+    """Writes ONNX with QLinearConv and similar operators, which run on the 8-bit kernels of onnxruntime."""
     graph = integer_graph(model, examples)
     write_onnx_int8(graph, path, metadata)
     _check(graph, OnnxModel(path), examples, "onnxruntime")
 
 
 def write_file(model: nn.Module, examples: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Integers, scales and the graph as safetensors and JSON."""
+    """Writes integers and scales as safetensors, with the graph as JSON."""
     graph = integer_graph(model, examples)
     file.write_integers(graph, path, metadata)
     _check(graph, file.IntegerModel(path), examples, "the file")
 
 
 def _check(graph: IntegerGraph, answers: Answers, examples: Tensor, who: str) -> None:
-    """Raises `ExportError` unless a file gives the reference's answers."""
+    """Raises `ExportError` unless a file gives the outputs of the reference."""
     x = examples[:_CHECKED].numpy()
-    ours = reference.run(graph, x)
-    found = compare([(ours, answers(x))])
-    if found.agreement < 1 or found.max_abs_diff > _LARGEST_DIFFERENCE * max(1.0, float(np.abs(ours).max())):
+    expected = reference.run(graph, x)
+    parity = compare([(expected, answers(x))])
+    if parity.agreement < 1 or parity.max_abs_diff > _LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max())):
         raise ExportError(
-            f"{who} gives other answers than the integer reference (logits differ by {found.max_abs_diff:.3g}, labels "
-            f"agree on {found.agreement:.1%}): please report this, with the processor; the file was not kept"
+            f"{who} gives other logits than the integer reference (largest difference {parity.max_abs_diff:.3g}, "
+            f"{parity.agreement:.1%} equal labels): please report this, with the processor; the file was not kept"
         )
 
 
 _HINT = (
-    "; integers round what the model does not: end its training in them with --set retrain.fold=0.1, give it more "
-    "bits, or use onnx-qcdq"
+    "; this format also quantizes tensors that the model keeps in float: end the training in integers with "
+    "--set retrain.fold=0.1, use more bits, or use onnx-qcdq"
 )
 exporters.register("onnx-int8")(Format(write_int8, "model-int8.onnx", hint=_HINT))
 exporters.register("integers")(

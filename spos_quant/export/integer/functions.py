@@ -1,4 +1,4 @@
-"""Functions of single values, and the tables that stand for them where values are codes."""
+"""Elementwise functions, and their lookup tables on codes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "Softplus": lambda x: np.logaddexp(x, 0),
     "Tanh": np.tanh,
 }
-"""By the names of ONNX; parameters in the order of their names."""
+"""ONNX operator -> function; the parameters are in alphabetical order."""
 
 
 def value_of(function: str, parameters: tuple[float, ...], x: Array) -> Array:
-    """A function of ONNX at `x`, in float64; `x*NAME` is its product with `x`."""
+    """The value of an ONNX function at `x`, in float64; `x*NAME` is the function NAME times `x`."""
     x = np.asarray(x, dtype=np.float64)
     if function.startswith("x*"):
         return np.asarray(x * _FUNCTIONS[function.removeprefix("x*")](x, *parameters))
@@ -30,7 +30,7 @@ def value_of(function: str, parameters: tuple[float, ...], x: Array) -> Array:
 
 
 def table_of(function: str, parameters: tuple[float, ...], source: QuantParams, target: QuantParams) -> Array:
-    """`[256]` uint8: the code of a function's value for every code of its argument."""
+    """The lookup table of a function, uint8 `[256]`: input code -> output code."""
     values = value_of(function, parameters, source.real(np.arange(256)))
     codes: Array = np.rint(values / target.scale) + target.zero_point
     return np.clip(codes, target.qmin, target.qmax).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""The integer graph: what a network computes when every tensor between its layers is a tensor of codes.
+"""The integer graph: a network whose tensors between layers hold integer codes.
 
-A tensor of codes stands for `scale * (code - zero)`. Codes are unsigned bytes, whatever their bits, so that any integer
-runtime holds them; only the input of a first layer that was kept float has more (`Layer.wide`). A tensor without a qparams
-holds real numbers: the images, and what the last layer gives.
+A code stands for the real number `scale * (code - zero_point)`. Codes are uint8 at every bit-width, so that any integer
+runtime supports them. Only the input of a first layer that was kept float has more bits (`Layer.wide`). A tensor
+without quantization parameters holds real numbers, for example the images and the output of the last layer.
 
-All scales are float32 numbers, and every rescaling is one float32 multiplication or division followed by rounding half
-to even and saturation. `reference` runs the graph and thereby defines it.
+All scales are float32. Every requantization is one float32 multiplication or division, then rounding half to even, then
+saturation. The module `reference` executes the graph and defines its results.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Limits = tuple[float, float]
-"""The least and the largest real value that an activation lets through; infinite where it does not limit."""
+"""Smallest and largest real output of a clipping activation, for example (0, 6) for ReLU6; infinite if unbounded."""
 
 
 @dataclass(frozen=True)
 class QuantParams:
-    """Which real numbers codes stand for, and which codes occur."""
+    """Quantization parameters of a tensor: the real number of each code, and the range of codes."""
 
     scale: float
-    """The step, a float32 number."""
+    """A float32 number."""
     zero_point: int = 0
-    """The code of the real zero."""
+    """The code of the real number 0."""
     qmin: int = 0
     qmax: int = 255
 
     def codes(self, limits: Limits | None) -> tuple[int, int]:
-        """The least and the largest code that occur under limits."""
+        """The smallest and the largest code within limits."""
         if limits is None:
             return self.qmin, self.qmax
         low, high = (np.clip(np.rint(limit / self.scale) + self.zero_point, self.qmin, self.qmax) for limit in limits)
         return int(low), int(high)
 
     def real(self, codes: Array) -> Array:
-        """The float32 numbers that codes stand for."""
+        """The real numbers of codes, as float32."""
         return (codes.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One step of the graph.
+    """One operation of the graph.
 
     Attributes:
-        name: The module that it comes from, in the float network; unique among layers.
-        inputs: Tensors by name.
-        output: The tensor that it makes.
-        qparams: Of the output; None where it is real.
-        limits: Of an activation that was joined to it.
+        name: The module in the float network that it comes from; unique among layers.
+        inputs: Names of the input tensors.
+        output: Name of the output tensor.
+        qparams: Quantization parameters of the output; None if the output holds real numbers.
+        limits: Limits of an activation that was fused into the operation.
     """
 
     name: str
@@ -65,36 +65,36 @@ class Op:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Op):
-    """Real numbers, or codes of another qparams, to codes: `rint(x / scale) + zero`, saturated."""
+    """Quantizes real numbers or requantizes codes: `rint(x / scale) + zero_point`, saturated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """How a kernel moves over a picture."""
+    """Geometry of a convolution or pooling window."""
 
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Above, left, below, right."""
+    """Top, left, bottom, right."""
     dilation: tuple[int, int] = (1, 1)
     ceil: bool = False
-    """Whether a window that reaches over the end counts."""
+    """Whether the output size is rounded up, as in PyTorch's `ceil_mode`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer(Op):
-    """A convolution or linear layer in integers: `factor * sum((x - zero) * weight) + bias`, then one rescaling.
+    """An integer convolution or linear layer: `factor * sum((x - zero_point) * weight) + bias`, then requantization.
 
     Attributes:
-        weight: Integers `[out, in / groups, kernel]` or `[out, in]`; BatchNorm's sign is in them.
-        factor: What they are multiplied by before they are used, so that biases have finer steps.
-        scale: `[out]` float32, what one unit of `factor * weight` is worth; BatchNorm's factor is in it.
-        bias: `[out]` int32, in units of the input's scale times `scale`.
-        window: Of a convolution; None is a linear layer.
-        groups: Of a convolution.
-        weight_bits: None where the layer was kept float; its integers then have up to 16 bits.
-        act_bits: Of its input.
-        layer: Whether it is a layer of the network; False for a BatchNorm of its own.
+        weight: Integers `[out, in / groups, kernel]` or `[out, in]`, with the sign of BatchNorm's factor folded in.
+        factor: Integer that the weight is multiplied by, so that the bias has a finer scale.
+        scale: `[out]` float32, the scale of `factor * weight`, with the magnitude of BatchNorm's factor folded in.
+        bias: `[out]` int32; its scale is the input's scale times `scale`.
+        window: Geometry of a convolution; None for a linear layer.
+        groups: Groups of a convolution.
+        weight_bits: None if the layer was kept float; its integers then have up to 16 bits.
+        act_bits: Bits of the layer's input.
+        layer: False for a BatchNorm that could not be folded into a layer.
     """
 
     weight: Array
@@ -109,23 +109,23 @@ class Layer(Op):
 
     @property
     def alive(self) -> Array:
-        """`[out]` bool: channels whose output depends on the input; BatchNorm may have made one a constant."""
+        """`[out]` bool: channels that depend on the input; BatchNorm folding may make a channel constant."""
         return np.asarray((self.weight != 0).reshape(len(self.weight), -1).any(1))
 
     @property
     def odd(self) -> bool:
-        """Whether its levels are the odd ones, without a zero (1 bit, and 2 bits of mid-rise quantizers)."""
+        """Whether all codes are odd, without a zero (1 bit, and 2 bits of mid-rise quantizers)."""
         return self.weight_bits in (1, 2) and bool((self.weight[self.alive] % 2 == 1).all())
 
     @property
     def wide(self) -> bool:
-        """Whether input and weights have more than 8 bits; the sums then stay below 2^24, exact in float32."""
+        """Whether input and weight have more than 8 bits; all sums are then below 2^24, which float32 holds exactly."""
         return self.weight_bits is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatLayer(Op):
-    """A layer behind which no integers come: the last one, where it was kept float."""
+    """The last layer, if it was kept float; no integer operation follows it."""
 
     weight: Array
     bias: Array
@@ -135,24 +135,24 @@ class FloatLayer(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Op):
-    """The sum of two tensors of one shape."""
+    """The sum of two tensors of equal shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multiply(Op):
-    """The product of two tensors, one of which may be one number per image and channel."""
+    """The product of two tensors, one of which may be `[n, C, 1, 1]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(Op):
-    """The largest code of each window."""
+    """The maximum over each window."""
 
     window: Window
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePool(Op):
-    """The mean of each window."""
+    """The mean over each window."""
 
     window: Window
     counts_padding: bool
@@ -160,14 +160,14 @@ class AveragePool(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Op):
-    """The mean of each channel's picture: `[n, C, H, W]` to `[n, C, 1, 1]`, or to `[n, C]`."""
+    """The mean over height and width: `[n, C, H, W]` to `[n, C, 1, 1]` if `keeps`, else to `[n, C]`."""
 
     keeps: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Op):
-    """A function of single values, looked up: 256 codes, or fewer where fewer occur."""
+    """An elementwise function as a lookup table from input code to output code, uint8 `[256]`."""
 
     table: Array
     function: str
@@ -176,14 +176,14 @@ class Table(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Concat(Op):
-    """Tensors of one qparams side by side."""
+    """Concatenation of tensors with equal quantization parameters."""
 
     axis: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice(Op):
-    """Part of an axis."""
+    """A slice of one axis."""
 
     axis: int
     start: int
@@ -193,7 +193,7 @@ class Slice(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(Op):
-    """Real zeros around a tensor."""
+    """Padding with the real number 0."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -201,15 +201,15 @@ class Pad(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Reshape(Op):
-    """The same values in another shape; the batch stays."""
+    """A reshape that keeps the batch axis."""
 
     shape: tuple[int, ...]
-    """Without the batch."""
+    """Without the batch axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transpose(Op):
-    """The axes in another order; the batch stays first."""
+    """A permutation of axes that keeps the batch axis first."""
 
     order: tuple[int, ...]
 
@@ -222,13 +222,13 @@ OPS: tuple[type[Op], ...] = (
 
 @dataclass(frozen=True)
 class IntegerGraph:
-    """A network in integers.
+    """An integer network.
 
     Attributes:
-        input: The tensor of images, real numbers `[n, *shape]`.
-        shape: Of one image.
-        output: The tensor of logits; codes of it count as the numbers that they stand for.
-        ops: In order of execution.
+        input: Name of the tensor of images, real numbers `[n, *shape]`.
+        shape: Shape of one image.
+        output: Name of the tensor of logits; the logits are the real numbers of its codes if it has codes.
+        ops: Operations in order of execution.
     """
 
     input: str
@@ -237,19 +237,19 @@ class IntegerGraph:
     ops: tuple[Op, ...]
 
     def tensor_qparams(self) -> dict[str, QuantParams | None]:
-        """The qparams of every tensor."""
+        """Tensor name -> quantization parameters; None for real numbers."""
         return {self.input: None, **{op.output: op.qparams for op in self.ops}}
 
     def layers(self) -> list[Layer]:
-        """The layers in integers."""
+        """The integer layers."""
         return [op for op in self.ops if isinstance(op, Layer)]
 
 
 def unlike(one: Op, **changes: Any) -> Op:
-    """A copy with other fields."""
+    """A copy with some fields replaced."""
     return replace(one, **changes)
 
 
 def plain(op: Op) -> dict[str, Any]:
-    """The fields of a step by name."""
+    """The fields of an operation by name."""
     return {field.name: getattr(op, field.name) for field in fields(op)}

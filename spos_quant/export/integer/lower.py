@@ -1,4 +1,4 @@
-"""From a QCDQ file to the integer graph."""
+"""Lowers a QCDQ file to the integer graph."""
 
 from __future__ import annotations
 
@@ -40,34 +40,37 @@ _PLAIN: dict[str, type[Op]] = {
     "add": Add, "multiply": Multiply, "maxpool": MaxPool, "avgpool": AveragePool, "mean": Mean, "concat": Concat,
     "slice": Slice, "pad": Pad, "reshape": Reshape, "transpose": Transpose,
 }  # fmt: skip
-"""Kinds of steps that are kinds of the graph with the same fields."""
+"""Kinds of float operations that have an integer operation with the same fields."""
 
 
 def lower(path: Path, images: Array) -> IntegerGraph:
-    """The integer graph of a QCDQ file of ours.
+    """The integer graph of a QCDQ file that `spos_quant.quant.onnx` wrote.
 
     Args:
         path: The file.
-        images: `[n, C, H, W]`, preprocessed; the steps of tensors that no quantizer of the model rounds are chosen by
-            them.
+        images: Calibration images `[n, C, H, W]`, preprocessed. They determine the scales of tensors that the model
+            does not quantize.
 
     Raises:
-        ExportError: an operator without an integer form, a layer between others that is float, or numbers that do not
-            fit; it names the module.
+        ExportError: an operator has no integer form, an inner layer is float, or values overflow; the message names the
+            module.
     """
     model = onnx.load(path)
-    steps = fuse(read_float_graph(model))
-    _give_roles(steps)
-    tensor_qparams = assign_qparams(steps, model, np.asarray(images, dtype=np.float32))
-    return _Lowering(steps, tensor_qparams, images).graph()
+    network = fuse(read_float_graph(model))
+    _assign_roles(network)
+    tensor_qparams = assign_qparams(network, model, np.asarray(images, dtype=np.float32))
+    return _Lowering(network, tensor_qparams, images).graph()
 
 
-def _give_roles(steps: FloatGraph) -> None:
-    """Says of each layer whether it is in integers, the first one in float, or the last."""
-    quantized = {step.output for step in steps.steps if step.kind == "quantize"}
-    raw = {steps.input}
+def _assign_roles(network: FloatGraph) -> None:
+    """Sets the attribute `role` of each layer, "integer", "first" or "last", and `behind` of each operation.
+
+    "first" and "last" are layers that were kept float. `behind` is True after a float last layer.
+    """
+    quantized = {step.output for step in network.steps if step.kind == "quantize"}
+    raw = {network.input}
     behind: set[str] = set()
-    for step in steps.steps:
+    for step in network.steps:
         if step.kind in MOVES and set(step.inputs) <= raw:
             raw.add(step.output)
         step.attributes["behind"] = not behind.isdisjoint(step.inputs)
@@ -77,37 +80,37 @@ def _give_roles(steps: FloatGraph) -> None:
         elif step.kind == "layer":
             if step.attributes["scale"] is not None and step.inputs[0] in quantized:
                 step.attributes["role"] = "integer"
-            elif step.attributes["scale"] is None and step.inputs[0] not in quantized and _leads_out(step, steps):
+            elif step.attributes["scale"] is None and step.inputs[0] not in quantized and _is_last(step, network):
                 step.attributes["role"] = "last"
                 behind.add(step.output)
             elif step.attributes["scale"] is None and step.inputs[0] in raw:
                 step.attributes["role"] = "first"
             else:
-                raise ExportError(_half(step, step.inputs[0] in quantized))
+                raise ExportError(_float_layer_message(step, step.inputs[0] in quantized))
 
 
-def _half(step: Step, quantized_input: bool) -> str:
+def _float_layer_message(step: Step, quantized_input: bool) -> str:
     what = "weights" if step.attributes["scale"] is None else "inputs"
     if what == "weights" and not quantized_input:
         what = "weights and inputs"
     return (
-        f"layer {step.name!r} has float {what}; in integers only the first and the last layer may be float: give it "
-        "bits, or use --format onnx-qcdq"
+        f"layer {step.name!r} has float {what}; integer formats allow a float first and last layer only: give it bits, "
+        "or use --format onnx-qcdq"
     )
 
 
 def _check_behind(step: Step) -> None:
     if step.kind not in (*MOVES, "mean", "avgpool", "add"):
         raise ExportError(
-            f"module {step.name!r}: {step.kind} behind the last layer, which is float, has no integer form; leave it "
-            "out of the model, or use --format onnx-qcdq"
+            f"module {step.name!r}: {step.kind} after the last layer, which is float, has no integer form; remove it "
+            "from the model, or use --format onnx-qcdq"
         )
 
 
-def _leads_out(layer: Step, steps: FloatGraph) -> bool:
-    """Whether no other layer follows."""
+def _is_last(layer: Step, network: FloatGraph) -> bool:
+    """Whether no layer or quantizer depends on the output of a layer."""
     reached = {layer.output}
-    for step in steps.steps:
+    for step in network.steps:
         if not reached.isdisjoint(step.inputs):
             if step.kind in ("layer", "quantize"):
                 return False
@@ -116,64 +119,66 @@ def _leads_out(layer: Step, steps: FloatGraph) -> bool:
 
 
 class _Lowering:
-    """Makes the operations of a graph in order."""
+    """Converts float operations to integer operations, in order."""
 
-    def __init__(self, steps: FloatGraph, tensor_qparams: dict[str, QuantParams | None], images: Array) -> None:
-        self.steps, self.tensor_qparams = steps, dict(tensor_qparams)
+    def __init__(self, network: FloatGraph, tensor_qparams: dict[str, QuantParams | None], images: Array) -> None:
+        self.network, self.tensor_qparams = network, dict(tensor_qparams)
         self.peak = float(np.abs(images).max(initial=0)) or 1.0
-        self.same: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
+        """Tensor -> an earlier tensor with the same codes."""
         self.ops: list[Op] = []
 
     def graph(self) -> IntegerGraph:
-        for step in self.steps.steps:
-            make = getattr(self, f"_{step.kind}", self._plain)
-            made = make(step)
-            if made is not None:
-                self.ops.append(made)
-        return IntegerGraph(self.steps.input, self.steps.shape, self._real_name(self.steps.output), tuple(self.ops))
+        network = self.network
+        for step in network.steps:
+            convert = getattr(self, f"_{step.kind}", self._plain)
+            op = convert(step)
+            if op is not None:
+                self.ops.append(op)
+        return IntegerGraph(network.input, network.shape, self._resolved(network.output), tuple(self.ops))
 
-    def _real_name(self, tensor: str) -> str:
-        return self.same.get(tensor, tensor)
+    def _resolved(self, tensor: str) -> str:
+        return self.aliases.get(tensor, tensor)
 
     def _common(self, step: Step) -> dict[str, Any]:
         limits: Limits | None = step.attributes.get("limits")
         return {
             "name": step.name,
-            "inputs": tuple(map(self._real_name, step.inputs)),
+            "inputs": tuple(map(self._resolved, step.inputs)),
             "output": step.output,
             "qparams": self.tensor_qparams[step.output],
             "limits": limits,
         }
 
     def _plain(self, step: Step) -> Op:
-        given = {key: value for key, value in step.attributes.items() if key not in ("limits", "behind")}
-        return _PLAIN[step.kind](**self._common(step), **given)
+        own = {key: value for key, value in step.attributes.items() if key not in ("limits", "behind")}
+        return _PLAIN[step.kind](**self._common(step), **own)
 
     def _add(self, step: Step) -> Op:
-        self._need_powers(step)
+        self._need_powers_of_two(step)
         return self._plain(step)
 
     _multiply = _avgpool = _add
 
-    def _need_powers(self, step: Step) -> None:
-        """Raises `ExportError` where a quantizer of the model made an operand: its step is no power of two."""
+    def _need_powers_of_two(self, step: Step) -> None:
+        """Raises `ExportError` if the scale of an operand is not a power of two: the model itself quantizes it."""
         for tensor in step.inputs:
             qparams = self.tensor_qparams[tensor]
             if qparams is not None and np.frexp(qparams.scale)[0] != 0.5:
                 raise ExportError(
-                    f"module {step.name!r} computes with a tensor that a quantizer of the model rounded; in integers, "
-                    "quantizers belong to the layers that read a tensor"
+                    f"module {step.name!r} adds, multiplies or averages a tensor that the model itself quantizes; "
+                    "integer formats need quantizers at the inputs of layers only"
                 )
 
     def _quantize(self, step: Step) -> Op | None:
         wanted: QuantParams = step.attributes["qparams"]
         self.tensor_qparams[step.output] = wanted
         if self.tensor_qparams[step.inputs[0]] == wanted:
-            self.same[step.output] = self._real_name(step.inputs[0])
+            self.aliases[step.output] = self._resolved(step.inputs[0])
             return None
-        for op in self.ops:  # layers that read the same tensor through one quantizer
-            if isinstance(op, Quantize) and op.inputs == (self._real_name(step.inputs[0]),) and op.qparams == wanted:
-                self.same[step.output] = op.output
+        for op in self.ops:  # share the Quantize of layers that read the same tensor with the same parameters
+            if isinstance(op, Quantize) and op.inputs == (self._resolved(step.inputs[0]),) and op.qparams == wanted:
+                self.aliases[step.output] = op.output
                 return None
         return Quantize(**self._common(step))
 

@@ -1,9 +1,9 @@
-"""The integer graph as ONNX: QLinearConv, QLinearAdd and their like, which onnxruntime runs on 8-bit kernels.
+"""Writes the integer graph as ONNX with QLinearConv, QLinearAdd and similar, the 8-bit kernels of onnxruntime.
 
-Activations are uint8 whatever their bits; a Clip behind each operation keeps them to their levels, which stops no
-fusion. Weights are stored as the codes of the model, with a Clip that says their bits; onnxruntime multiplies them by
-the layer's factor once, when it loads the file. Every node has initializers of its own: shared ones keep onnxruntime
-from fusing.
+Activations are uint8 at every bit-width. A Clip after each operation limits them to [qmin, qmax]; it does not prevent
+fusion. Weights are the codes of the model, with a Clip that declares their bits; onnxruntime multiplies them by
+`Layer.factor` once, when it loads the file. Every node has its own initializers: onnxruntime does not fuse nodes that
+share them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OPSET, CONTRIB = 17, "com.microsoft"
 
 
 def write_onnx_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes the graph as one ONNX file with a free batch size."""
+    """Writes the graph as one ONNX file with a dynamic batch size."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(tensor: str, values: Array) -> None:
@@ -73,19 +73,19 @@ def write_onnx_int8(graph: IntegerGraph, path: Path, metadata: Mapping[str, Any]
 
 
 class _Writer:
-    """Collects nodes and initializers; every tensor of the graph gets a readable name."""
+    """Collects nodes and initializers, and gives every tensor a readable name."""
 
     def __init__(self, graph: IntegerGraph, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.graph, self.tensor_qparams, self.shapes = graph, graph.tensor_qparams(), shapes
         self.infos: list[Any] = []
-        """Shapes, which ONNX cannot infer behind operators that are not its own."""
+        """Shapes of tensors; ONNX cannot infer them after operators of another domain."""
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.names = {graph.input: "input"}
         self.used: set[str] = {"input", "logits"}
         self.reals: dict[str, str] = {}
         self.pooled: set[str] = set()
-        """What a MaxPool gives that was written already, before the rounding in front of it."""
+        """Outputs of MaxPools that are already written, before the rounding of the layer in front."""
 
     def write(self) -> None:
         for op in self.graph.ops:
@@ -95,7 +95,7 @@ class _Writer:
         self.node("Identity", [last], "/logits", output="logits")
 
     def note(self, name: str, kind: int, shape: Sequence[Any]) -> None:
-        """Writes down the shape of what a node makes."""
+        """Declares type and shape of a tensor."""
         self.infos.append(helper.make_tensor_value_info(name, kind, shape))
 
     # ---- parts
@@ -115,7 +115,7 @@ class _Writer:
     def node(
         self, kind: str, inputs: Sequence[str], scope: str, *, output: str | None = None, domain: str = "", **given: Any
     ) -> str:
-        """Adds a node; its name is the module's scope and its kind, unless the scope says another kind."""
+        """Adds a node named `{scope}/{kind}`; returns the name of its output."""
         made = output or self.fresh(f"{scope}/{kind}_output")
         name = self.fresh(f"{scope}/{kind}")
         self.nodes.append(helper.make_node(kind, list(inputs), [made], name=name, domain=domain, **given))
@@ -137,7 +137,7 @@ class _Writer:
         return self.names[tensor]
 
     def real(self, tensor: str) -> str:
-        """A tensor as real numbers."""
+        """The tensor as real numbers; adds a DequantizeLinear if it holds codes."""
         if self.tensor_qparams[tensor] is None:
             return self.names[tensor]
         if tensor not in self.reals:
@@ -146,33 +146,33 @@ class _Writer:
         return self.reals[tensor]
 
     def finish(self, op: Op, made: str, shaped_as: str | None = None) -> None:
-        """Keeps a new tensor to its levels and gives it its name: first what the activation limits, then the bits."""
+        """Registers a new tensor and clips it: first to the limits of the activation, then to the range of its bits."""
         scope = self.names[op.output]
         kind = TensorProto.FLOAT if op.qparams is None else TensorProto.UINT8
         self.note(made, int(kind), ["n", *self.shapes[shaped_as or op.output]])
-        ends: list[tuple[int, int]] = []
+        ranges: list[tuple[int, int]] = []
         if op.qparams is None:
             if op.limits is not None:
                 made = self.clip(made, op.limits, scope, np.float32)
         else:
-            levels, limited = (op.qparams.qmin, op.qparams.qmax), op.qparams.codes(op.limits)
-            if limited != levels:
-                ends.append(limited)
-            if levels != (0, 255) or (ends and limited[1] - limited[0] < 128):  # so that the file says the bits
-                ends.append(levels)
-        for low, high in ends:
+            full, limited = (op.qparams.qmin, op.qparams.qmax), op.qparams.codes(op.limits)
+            if limited != full:
+                ranges.append(limited)
+            if full != (0, 255) or (ranges and limited[1] - limited[0] < 128):  # so that the file declares the bits
+                ranges.append(full)
+        for low, high in ranges:
             made = self.clip(made, (low, high), scope, np.uint8)
         self.names[op.output] = made
 
-    def clip(self, tensor: str, ends: tuple[float, float], scope: str, kind: Any) -> str:
-        given = [self.const(kind(end), f"{scope}/{word}") for end, word in zip(ends, ("low", "high"), strict=True)]
-        return self.node("Clip", [tensor, *given], scope)
+    def clip(self, tensor: str, bounds: tuple[float, float], scope: str, dtype: Any) -> str:
+        ends = [self.const(dtype(end), f"{scope}/{word}") for end, word in zip(bounds, ("low", "high"), strict=True)]
+        return self.node("Clip", [tensor, *ends], scope)
 
     # ---- operations
 
     @singledispatchmethod
     def put(self, op: Op) -> None:
-        raise TypeError(f"no such step: {type(op).__name__}")
+        raise TypeError(f"unknown operation: {type(op).__name__}")
 
     @put.register
     def _(self, op: Quantize) -> None:
@@ -181,8 +181,8 @@ class _Writer:
         x = self.real(op.inputs[0])
         if qparams.qmin >= 0:
             return self.finish(op, self.node("QuantizeLinear", [x, *self.scale_zero(qparams, scope)], scope))
-        steps = self.node("Div", [x, self.const(np.float32(qparams.scale), f"{scope}/scale")], scope)
-        rounded = self.node("Round", [steps], scope)
+        scaled = self.node("Div", [x, self.const(np.float32(qparams.scale), f"{scope}/scale")], scope)
+        rounded = self.node("Round", [scaled], scope)
         self.names[op.output] = self.clip(rounded, (qparams.qmin, qparams.qmax), scope, np.float32)
 
     @put.register
@@ -204,22 +204,22 @@ class _Writer:
         self.finish(op, self.node("QLinearConv", [*x, *weight, *end, bias], scope, group=op.groups, **given))
 
     def _weight(self, op: Layer, qparams: QuantParams, scope: str) -> list[str]:
-        """Weight, scales and zero points."""
+        """Tensor names of weight, scales and zero points."""
         scale = self.const(op.scale, f"{scope}/weight_scale")
         if int(np.abs(op.weight.astype(int)).max(initial=0)) * op.factor > largest_weight(qparams):
-            # The 16-bit sums of processors without VNNI would overflow; unsigned weights are summed in 32 bits.
+            # The 16-bit sums of processors without VNNI would overflow; onnxruntime sums unsigned weights in 32 bits.
             stored = self.const((op.weight.astype(np.int16) + 128).astype(np.uint8), f"{scope}/weight")
             return [stored, scale, self.const(np.full(len(op.scale), 128, np.uint8), f"{scope}/weight_zero")]
         name = self.const(op.weight, f"{scope}/weight")
-        most = 2 ** ((op.weight_bits or 8) - 1) - 1
-        if op.layer and op.weight_bits != 8 and int(np.abs(op.weight).max(initial=0)) <= most:
-            name = self.clip(name, (-most, most), f"{scope}/weight", np.int8)
+        qmax = 2 ** ((op.weight_bits or 8) - 1) - 1
+        if op.layer and op.weight_bits != 8 and int(np.abs(op.weight).max(initial=0)) <= qmax:
+            name = self.clip(name, (-qmax, qmax), f"{scope}/weight", np.int8)
         if op.factor != 1:
             name = self._times(name, op.factor, f"{scope}/weight")
         return [name, scale, self.const(np.zeros(len(op.scale), np.int8), f"{scope}/weight_zero")]
 
     def _times(self, name: str, factor: int, scope: str) -> str:
-        """Constant codes times a whole number; onnxruntime computes it once."""
+        """Constant codes times an integer; onnxruntime folds the product into a constant."""
         wide = self.node("Cast", [name], scope, to=TensorProto.INT32)
         times = self.node("Mul", [wide, self.const(np.int32(factor), f"{scope}/factor")], scope)
         return self.node("Cast", [times], scope, to=TensorProto.INT8)
@@ -236,17 +236,17 @@ class _Writer:
             sums = self.node("Conv", inputs, scope, group=op.groups, **_attributes(op.window))
         divisor = self.const(reference.divisors(op, qparams), f"{scope}/output/scale")
         zero = self.const(np.full(len(op.scale), op.qparams.zero_point, np.uint8), f"{scope}/output/zero")
-        pool = self._only_pool_behind(op)
+        pool = self._only_pool_after(op)
         if pool is not None:
-            # Rounding keeps order, so the largest may be taken first: onnxruntime's MaxPool of floats is many times as
-            # fast as that of codes, and less is left to round.
+            # Rounding is monotonic, so pooling may come first: onnxruntime's MaxPool of floats is many times as fast as
+            # that of codes, and fewer values are left to round.
             sums = self.node("MaxPool", [sums], f"/{pool.name}", **_attributes(pool.window, pool=True))
             self.pooled.add(pool.output)
         made = self.node("QuantizeLinear", [sums, divisor, zero], scope, axis=1)
         self.finish(op, made, None if pool is None else pool.output)
 
-    def _only_pool_behind(self, op: Op) -> MaxPool | None:
-        """The MaxPool that reads what this step gives, where nothing else does."""
+    def _only_pool_after(self, op: Op) -> MaxPool | None:
+        """The MaxPool that reads the output of an operation, if nothing else reads it."""
         users = [user for user in self.graph.ops if op.output in user.inputs]
         only = users[0] if len(users) == 1 and op.output != self.graph.output else None
         return only if isinstance(only, MaxPool) else None

@@ -1,4 +1,4 @@
-"""What each ONNX operator is as a step. A new operator is one more function here."""
+"""Converts each ONNX operator to operations of a `FloatGraph`. A new operator needs one more function here."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def _quantizer(reader: Reader, node: Any) -> None:
     zero = reader.value(quantize.input[2]) if len(quantize.input) > 2 else np.zeros((), np.uint8)
     scale = np.ravel(reader.value(quantize.input[1]))
     if scale.size != 1:
-        raise ExportError(f"{where(node)}: its input has a step per channel; expected one step per tensor")
-    ends = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
-    least, most = (int(reader.value(name)) for name in clip.input[1:3]) if clipped else ends
-    qparams = QuantParams(float(scale[0]), int(np.ravel(zero)[0]) - least, 0, most - least)
+        raise ExportError(f"{where(node)}: its input has a scale per channel; expected one scale per tensor")
+    dtype_range = (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max)
+    qmin, qmax = (int(reader.value(name)) for name in clip.input[1:3]) if clipped else dtype_range
+    # Integer graphs hold unsigned codes: shift qmin to 0.
+    qparams = QuantParams(float(scale[0]), int(np.ravel(zero)[0]) - qmin, 0, qmax - qmin)
     reader.add("quantize", node, quantize.input[0], qparams=qparams)
 
 
@@ -51,8 +52,8 @@ def _conv(reader: Reader, node: Any) -> None:
 @_on("Gemm", "MatMul")
 def _linear(reader: Reader, node: Any) -> None:
     given = attributes(node)
-    odd = given.get("alpha", 1) != 1 or given.get("beta", 1) != 1 or given.get("transA", 0)
-    if odd or len(reader.shapes.get(node.input[0], ())) != 2:
+    unusual = given.get("alpha", 1) != 1 or given.get("beta", 1) != 1 or given.get("transA", 0)
+    if unusual or len(reader.shapes.get(node.input[0], ())) != 2:
         raise ExportError(
             f"{where(node)}: a linear layer on sequences has no integer form here; use --format onnx-qcdq"
         )
@@ -83,7 +84,7 @@ def _arithmetic(reader: Reader, node: Any) -> None:
         value.size == 1 or (value.ndim == rank and value.size == value.shape[1]) or (rank == 2 and value.ndim == 1)
     )
     if not per_channel or (values[0] is not None and node.op_type in ("Sub", "Div")):
-        raise ExportError(f"{where(node)}: operator {node.op_type} with a constant that is none per channel")
+        raise ExportError(f"{where(node)}: operator {node.op_type} with a constant that is not per channel")
     flat = np.ravel(value).astype(np.float64)
     factor = {"Mul": flat, "Div": 1 / flat if node.op_type == "Div" else flat}.get(node.op_type, np.ones(1))
     shift = {"Add": flat, "Sub": -flat}.get(node.op_type, np.zeros(1))
@@ -164,7 +165,7 @@ def _slice(reader: Reader, node: Any) -> None:
 
 
 def _real_slices(shape: tuple[int, ...], axes: list[int], *given: list[int]) -> Iterator[tuple[int, int, int, int]]:
-    """The slices that leave something out, with numbers inside the shape."""
+    """The slices that do not keep a whole axis, with bounds normalized to the shape."""
     for axis, start, stop, step in zip(axes, *given, strict=True):
         size = shape[axis]
         begin, end, stride = slice(start, stop, step).indices(size)
@@ -186,7 +187,7 @@ def _pad(reader: Reader, node: Any) -> None:
 def _reshape(reader: Reader, node: Any) -> None:
     shape = reader.shapes.get(node.output[0], ())
     if not shape or shape[0] != 1 or 0 in shape:
-        raise ExportError(f"{where(node)}: {node.op_type} to a shape that is not known, or that mixes images")
+        raise ExportError(f"{where(node)}: {node.op_type} to an unknown shape, or to one that mixes images")
     reader.add("reshape", node, node.input[0], shape=shape[1:])
 
 
@@ -194,7 +195,7 @@ def _reshape(reader: Reader, node: Any) -> None:
 def _transpose(reader: Reader, node: Any) -> None:
     order = tuple(attributes(node)["perm"])
     if order[0] != 0:
-        raise ExportError(f"{where(node)}: the batch is moved from its place")
+        raise ExportError(f"{where(node)}: the batch axis is moved")
     reader.add("transpose", node, node.input[0], order=order)
 
 
@@ -206,9 +207,9 @@ def _same(reader: Reader, node: Any) -> None:
 
 
 def read_float_graph(model: Any) -> FloatGraph:
-    """The steps of a QCDQ model.
+    """Reads a QCDQ model.
 
     Raises:
-        ExportError: an operator that has no integer form; it names the module.
+        ExportError: an operator has no integer form; the message names the module.
     """
     return Reader(model).read(_HANDLERS)

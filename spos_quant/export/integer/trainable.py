@@ -1,7 +1,8 @@
-"""The integer graph as a module of torch: what ships, trained.
+"""The integer graph as a torch module, which trains the network that is deployed.
 
-Forward it computes with whole numbers as the reference does; backward it takes rounding for the identity and saturation
-for a clip [Bengio2013]. FloatGraph are fixed; weights, biases and a float last layer are learned.
+The forward pass computes the integers of the reference. In the backward pass, the straight-through estimator treats
+rounding as the identity and saturation as a clip [Bengio2013]. Scales are fixed; weights, biases and a float last layer
+are learned.
 
 References:
     [Bengio2013] Estimating or propagating gradients through stochastic neurons, arXiv 1308.3432.
@@ -46,18 +47,16 @@ _EXACT_SUM = 2**24 - 1
 
 
 class IntegerNet(nn.Module):
-    """The network of an integer graph.
-
-    A tensor of codes is held as whole numbers of steps from the real zero, `code - zero`.
+    """A trainable integer graph. Tensors of codes hold the integers `code - zero_point`.
 
     Args:
-        graph: The network.
+        graph: The integer graph.
     """
 
     def __init__(self, graph: IntegerGraph) -> None:
         super().__init__()
-        self._graph, self._grids = graph, graph.tensor_qparams()
-        self.parts = nn.ModuleList(_part(op, self._grids) for op in graph.ops)
+        self._graph, self._qparams = graph, graph.tensor_qparams()
+        self.parts = nn.ModuleList(_part(op, self._qparams) for op in graph.ops)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, classes]` of images `[n, C, H, W]`."""
@@ -65,12 +64,12 @@ class IntegerNet(nn.Module):
         for op, part in zip(self._graph.ops, self.parts, strict=True):
             tensors[op.output] = part(*(tensors[name] for name in op.inputs))
         last = tensors[self._graph.output]
-        qparams = self._grids[self._graph.output]
+        qparams = self._qparams[self._graph.output]
         return last if qparams is None else last * qparams.scale
 
     @torch.no_grad()
     def graph(self) -> IntegerGraph:
-        """The network as it is now, in integers."""
+        """The integer graph with the current weights and biases."""
         ops = tuple(part.op_now() for part in self.parts)  # type: ignore[operator]
         return IntegerGraph(self._graph.input, self._graph.shape, self._graph.output, ops)
 
@@ -84,8 +83,8 @@ def _part(op: Op, tensor_qparams: dict[str, QuantParams | None]) -> nn.Module:
     return _TablePart(op, inputs[0]) if isinstance(op, Table) else _PlainPart(op, inputs)
 
 
-class _Replace(torch.autograd.Function):
-    """Another tensor in the place of one, to which the gradient goes."""
+class _StraightThrough(torch.autograd.Function):
+    """Returns `other` in the forward pass; passes the gradient to `x` in the backward pass."""
 
     @staticmethod
     def forward(_ctx: object, _x: Tensor, other: Tensor) -> Tensor:
@@ -96,22 +95,22 @@ class _Replace(torch.autograd.Function):
         return upstream[0], None
 
 
-def _replaced(x: Tensor, other: Tensor) -> Tensor:
-    made: Tensor = _Replace.apply(x, other.detach())
-    return made
+def _straight_through(x: Tensor, other: Tensor) -> Tensor:
+    replaced: Tensor = _StraightThrough.apply(x, other.detach())
+    return replaced
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Half to even; the gradient passes."""
-    return _replaced(x, torch.round(x))
+    """Rounds half to even, with a straight-through gradient."""
+    return _straight_through(x, torch.round(x))
 
 
-def _saturated(op: Op, steps: Tensor) -> Tensor:
-    """Whole steps of a new tensor, or limited real numbers."""
+def _saturated(op: Op, scaled: Tensor) -> Tensor:
+    """The output `code - zero_point` of values divided by the output scale; real outputs are only clipped."""
     if op.qparams is None:
-        return steps if op.limits is None else steps.clamp(*op.limits)
+        return scaled if op.limits is None else scaled.clamp(*op.limits)
     low, high = op.qparams.codes(op.limits)
-    return _rounded(steps).clamp(low - op.qparams.zero_point, high - op.qparams.zero_point)
+    return _rounded(scaled).clamp(low - op.qparams.zero_point, high - op.qparams.zero_point)
 
 
 def _real(x: Tensor, qparams: QuantParams | None) -> Tensor:
@@ -119,7 +118,7 @@ def _real(x: Tensor, qparams: QuantParams | None) -> Tensor:
 
 
 class _IntegerPart(nn.Module):
-    """A layer in integers with a float weight and bias behind them."""
+    """An integer layer with float master weights and biases."""
 
     def __init__(self, op: Layer, qparams: QuantParams | None) -> None:
         super().__init__()
@@ -127,20 +126,21 @@ class _IntegerPart(nn.Module):
         self.op, self.qparams = op, qparams
         self.rank = op.weight.ndim
         unit = np.float32(qparams.scale) * op.scale
-        self._put("step", op.scale * np.float32(op.factor))
-        self._put("bias_step", unit)
+        self._put("weight_scale", op.scale * np.float32(op.factor))
+        self._put("bias_scale", unit)
         self._put("alive", op.alive.astype(np.float32))
         if op.qparams is not None:
-            self._put("by", divisors(op, qparams) if op.wide else unit / np.float32(op.qparams.scale))
-        self.step: Tensor
-        self.bias_step: Tensor
+            self._put("requantization", divisors(op, qparams) if op.wide else unit / np.float32(op.qparams.scale))
+        self.weight_scale: Tensor
+        self.bias_scale: Tensor
         self.alive: Tensor
-        self.by: Tensor
-        # The sums of a wide layer are exact because its weights are what they are.
+        self.requantization: Tensor
+        """A factor, or a divisor for wide layers."""
+        # Other weights could make the sums of a wide layer inexact.
         fixed = op.wide or not op.layer
-        weight = torch.from_numpy(op.weight.astype(np.float32)) * self._column(self.step)
+        weight = torch.from_numpy(op.weight.astype(np.float32)) * self._column(self.weight_scale)
         self.weight = nn.Parameter(weight, requires_grad=not fixed)
-        self.bias = nn.Parameter(torch.from_numpy(op.bias.astype(np.float32)) * self.bias_step)
+        self.bias = nn.Parameter(torch.from_numpy(op.bias.astype(np.float32)) * self.bias_scale)
 
     def _put(self, name: str, values: Array) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
@@ -149,26 +149,26 @@ class _IntegerPart(nn.Module):
         return channels.reshape(-1, *[1] * (self.rank - 1))
 
     def codes(self) -> Tensor:
-        """The integers of the weight, on the levels of its bits."""
-        steps = self.weight / self._column(self.step)
+        """The weight as integers in the range of its bits."""
+        scaled = self.weight / self._column(self.weight_scale)
         if self.op.wide or not self.op.layer:
-            return steps.round()
+            return scaled.round()
         bits = self.op.weight_bits
         assert bits is not None
         if self.op.odd:
-            most = 2**bits - 1
-            return self._column(self.alive) * _replaced(
-                steps, (2 * torch.round((steps - 1) / 2) + 1).clamp(-most, most)
-            )
-        most = max(2 ** (bits - 1) - 1, int(np.abs(self.op.weight.astype(int)).max(initial=0)))
-        return self._column(self.alive) * _replaced(steps, torch.round(steps).clamp(-most, most))
+            qmax = 2**bits - 1
+            rounded = 2 * torch.round((scaled - 1) / 2) + 1
+        else:
+            qmax = max(2 ** (bits - 1) - 1, int(np.abs(self.op.weight.astype(int)).max(initial=0)))
+            rounded = torch.round(scaled)
+        return self._column(self.alive) * _straight_through(scaled, rounded.clamp(-qmax, qmax))
 
     def whole_bias(self) -> Tensor:
-        """The bias in its own steps, such that no sum overflows."""
+        """The bias in units of its scale, clipped so that no sum overflows."""
         weight = self.codes().detach().abs().flatten(1).sum(1).double() * self.op.factor
-        reach = max(self.qparams.qmax - self.qparams.zero_point, self.qparams.zero_point - self.qparams.qmin)
-        room = (_EXACT_SUM if self.op.wide else _LARGEST_SUM) - weight * reach
-        return _rounded(self.bias.double() / self.bias_step.double()).clamp(-room, room)
+        largest_input = max(self.qparams.qmax - self.qparams.zero_point, self.qparams.zero_point - self.qparams.qmin)
+        slack = (_EXACT_SUM if self.op.wide else _LARGEST_SUM) - weight * largest_input
+        return _rounded(self.bias.double() / self.bias_scale.double()).clamp(-slack, slack)
 
     def forward(self, x: Tensor) -> Tensor:
         op = self.op
@@ -176,12 +176,12 @@ class _IntegerPart(nn.Module):
         shape = (-1, *[1] * (sums.dim() - 2))
         sums = (sums.double() + self.whole_bias().reshape(shape)).float()
         if op.qparams is None:
-            return _saturated(op, sums * self.bias_step.reshape(shape))
-        by = self.by.reshape(shape)
-        return _saturated(op, sums / by if op.wide else sums * by)
+            return _saturated(op, sums * self.bias_scale.reshape(shape))
+        requantization = self.requantization.reshape(shape)
+        return _saturated(op, sums / requantization if op.wide else sums * requantization)
 
     def op_now(self) -> Layer:
-        """The layer with the integers that it has now."""
+        """The layer with the current integers."""
         weight = self.codes().cpu().numpy().astype(self.op.weight.dtype)
         bias = self.whole_bias().cpu().numpy().astype(np.int32)
         made = unlike(self.op, weight=weight, bias=bias)
@@ -190,7 +190,7 @@ class _IntegerPart(nn.Module):
 
 
 class _FloatPart(nn.Module):
-    """A last layer in float."""
+    """A float last layer."""
 
     def __init__(self, op: FloatLayer, qparams: QuantParams | None) -> None:
         super().__init__()
@@ -202,14 +202,14 @@ class _FloatPart(nn.Module):
         return _saturated(self.op, total + self.bias.reshape(-1, *[1] * (total.dim() - 2)))
 
     def op_now(self) -> FloatLayer:
-        """The layer with the weights that it has now."""
+        """The layer with the current weights."""
         made = unlike(self.op, weight=self.weight.cpu().numpy().copy(), bias=self.bias.cpu().numpy().copy())
         assert isinstance(made, FloatLayer)
         return made
 
 
 class _TablePart(nn.Module):
-    """A table, with the slope of its function."""
+    """A lookup table; its gradient is the slope of the function."""
 
     def __init__(self, op: Table, qparams: QuantParams | None) -> None:
         super().__init__()
@@ -218,15 +218,15 @@ class _TablePart(nn.Module):
         self.op, self.qparams = op, qparams
         x, h = qparams.real(np.arange(256)).astype(np.float64), qparams.scale / 2
         rise = value_of(op.function, op.parameters, x + h) - value_of(op.function, op.parameters, x - h)
-        steps = torch.from_numpy(op.table.astype(np.float32)) - op.qparams.zero_point
-        self.register_buffer("steps", steps, persistent=False)
+        values = torch.from_numpy(op.table.astype(np.float32)) - op.qparams.zero_point
+        self.register_buffer("values", values, persistent=False)
         self.register_buffer("slope", torch.from_numpy((rise / op.qparams.scale).astype(np.float32)), persistent=False)
-        self.steps: Tensor
+        self.values: Tensor
         self.slope: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         codes = (x.detach() + self.qparams.zero_point).long()
-        return self.steps[codes] + (x - x.detach()) * self.slope[codes]
+        return self.values[codes] + (x - x.detach()) * self.slope[codes]
 
     def op_now(self) -> Op:
         """The table."""
@@ -234,7 +234,7 @@ class _TablePart(nn.Module):
 
 
 class _PlainPart(nn.Module):
-    """An operation without anything to learn."""
+    """An operation without parameters."""
 
     def __init__(self, op: Op, tensor_qparams: list[QuantParams | None]) -> None:
         super().__init__()
@@ -256,7 +256,7 @@ class _PlainPart(nn.Module):
 
     @singledispatchmethod
     def made(self, op: Op, *_inputs: Tensor) -> Tensor:
-        raise TypeError(f"no such step: {type(op).__name__}")
+        raise TypeError(f"unknown operation: {type(op).__name__}")
 
     @made.register
     def _(self, op: Quantize, *inputs: Tensor) -> Tensor:

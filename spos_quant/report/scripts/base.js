@@ -5,7 +5,7 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const phone = window.matchMedia("screen and (max-width: 760px)");
 const printing = () => document.documentElement.classList.contains("printing");
 const fontSize = () => (printing() ? 10 : phone.matches ? 11 : 13);
-// Named one by one: nothing leaves the page, so Plotly's button that uploads a chart is not among them.
+// An explicit list of buttons, without Plotly's button that uploads a chart.
 const config = (buttons) => ({
   responsive: true, displaylogo: false, displayModeBar: Boolean(buttons) && !phone.matches, modeBarButtons: buttons ?? [],
 });

@@ -18,10 +18,10 @@ function drawRanking() {
   const trace = {
     type: "scatter", mode: "markers", x: ranking.x, y: ranking.y, marker, error_y: errorBars(ranking.high, ranking.low),
     text: ranking.cost.map((cost, i) => `${cost.toLocaleString("en")} ${ranking.unit}<br>${ranking.architecture[i]}`),
-    hovertemplate: "<b>%{y:.1%}</b> alone, %{x:.1%} in the supernet<br>%{text}<extra></extra>",
+    hovertemplate: "<b>%{y:.1%}</b> stand-alone, %{x:.1%} in the supernet<br>%{text}<extra></extra>",
   };
   const layout = layoutOf({
-    xaxis: { title: "top-1 in the supernet", tickformat: ".1~%" }, yaxis: { title: "top-1 trained alone", tickformat: ".1~%" },
+    xaxis: { title: "top-1 in the supernet", tickformat: ".1~%" }, yaxis: { title: "top-1 of stand-alone training", tickformat: ".1~%" },
     margin: { l: 56, r: 12, t: 12, b: phone.matches ? 96 : 48 },
   });
   Plotly.react(plot, [trace], layout, config());

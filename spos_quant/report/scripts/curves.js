@@ -1,10 +1,10 @@
 // Learning curves ------------------------------------------------------------------------------------------------
-// Neighbours differ in dash and in colour; another round of six shifts one against the other.
+// Adjacent curves differ in dash and colour. Every six curves the pairing of dash and colour shifts by one.
 const DASHES = { solid: "", "7px 3px": "7 3", "2px 3px": "2 3", "9px 3px 2px 3px": "9 3 2 3", "14px 4px": "14 4", "4px 4px": "4 4" };
 const styleOf = (i) => ({
   color: colour("curve-" + ((i + Math.floor(i / 6)) % 6)), dash: Object.keys(DASHES)[i % 6], width: 2,
 });
-const skippedText = (n) => (n ? `<br>${n} step${n === 1 ? "" : "s"} left out: loss not finite` : "");
+const skippedText = (n) => (n ? `<br>${n} step${n === 1 ? "" : "s"} skipped: loss not finite` : "");
 
 function drawCurve(id, key, title, format) {
   const traces = data.curves.map((curve, i) => ({

@@ -1,12 +1,12 @@
-// Where labels go on the plane ----------------------------------------------------------------------------------
-// The span of the plot in both directions, as far as it is known before it is drawn.
+// Label placement on the plane ----------------------------------------------------------------------------------
+// The ranges of both axes, estimated from the data before the plot is drawn.
 function spans(ranges) {
   const span = (values) => [Math.min(...values), Math.max(...values)];
   const heights = points.y.concat(plane.baselines.map((b) => b.y)).filter((y) => y !== null);
   return ranges ?? [span(costs.map(at)), span(heights)];
 }
 
-// The side of each baseline where its label covers least: another label, a mark, the front, a budget, points.
+// The side of each baseline where its label overlaps least with labels, marks, the front, budgets and points.
 function labelPlaces(ranges) {
   const [[left, right], [low, high]] = spans(ranges), box = byId("plane-plot");
   const wide = box.clientWidth * 0.8, tall = box.clientHeight * 0.72, letter = fontSize() * 0.6;
@@ -23,25 +23,25 @@ function labelPlaces(ranges) {
       "bottom center": [x - w / 2, y + 6, x + w / 2, y + 6 + h], "top center": [x - w / 2, y - 6 - h, x + w / 2, y - 6],
       "middle right": [x + 8, y - h / 2, x + 8 + w, y + h / 2], "middle left": [x - 8 - w, y - h / 2, x - 8, y + h / 2],
     };
-    const harm = (b) => 40 * many(taken, (other) => meet(other, b)) + 20 * many(marks, (mark) => within(mark, b))
+    const overlap = (b) => 40 * many(taken, (other) => meet(other, b)) + 20 * many(marks, (mark) => within(mark, b))
       + 6 * many(lines, (line) => meet(line, b)) + 6 * many(budgets, (line) => line > b[0] && line < b[2])
       + many(dots, (dot) => within(dot, b)) + (b[0] < -10 || b[2] > wide + 10 || b[3] > tall ? 30 : 0);
-    const best = Object.keys(sides).reduce((a, b) => (harm(sides[b]) < harm(sides[a]) ? b : a));
+    const best = Object.keys(sides).reduce((a, b) => (overlap(sides[b]) < overlap(sides[a]) ? b : a));
     taken.push(sides[best]);
     return best;
   });
 }
 
-// The steps of the front as thin boxes.
+// The staircase of the front as thin boxes.
 function frontLines(place) {
-  const baselines = front.map((i) => place({ x: points.x[i], y: points.y[i] }));
-  return baselines.slice(1).flatMap(([x, y], i) => {
-    const [before, level] = baselines[i];
+  const corners = front.map((i) => place({ x: points.x[i], y: points.y[i] }));
+  return corners.slice(1).flatMap(([x, y], i) => {
+    const [before, level] = corners[i];
     return [[before, level - 1, x, level + 1], [x - 1, Math.min(y, level), x + 1, Math.max(y, level)]];
   });
 }
 
-// How far up each budget's label goes so that none covers another: widths are guessed from the letters.
+// The row of each budget's label such that no labels overlap; widths are estimated from the number of letters.
 function labelLevels(range) {
   const [low, high] = range ?? spans()[0];
   const width = byId("plane-plot").clientWidth * 0.8, ends = [];

@@ -4,7 +4,7 @@ const costs = [...points.x, ...plane.baselines.map((b) => b.x), ...plane.budgets
 const view = { log: Math.max(...costs) > 6 * Math.min(...costs), zoomed: false };
 const at = (x) => (view.log ? Math.log10(x) : x);
 
-// An architecture below the first line of a hover text; more lines than these would leave the screen.
+// The most lines of an architecture in a hover text; more would not fit on the screen.
 const SHOWN_PLACES = 18;
 function hoverPlaces(text) {
   const lines = text ? text.split("<br>") : [];
@@ -23,7 +23,7 @@ function pointsTrace(indices, name, marker) {
   };
 }
 
-// Baselines are among the points as well, where they are drawn once, as baselines.
+// Baselines are among the points too, and are drawn only as baselines.
 const pointOf = (b) => points.x.findIndex((x, i) => x === b.x && points.y[i] === b.y && points.generation[i] === null);
 const baselinePoints = plane.baselines.map(pointOf);
 
@@ -85,7 +85,7 @@ function planeTraces(ranges) {
   return traces;
 }
 
-// The ranges of the front alone, with a margin: what a search is about fills the plot.
+// Axis ranges that show the front, the budgets and the found architectures, with a margin.
 function frontRanges() {
   const x = front.map((i) => at(points.x[i])).concat(plane.budgets.map((b) => at(b.x)));
   const y = front.map((i) => points.y[i]).concat(plane.winners.map((w) => w.y));
@@ -96,7 +96,7 @@ function frontRanges() {
   return [wide(x, 0.08), wide(y, 0.12)];
 }
 
-// Left alone, Plotly labels every digit of two decades, for which there is no room.
+// By default Plotly labels every digit over two decades, which does not fit.
 function ticksOf(range) {
   if (!view.log) return undefined;
   const [low, high] = range ?? spans()[0];
@@ -141,7 +141,7 @@ function pick(event) {
   copy.textContent = "Copy";
   command.append(code, copy);
   places.className = "places";
-  // Hover texts are escaped for Plotly; parsed as a document of its own, nothing in them can load or run.
+  // Hover texts are escaped for Plotly. Parsing in a separate document decodes them and runs nothing.
   places.append(...points.text[i].split("<br>").map((part) => {
     const place = document.createElement("div");
     place.textContent = new DOMParser().parseFromString(part, "text/html").body.textContent;

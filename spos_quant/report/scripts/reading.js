@@ -1,4 +1,4 @@
-// Tables that sort -----------------------------------------------------------------------------------------------
+// Sortable tables -----------------------------------------------------------------------------------------------
 function compare(a, b) {
   const x = a.dataset.value ?? a.textContent, y = b.dataset.value ?? b.textContent;
   const numbers = x !== "" && y !== "" && !Number.isNaN(Number(x)) && !Number.isNaN(Number(y));
@@ -11,7 +11,7 @@ function sortBy(table, column, head) {
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", up ? "ascending" : "descending");
   const rows = [...table.tBodies[0].rows];
-  // A number that is not known goes last whichever way the column is sorted.
+  // Unknown numbers go last in both directions.
   const unknown = (row) => numeric && row.cells[column].dataset.value === undefined;
   rows.sort((a, b) => unknown(a) - unknown(b) || compare(a.cells[column], b.cells[column]) * (up ? 1 : -1));
   table.tBodies[0].append(...rows);
@@ -46,13 +46,13 @@ async function copy(button) {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    // Some browsers keep the clipboard from pages on disk: the older way, else a selection that is ready for the keyboard.
+    // Some browsers deny file: pages the clipboard. Falls back to execCommand, then to selecting the text.
     getSelection().selectAllChildren(code);
     if (!document.execCommand("copy")) done = "Selected";
   }
   button.textContent = done;
-  byId("said").textContent = done;
-  setTimeout(() => { button.textContent = "Copy"; byId("said").textContent = ""; }, 1600);
+  byId("status").textContent = done;
+  setTimeout(() => { button.textContent = "Copy"; byId("status").textContent = ""; }, 1600);
 }
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button.copy");

@@ -6,24 +6,24 @@ function draw() {
   drawSensitivities();
 }
 
-// Themes and paper -----------------------------------------------------------------------------------------------
+// Themes and printing -----------------------------------------------------------------------------------------------
 const opened = [];
-function paper(on) {
+function preparePrint(on) {
   document.documentElement.classList.toggle("printing", on);
   if (on) opened.push(...[...document.querySelectorAll("details:not([open])")].filter((d) => !d.closest("#plane")));
   for (const fold of opened) fold.open = on;
   if (!on) opened.length = 0;
   draw();
   for (const plot of document.querySelectorAll(".js-plotly-plot")) {
-    // Paper is narrower than a screen, and a drawing does not shrink by itself.
+    // Paper is narrower than a screen, and plots do not shrink by themselves.
     const small = plot.closest(".pair");
     Plotly.relayout(plot, on
       ? { width: small ? 330 : 680, height: small ? 240 : 400 }
       : { width: undefined, height: undefined, autosize: true });
   }
 }
-window.addEventListener("beforeprint", () => paper(true));
-window.addEventListener("afterprint", () => paper(false));
+window.addEventListener("beforeprint", () => preparePrint(true));
+window.addEventListener("afterprint", () => preparePrint(false));
 dark.addEventListener("change", draw);
 phone.addEventListener("change", draw);
 draw();

@@ -1,6 +1,6 @@
-"""The operators that a choice block may become. To add one: a function `BlockSpec -> Operator`, registered under a name.
+"""The operators of choice blocks. A new one is a function `BlockSpec -> Operator`, registered under a name.
 
-An operator's inner channels follow the width axis; its input and output channels never do, so that no layer's cost
+The inner channels of an operator follow the width axis. Its input and output channels never do, so no layer's cost
 depends on another block (decision record 0001).
 """
 

@@ -10,7 +10,7 @@ from spos_quant.supernet.operators import operators
 
 
 def relu_conv_bn(block_spec: BlockSpec, kernel: int) -> nn.Sequential:
-    """ReLU, convolution, BatchNorm, in the order of the benchmark."""
+    """ReLU, convolution, BatchNorm, in the benchmark's order."""
     return nn.Sequential(
         nn.ReLU(),
         conv(block_spec.inputs, block_spec.outputs, kernel, block_spec.stride),
@@ -19,14 +19,14 @@ def relu_conv_bn(block_spec: BlockSpec, kernel: int) -> nn.Sequential:
 
 
 @operators.register("none")
-def none(_site: BlockSpec) -> Operator:
+def none(_block_spec: BlockSpec) -> Operator:
     """Zeros."""
     return Operator({"op": Zero()})
 
 
 @operators.register("skip_connect")
-def skip_connect(_site: BlockSpec) -> Operator:
-    """The input itself."""
+def skip_connect(_block_spec: BlockSpec) -> Operator:
+    """The identity."""
     return Operator({})
 
 
@@ -44,5 +44,5 @@ def nor_conv_3x3(block_spec: BlockSpec) -> Operator:
 
 @operators.register("avg_pool_3x3")
 def avg_pool_3x3(block_spec: BlockSpec) -> Operator:
-    """The mean of 3x3 pixels, those outside the picture left out."""
+    """The mean of 3x3 pixels without those outside the image."""
     return Operator({"op": nn.AvgPool2d(3, block_spec.stride, 1, count_include_pad=False)})

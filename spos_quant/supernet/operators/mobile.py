@@ -1,6 +1,6 @@
 """Inverted residuals of MobileNetV2 (arXiv 1801.04381) and V3 (arXiv 1905.02244): `mbconv3x3`, `mbconv5x5_se`, ...
 
-The backbone says the inner channels, the activation and what published weights call the layers.
+The backbone sets the inner channels, the activation and the name of the layer list in published weights.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _DIVISOR = 8
 
 
 def _mbconv(block_spec: BlockSpec, *, kernel: int, squeeze: bool) -> Operator:
-    """1x1 expansion, depthwise k x k, perhaps squeeze-and-excitation, 1x1 projection without activation.
+    """1x1 expansion, depthwise k x k, optional squeeze-and-excitation, 1x1 projection without activation.
 
-    Where the inner channels are the input's there is no expansion, and no width to choose.
+    If the inner channels equal the input channels, there is no expansion and the width does not vary.
     """
     expands = (block_spec.inner or block_spec.outputs) != block_spec.inputs
     inner: Widths = (
@@ -63,7 +63,7 @@ def _named(container: str, parts: Sequence[tuple[nn.Module, list[tuple[str, Widt
         for i, (_, widths) in enumerate(parts)
         for name, inputs, outputs in widths
     }
-    if container == "conv":  # MobileNetV2 of torchvision: convolution and BatchNorm at the end are no list of their own
+    if container == "conv":  # torchvision's MobileNetV2 does not nest the last convolution and BatchNorm in a list
         last = len(parts) - 1
         channels[f"conv.{last + 1}"] = channels.pop(f"conv.{last}.1")
         channels[f"conv.{last}"] = channels.pop(f"conv.{last}.0")
@@ -72,7 +72,7 @@ def _named(container: str, parts: Sequence[tuple[nn.Module, list[tuple[str, Widt
 
 
 def squeezed_channels(channels: int) -> int:
-    """A quarter, rounded to a multiple of 8, but never by more than a tenth down (MobileNetV3)."""
+    """A quarter of `channels`, rounded to a multiple of 8, but never down by more than a tenth (MobileNetV3)."""
     quarter = channels // 4
     rounded = max(_DIVISOR, (quarter + _DIVISOR // 2) // _DIVISOR * _DIVISOR)
     return rounded if rounded >= 0.9 * quarter else rounded + _DIVISOR

@@ -1,4 +1,4 @@
-"""Operators of residual networks: two or three convolutions in a row, and none."""
+"""Operators of residual networks: sequences of convolutions, and the skip."""
 
 from __future__ import annotations
 
@@ -96,6 +96,6 @@ def sepconv3x3(block_spec: BlockSpec) -> Operator:
 
 
 @operators.register("skip")
-def skip(_site: BlockSpec) -> Operator:
-    """No operator: the block is its shortcut, which makes depth an axis like any other."""
+def skip(_block_spec: BlockSpec) -> Operator:
+    """No operator: the block is only its shortcut, so depth is an axis like any other."""
     return Operator({})

@@ -1,6 +1,6 @@
 """Building blocks of Single Path One-Shot NAS (arXiv 1904.00420, Sec. 4.1), after ShuffleNetV2 (arXiv 1807.11164).
 
-Layers are named as in torchvision's ShuffleNetV2: `branch2` is the row of layers, `branch1` the projection at stride 2.
+Layers are named as in torchvision's ShuffleNetV2: `branch2` is the main sequence, `branch1` the projection at stride 2.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from spos_quant.supernet.layers import conv
 from spos_quant.supernet.operators import operators
 
 _Layer = tuple[nn.Module, Widths, Widths]
-"""A layer, its input and its output channels for every width."""
+"""A layer, with its input and output channels for every width."""
 
 
 def _pointwise(block_spec: BlockSpec, inputs: Widths, outputs: Widths, *, signed: bool = True) -> list[_Layer]:
-    """1x1, BN, ReLU; the input follows a BatchNorm, unless said otherwise."""
+    """1x1, BN, ReLU; signed by default, as the input follows a BatchNorm."""
     made = conv(max(inputs), max(outputs), 1, signed=signed)
     return [(made, inputs, outputs), (block_spec.norm(max(outputs)), outputs, outputs), (nn.ReLU(), outputs, outputs)]
 
@@ -24,7 +24,7 @@ def _pointwise(block_spec: BlockSpec, inputs: Widths, outputs: Widths, *, signed
 def _depthwise(
     block_spec: BlockSpec, channels: Widths, kernel: int, stride: int = 1, *, signed: bool = False
 ) -> list[_Layer]:
-    """Depthwise k x k, BN; the input follows a ReLU, unless said otherwise."""
+    """Depthwise k x k, BN; unsigned by default, as the input follows a ReLU."""
     most = max(channels)
     made = conv(most, most, kernel, stride, groups=most, signed=signed)
     return [(made, channels, channels), (block_spec.norm(most), channels, channels)]
