@@ -5,11 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
-from spos_quant.backbones.build import space_of
 from spos_quant.cli import run as run_command
-from spos_quant.space.spec import parse_spec
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -18,23 +14,18 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
 
 
-def test_python_blocks_run(tmp_path, monkeypatch, capsys):
-    space, own = blocks("python")
+def test_the_python_block_runs(tmp_path, monkeypatch, capsys):
+    (block,) = blocks("python")
     monkeypatch.chdir(tmp_path)
-    exec(compile(space, "README.md", "exec"), {})
-    ours, measured = capsys.readouterr().out.split()
-    assert ours == measured
-    assert int(ours) <= 2_200_000
-    assert (tmp_path / "model.onnx").exists()
-    exec(compile(own, "README.md", "exec"), {})
+    exec(compile(block, "README.md", "exec"), {})
     ours, measured = capsys.readouterr().out.split()
     assert ours == measured
     assert int(ours) <= 64 * 64 * 16
+    assert (tmp_path / "model.onnx").exists()
 
 
-def test_space_of_the_yaml_block_is_valid():
-    (text,) = blocks("yaml")
-    assert space_of(parse_spec(yaml.safe_load(text), "README")).size > 10**9
+def test_readme_is_short():
+    assert README.count("\n") <= 150
 
 
 def test_commands_exist():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spos_quant.cost.table import CostTable
     from spos_quant.stages.estimate import Trainings
     from spos_quant.stages.run import Run
-    from spos_quant.stages.search import Request
+    from spos_quant.stages.search_request import Request
 
 
 def say_latency(table: CostTable, budgets: Sequence[Budget]) -> None:

@@ -15,7 +15,7 @@ from spos_quant.errors import BudgetError, ConfigError
 
 if TYPE_CHECKING:
     from spos_quant.cost.table import CostTable
-    from spos_quant.stages.search import Request
+    from spos_quant.stages.search_request import Request
 
 SpaceArg = Annotated[str, typer.Argument(metavar="SPACE", help="A built-in search space or a YAML file.")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -94,7 +94,8 @@ def parse_requests(
         BudgetError: If there is no budget, a budget cannot be parsed, or two metrics are repeated.
         ConfigError: If a budget and --max-accuracy-drop are both given.
     """
-    from spos_quant.stages.search import Request, combined_budgets, parse_timeout
+    from spos_quant.stages.search import combined_budgets, parse_timeout
+    from spos_quant.stages.search_request import Request
 
     seconds = None if timeout is None else parse_timeout(timeout)
     budgets = combined_budgets(table, given)
@@ -131,7 +132,7 @@ def with_budgets(command: Callable[..., None]) -> Callable[..., None]:
         budgets = {name: given.pop(option) for option, (name, _) in options.items()}
         command(**given, budgets=budgets)
 
-    del called.__wrapped__  # type: ignore[attr-defined] # `inspect` would return the signature of `command`
+    del called.__wrapped__  # `inspect` would return the signature of `command`
     called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called

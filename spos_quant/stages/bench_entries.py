@@ -17,7 +17,8 @@ from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_confi
 from spos_quant.space.search_space import Architecture, SearchSpace
 from spos_quant.stages.retrain import given_result
 from spos_quant.stages.run import Result, Run
-from spos_quant.stages.search import Request, search_run
+from spos_quant.stages.search import search_run
+from spos_quant.stages.search_request import Request
 from spos_quant.streams import Stream, generator
 
 Budgets = tuple[Budget, ...]

@@ -20,7 +20,8 @@ from spos_quant.searchers.evaluators import SupernetEvaluator, ThreadLimit
 from spos_quant.stages.models import gradient_batches, recalibration_batches, scoring_batches
 from spos_quant.stages.rerank import places
 from spos_quant.stages.run import Run
-from spos_quant.stages.search import Request, metric_of, problem_of
+from spos_quant.stages.search import metric_of, problem_of
+from spos_quant.stages.search_request import Request
 from spos_quant.streams import Stream, generator
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.batches import TrainingSteps

@@ -19,7 +19,8 @@ from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
 from spos_quant.stages.retrain import given_result, retrain_result
 from spos_quant.stages.run import Result, Run
-from spos_quant.stages.search import Request, metric_of, search_run
+from spos_quant.stages.search import metric_of, search_run
+from spos_quant.stages.search_request import Request
 from spos_quant.stages.train import train_supernet
 
 _USUAL = ((2, 2), (3, 3), (4, 4), (8, 8))

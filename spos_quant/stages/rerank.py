@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Scored
 from spos_quant.searchers.evaluators import LoggedEvaluator
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Run
-
-if TYPE_CHECKING:
-    from spos_quant.stages.search import Searched
+from spos_quant.stages.search_request import Searched
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from spos_quant.run_dir import digest, drop
 from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.search_space import SearchSpace
-from spos_quant.stages.distributed import in_ranks
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.fold import fold_here, folds, graph_of, is_folded
+from spos_quant.stages.launch_ranks import train_distributed
 from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
@@ -68,7 +68,7 @@ def _decisions(config: BitConfig) -> tuple[Any, ...]:
 def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]:
     """Retrains a result if needed; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
     skipped = result.model_path.exists() and (is_folded(result) or not folds(result))
-    if not skipped and not in_ranks(result.run, result.place, result.recipe, device):
+    if not skipped and not train_distributed(result.run, result.place, result.recipe, device):
         retrain_here(result, device=device, show=show)
     return {
         "key": result.key,

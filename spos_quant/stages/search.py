@@ -6,14 +6,13 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
-from spos_quant.cost.budget import Budget, budgets_json, budgets_key, parse_budget
+from spos_quant.cost.budget import Budget, budgets_json, parse_budget
 from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.knapsack import Losses
 from spos_quant.cost.metrics import metrics
@@ -25,31 +24,14 @@ from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
 from spos_quant.run_dir import digest, store_json
-from spos_quant.searchers.base import Objective, Outcome, Problem, Scored, drive, searchers
+from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
 from spos_quant.searchers.evaluators import LoggedEvaluator
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
 from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
 from spos_quant.stages.rerank import Finalist, Reranking, places
 from spos_quant.stages.run import Run
-
-
-@dataclass(frozen=True)
-class Request:
-    """The request of one search."""
-
-    budgets: tuple[Budget, ...] = ()
-    searcher: str = "evolution"
-    max_drop: float | None = None
-    """Instead of a budget: largest top-1 drop from the most expensive architecture; the cheapest within it wins."""
-    timeout: float | None = None
-    """Seconds after which no further architecture is started."""
-
-    @property
-    def key(self) -> str:
-        """The key of its result."""
-        name = budgets_key(list(self.budgets)) if self.max_drop is None else f"drop-{self.max_drop:g}"
-        return name if self.searcher == "evolution" else f"{name}-{self.searcher}"
+from spos_quant.stages.search_request import Request, Searched
 
 
 def problem_of(run: Run, request: Request, objective: Objective | None = None, losses: Losses | None = None) -> Problem:
@@ -113,20 +95,6 @@ def search_run(
     with ExitStack() as stack:
         reranking = Reranking(run, partial(evaluator, stack=stack, all_images=True))
         return [_reranked(run, reranking, one, show) if isinstance(one, Searched) else one for one in found]
-
-
-@dataclass(frozen=True)
-class Searched:
-    """The outcome of a search before re-ranking."""
-
-    request: Request
-    outcome: Outcome
-    objective: Objective
-    reference: tuple[Scored, ...]
-    """The most expensive architecture if the request has a `max_drop`, else empty."""
-    planned: int
-    left: float | None
-    """Remaining seconds of its time limit; None without a limit."""
 
 
 def _searched(

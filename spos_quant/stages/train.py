@@ -9,7 +9,7 @@ from spos_quant.cost.feasible import argmax_cost
 from spos_quant.cost.sensitivity import reference_metric
 from spos_quant.progress import remark
 from spos_quant.run_dir import check, drop
-from spos_quant.stages.distributed import in_ranks
+from spos_quant.stages.launch_ranks import train_distributed
 from spos_quant.stages.models import calibrate, calibration_batches, float_teacher
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
@@ -28,7 +28,7 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
     skipped = run.supernet_path.exists()
     if skipped:
         check(run.supernet_path)
-    if not skipped and not in_ranks(run, "supernet", run.spec.train, device):
+    if not skipped and not train_distributed(run, "supernet", run.spec.train, device):
         train_here(run, device=device, show=show)
     last = history(run)[-1]
     return {**last, "supernet": str(run.supernet_path), "skipped": skipped}

@@ -15,7 +15,7 @@ from spos_quant.searchers.base import Evaluation, Objective, Outcome, Scored
 from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.open_run import open_existing
 from spos_quant.stages.rerank import Reranking
-from spos_quant.stages.search import Request, Searched
+from spos_quant.stages.search_request import Request, Searched
 
 SOME = ["--set", "search.max_images=64", "--set", "search.finalists=3"]
 
