@@ -33,7 +33,7 @@ from common import several, write_result
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.bench import bench_run, check
 from spos_quant.stages.open_run import Options, Plan, plan_run
-from spos_quant.stages.rank import rank_run, read_band
+from spos_quant.stages.rank import parse_cost_range, rank_run
 from spos_quant.stages.search import combined_budgets
 from spos_quant.stages.train import train_supernet
 
@@ -137,7 +137,7 @@ def ranked(given: argparse.Namespace, variant: str, first: str) -> dict[str, Any
     with plan_of(given, variant).open() as run:
         if variant != first and not (run.path / "ranking").exists():
             shutil.copytree(given.work / first / "ranking", run.path / "ranking")
-        band = read_band(run, BAND)
+        band = parse_cost_range(run, BAND)
         options: dict[str, Any] = {"device": given.device, "workers": given.workers, "show": not given.workers}
         made = rank_run(run, n=given.n, seeds=given.seeds, band=band, **options)
     supernet = {row["architecture"]: row["supernet_top1"] for row in made["rows"]}

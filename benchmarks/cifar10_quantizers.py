@@ -41,7 +41,7 @@ from spos_quant.space.bit_config import parse_uniform, read_bit_config
 from spos_quant.stages.evaluate import evaluate_result, measured
 from spos_quant.stages.models import float_teacher, make_network, recalibration_batches, scoring_batches
 from spos_quant.stages.open_run import Options, plan_run
-from spos_quant.stages.retrain import given_result, retrain_result
+from spos_quant.stages.retrain import retrain_result, user_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
 from spos_quant.train.devices import make_fabric
@@ -165,7 +165,7 @@ def open_run(work: Path, variant: str, seed: int, given: argparse.Namespace) -> 
 def row(run: Run, variant: str, bits: str, given: argparse.Namespace) -> dict[str, Any]:
     """Measures one variant at uniform bits; retrains it first unless that is done."""
     with plan_run(str(run.path), Options()).open() as owned:
-        result = given_result(owned, bits)
+        result = user_result(owned, bits)
         if "stock" in variant.split("+") and not result.model_path.exists():
             retrain_uncalibrated(result, given.device)
         alone = not given.workers

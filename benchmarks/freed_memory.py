@@ -26,7 +26,7 @@ from networks import CASES, images, network, supernet_of
 from torch import Tensor, nn
 
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import kept_weights
+from spos_quant.quant.switch import cached_weights
 from spos_quant.train.allocation import keep_freed_memory
 
 ROUNDS, PASSES = 3, 9
@@ -39,7 +39,7 @@ def passes(case: str, tiny: bool) -> dict[str, Callable[[], None]]:
     layers = [layer for layer, *_ in supernet.quantized_layers()]
 
     def candidate() -> None:
-        with torch.no_grad(), kept_weights(layers):
+        with torch.no_grad(), cached_weights(layers):
             supernet.eval()(x)
 
     def float_pass() -> None:

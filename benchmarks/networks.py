@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spos_quant.backbones.build import build, load_spec, space_of
 from spos_quant.quant.fused_quant import FusedIntQuant
-from spos_quant.quant.scales import ClipStep, StatisticalStep
+from spos_quant.quant.scales import ClipScale, StatisticalScale
 from spos_quant.quant.static import is_quant_layer
 from spos_quant.supernet.supernet import Supernet
 
@@ -53,7 +53,7 @@ def network(case: str, kind: str, bits: int = 4) -> nn.Module:
     return subnet
 
 
-STOCK = {FusedIntQuant: IntQuant, ClipStep: ParameterScaling, StatisticalStep: StatsFromParameterScaling}
+STOCK = {FusedIntQuant: IntQuant, ClipScale: ParameterScaling, StatisticalScale: StatsFromParameterScaling}
 """Our modules and the modules of Brevitas with the same state."""
 
 

@@ -28,7 +28,7 @@ from common import write_result
 
 from spos_quant.backbones.build import build, space_of
 from spos_quant.data import load_data
-from spos_quant.stages.open_run import spec_of
+from spos_quant.stages.open_run import spec_with_settings
 from spos_quant.stages.plan import Assumed, Measured, estimate, measure
 from spos_quant.stages.run import Run
 from spos_quant.train.devices import make_fabric
@@ -44,7 +44,7 @@ _TURNS = 12
 
 def rank(out: str, batch: int) -> None:
     """Runs one of two ranks: times the device, all-reduces of the supernet's size, then training steps."""
-    spec = spec_of("digits-mixed", [f"train.batch_size={batch}", "train.devices=2", "train.warmup_epochs=0"])
+    spec = spec_with_settings("digits-mixed", [f"train.batch_size={batch}", "train.devices=2", "train.warmup_epochs=0"])
     config = spec.train.model_copy(update={"iterations": _TURNS})
     space = space_of(spec)
     run, model = Run(Path(), spec, "digits", 0), build(space)
@@ -85,7 +85,7 @@ def two_ranks(batch: int) -> tuple[Measured, dict[str, float]]:
 def check(batch: int) -> dict[str, Any]:
     """The planned and the measured step time of two ranks."""
     torch.set_num_threads(1)
-    spec = spec_of("digits-mixed", [f"train.batch_size={batch}"])
+    spec = spec_with_settings("digits-mixed", [f"train.batch_size={batch}"])
     alone = measure(Run(Path(), spec, "fake", 0), "cpu")
     measured, took = two_ranks(batch)
     exchanged = measured.weight_bytes + measured.buffer_bytes
@@ -108,7 +108,7 @@ def check(batch: int) -> dict[str, Any]:
 
 def papers_job() -> dict[str, Any]:
     """The paper's search of operators on its own 8 GPUs, at the speed that its supernet training implies."""
-    spec = spec_of("shufflenetv2-blocks", [])
+    spec = spec_with_settings("shufflenetv2-blocks", [])
     measured = measure(Run(Path(), spec, "fake", 0), "cpu")
     images = spec.train.steps(1) * spec.train.batch_size
     flops = 2 * 3 * measured.macs * images / (DAYS_OF_THE_PAPER["supernet"] * 86_400)

@@ -21,10 +21,10 @@ from common import write_result
 
 from spos_quant.cost.knapsack import loss_of
 from spos_quant.cost.sensitivity import Perturbations, measured
-from spos_quant.searchers.rank_correlation import fidelity, kendall
+from spos_quant.searchers.rank_correlation import kendall, rank_agreement
 from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.open_run import Options, plan_existing
-from spos_quant.stages.rank import rank_run, read_band
+from spos_quant.stages.rank import parse_cost_range, rank_run
 from spos_quant.stages.run import Run
 from spos_quant.stages.sensitivity import sensitivity_run
 
@@ -61,7 +61,7 @@ def ranked(given: argparse.Namespace, steps: int, seeds: int) -> dict[str, Any]:
     """The ranking against stand-alone trainings of `steps` steps; finished trainings are skipped."""
     with plan_existing(given.run, Options(assignments=(f"rank.iterations={steps}",))).open() as run:
         options: dict[str, Any] = {"device": given.device, "workers": given.workers, "show": True}
-        return rank_run(run, n=given.n, seeds=seeds, band=read_band(run, given.band), **options)
+        return rank_run(run, n=given.n, seeds=seeds, band=parse_cost_range(run, given.band), **options)
 
 
 def scores_by_method(given: argparse.Namespace, made: dict[str, Any]) -> dict[str, list[float]]:
@@ -115,7 +115,7 @@ def compare(made: dict[int, dict[str, Any]], scored: dict[str, list[float]]) -> 
         "truth_steps": longest,
         "truth_mean": fmean(truth),
         "truth_best": max(truth),
-        "judges": {name: fidelity(values, truth, costs, strata, seed=0) for name, values in methods.items()},
+        "judges": {name: rank_agreement(values, truth, costs, strata, seed=0) for name, values in methods.items()},
         "lengths": {
             f"{one} / {other}": kendall(alone[one], alone[other])
             for i, one in enumerate(names)

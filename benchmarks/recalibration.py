@@ -21,7 +21,7 @@ import torch
 from common import drawn_in_band, write_result
 
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import kept_weights
+from spos_quant.quant.switch import cached_weights
 from spos_quant.searchers.rank_correlation import kendall, regret, spearman
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.models import load_supernet
@@ -91,7 +91,7 @@ def by_amount(
     device = next(supernet.parameters()).device
     found: dict[int, Score] = {}
     seen = 0
-    with compiled_kernels(device=str(device)), kept_weights(layer for layer, *_ in supernet.quantized_layers()):
+    with compiled_kernels(device=str(device)), cached_weights(layer for layer, *_ in supernet.quantized_layers()):
         for number, (x, _) in enumerate(training, 1):
             for norm in norms:
                 norm.training, norm.momentum = True, 1 / number

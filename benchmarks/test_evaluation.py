@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import absorbed_norms, kept_weights
-from spos_quant.supernet.network import norms_behind
-from spos_quant.train.evaluation import recalibrate, to_evaluation
+from spos_quant.quant.switch import cached_weights, fused_norms
+from spos_quant.supernet.network import layers_with_following_norm
+from spos_quant.train.evaluation import ensure_eval, recalibrate
 
 
 def score(model: nn.Module, x: Tensor) -> None:
-    to_evaluation(model)
+    ensure_eval(model)
     model(x)
 
 
@@ -48,7 +48,7 @@ def test_candidate(against: Callable[..., float], tiny: bool, device: str, case:
         images(case, tiny).to(device),
     )
     layers = [layer for layer, *_ in supernet.quantized_layers()]
-    with compiled_kernels(not tiny, device), kept_weights(layers):
+    with compiled_kernels(not tiny, device), cached_weights(layers):
         against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", 1.05)
 
 
@@ -62,8 +62,8 @@ def test_int8_candidate(against: Callable[..., float], tiny: bool, case: str, bi
     supernet = supernet_of(case, bits).to(memory_format=torch.channels_last)
     plain, x = network(case, "float"), images(case, tiny)
     layers = [layer for layer, *_ in supernet.quantized_layers()]
-    pairs = norms_behind(supernet.body) if work == "score" else ()
-    with compiled_kernels(not tiny), kept_weights(layers, integers=True), absorbed_norms(pairs):
+    pairs = layers_with_following_norm(supernet.body) if work == "score" else ()
+    with compiled_kernels(not tiny), cached_weights(layers, integers=True), fused_norms(pairs):
         against(lambda: WORK[work](supernet, x), lambda: WORK[work](plain, x), "float pass", INT8_TARGETS[case])
 
 
@@ -78,7 +78,7 @@ def test_compiled_loops(against: Callable[..., float], tiny: bool, device: str, 
         with compiled_kernels(compiled and not tiny, device):
             score(supernet, x)
 
-    with kept_weights([layer for layer, *_ in supernet.quantized_layers()]):
+    with cached_weights([layer for layer, *_ in supernet.quantized_layers()]):
         against(partial(run, True), partial(run, False), "the same as separate operations")
 
 
@@ -89,7 +89,7 @@ def test_channels_last(against: Callable[..., float], tiny: bool, device: str, c
     x = images(case, tiny).to(device)
     models = [supernet_of(case).to(device).to(memory_format=memory) for memory in reversed(FORMATS.values())]
     layers = [layer for model in models for layer, *_ in model.quantized_layers()]
-    with compiled_kernels(not tiny, device), kept_weights(layers):
+    with compiled_kernels(not tiny, device), cached_weights(layers):
         against(*(partial(score, model, x) for model in models), "contiguous")
 
 

@@ -43,7 +43,7 @@ FEWER = [("resnet20 at 32", "onnx-int8", bits) for bits in (2, 4)]
 @pytest.fixture(autouse=True)
 def _no_parity_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of untrained networks nearly tie, so rounding changes labels."""
-    monkeypatch.setattr(api, "LEAST_AGREEMENT", 0.0)
+    monkeypatch.setattr(api, "MIN_AGREEMENT", 0.0)
 
 
 @pytest.mark.parametrize(("shape", "form", "bits"), [*CASES, *FEWER])

@@ -29,9 +29,9 @@ import spos_quant as sq
 from spos_quant.config import SearchConfig
 from spos_quant.quant.integers import integers_available
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import absorbed_norms, kept_weights
+from spos_quant.quant.switch import cached_weights, fused_norms
 from spos_quant.space.search_space import Architecture
-from spos_quant.supernet.network import norms_behind
+from spos_quant.supernet.network import layers_with_following_norm
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.allocation import keep_freed_memory
 from spos_quant.train.evaluation import recalibrate, score
@@ -59,16 +59,16 @@ def our_evaluator(
     """A function that evaluates an architecture as a search does and returns the seconds of each part."""
     supernet.to(memory_format=torch.channels_last)
     layers = [layer for layer, *_ in supernet.quantized_layers()]
-    pairs = list(norms_behind(supernet.body)) if int8 else []
+    pairs = list(layers_with_following_norm(supernet.body)) if int8 else []
 
     def evaluate(architecture: Architecture) -> dict[str, float]:
-        with compiled_kernels(), kept_weights(layers, integers=int8):
+        with compiled_kernels(), cached_weights(layers, integers=int8):
             start = time.perf_counter()
             supernet.activate(architecture)
             ready = time.perf_counter()
             recalibrate(supernet, recalibration)
             middle = time.perf_counter()
-            with absorbed_norms(pairs):
+            with fused_norms(pairs):
                 score(supernet, images)
             end = time.perf_counter()
         return {"activate": ready - start, "recalibrate": middle - ready, "score": end - middle}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from spos_quant.errors import ConfigError, near
-from spos_quant.reading import MAX_DEPTH, Unreadable, describe, load, shown
+from spos_quant.reading import MAX_DEPTH, YamlError, describe, load, shown
 
 M = TypeVar("M", bound=BaseModel)
 MAX_COUNT = 10_000_000
@@ -264,7 +264,7 @@ def assign(tree: dict[str, Any], assignment: str, sections: Mapping[str, type[Ba
         value = load(text)
         if model is not None and type(value) is int and model.model_fields[key].annotation is float:
             value = float(value)
-    except (Unreadable, OverflowError):
+    except (YamlError, OverflowError):
         raise ConfigError(f"--set {path}: {describe(text)} is no YAML value") from None
     if model is None:
         tree[section] = value

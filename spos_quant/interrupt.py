@@ -45,7 +45,7 @@ def install(message: str) -> None:
     threading.Thread(target=_watch, args=(read, message), daemon=True, name="interrupts").start()
 
 
-def leave_to_parent(_number: int = 0) -> None:
+def reset_in_child(_number: int = 0) -> None:
     """In a forked child: ignores Ctrl-C, which the parent handles; SIGTERM ends the child.
 
     The child inherits the pipe of the parent's watching thread, which would take a signal to the child for its own.

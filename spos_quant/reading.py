@@ -147,7 +147,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in a YAML text; `where` names it in messages. Raises `ConfigError` as `read_yaml` does."""
     try:
         value = load(text)
-    except Unreadable as error:
+    except YamlError as error:
         problem = str(error)
         if "python/" in problem or "could not determine a constructor" in problem:
             raise ConfigError(
@@ -161,15 +161,15 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-class Unreadable(Exception):
+class YamlError(Exception):
     """A text that is not valid YAML; the message is one line."""
 
 
 def load(text: str) -> Any:
-    """The value of a YAML text, of any type. Raises `Unreadable`."""
+    """The value of a YAML text, of any type. Raises `YamlError`."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise Unreadable(" ".join(str(error).split())) from None
+        raise YamlError(" ".join(str(error).split())) from None
     except _BAD_SCALAR as error:
-        raise Unreadable(f"{type(error).__name__} {' '.join(str(error).split())}") from None
+        raise YamlError(f"{type(error).__name__} {' '.join(str(error).split())}") from None

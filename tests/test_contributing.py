@@ -58,7 +58,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from spos_quant.cli import run
 
-def said(*words):
+def output(*words):
     out = StringIO()
     with redirect_stdout(out):
         assert run([*words]) == 0
@@ -67,12 +67,12 @@ def said(*words):
 small = ["train.iterations=3", "retrain.iterations=3", "search.population=4", "search.generations=1"]
 options = [part for setting in small for part in ("--set", setting)]
 made = {
-    "help": said("search", "--help"),
-    "dry": said("run", "digits-mixed", "--energy-budget", "2uJ", "--out", "dry", "--dry-run"),
-    "run": json.loads(said("run", "digits-mixed", "--energy-budget", "1.5uJ", "--out", "made", *options, "--json")),
-    "bench": said("bench", "made", "--bits", "w2a2", "--no-export"),
-    "verify": said("verify", "made", "--result", "energy-1.5uJ"),
-    "cost": json.loads(said("cost", "digits-mixed", "--uniform", "w4a4", "--json")),
+    "help": output("search", "--help"),
+    "dry": output("run", "digits-mixed", "--energy-budget", "2uJ", "--out", "dry", "--dry-run"),
+    "run": json.loads(output("run", "digits-mixed", "--energy-budget", "1.5uJ", "--out", "made", *options, "--json")),
+    "bench": output("bench", "made", "--bits", "w2a2", "--no-export"),
+    "verify": output("verify", "made", "--result", "energy-1.5uJ"),
+    "cost": json.loads(output("cost", "digits-mixed", "--uniform", "w4a4", "--json")),
 }
 print(json.dumps(made))
 """

@@ -71,7 +71,7 @@ def test_a_child_that_is_ended_does_not_end_its_parent():
         "import os, signal, sys, time\nfrom spos_quant import interrupt\ninterrupt.install('again')\n"
         "child = os.fork()\n"
         "if not child:\n"
-        "    interrupt.leave_to_parent()\n"
+        "    interrupt.reset_in_child()\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.write(1, b'ready\\n')\n"  # one write each, so that the two lines never mix
         "    time.sleep(600)\n"

@@ -114,7 +114,7 @@ class LatencyTable:
             off.append(abs(layers + rest - whole) / whole)
         return {"networks": len(pairs), "mean": fmean(off), "largest": max(off)}
 
-    def said(self, table: CostTable) -> str:
+    def accuracy_note(self, table: CostTable) -> str:
         """One sentence for users on how accurate latencies by this table are."""
         found = self.error(table)
         if found["mean"] is None:

@@ -40,7 +40,8 @@ class CostMetric:
 
     Attributes:
         unit: Follows a value: `2.3M BitOps`. Empty if `text` says it.
-        label: Heads a column of a table.
+        label: What messages and tables call it.
+        heading: Of a narrow column; the label if empty.
         formula: The cost of one layer; None if the values come from the run's table.
         mac_outside: The cost of one MAC outside convolutions and linear layers; these are always float.
         budget: Whether `--NAME-budget` exists.
@@ -58,6 +59,7 @@ class CostMetric:
 
     unit: str
     label: str
+    heading: str = ""
     formula: Formula | None
     mac_outside: int = 0
     budget: bool = True
@@ -175,6 +177,7 @@ metrics.register("weight_bytes")(
     CostMetric(
         unit="bytes of weights",
         label="weight bytes",
+        heading="weights",
         formula=weight_bytes,
         uniform=True,
         hint="Bytes of all weights at the bits of each layer",

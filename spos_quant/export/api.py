@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ExportError
 from spos_quant.export.onnx_file import bytes_by_type, finish, measure_onnx, read_metadata
-from spos_quant.export.runtime import Answers, OnnxModel, compare
+from spos_quant.export.runtime import LogitFunction, OnnxModel, compare
 from spos_quant.quant.onnx import export_float, export_qcdq
 from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.registry import Registry
 from spos_quant.run_dir import write_bytes
 
-LEAST_AGREEMENT = 0.99
+MIN_AGREEMENT = 0.99
 """Smallest accepted share of equal labels. Rounding at a tie may flip a label; a wrong file flips many."""
 
 Writer = Callable[[nn.Module, Tensor, Path, Mapping[str, Any]], None]
@@ -32,13 +32,13 @@ class Format:
     write: Writer
     file: str
     """Name of the file in the folder of a result."""
-    open: Callable[[Path], Answers] = OnnxModel
+    open: Callable[[Path], LogitFunction] = OnnxModel
     """Loads the file as a callable from images to logits; raises `ExportError`."""
     measure: Callable[[Path], dict[str, Any]] = measure_onnx
     """Measures the cost from the contents of the file; has the keys of `spos-quant cost --json`."""
     sizes: Callable[[Path], dict[str, int]] = bytes_by_type
     """Bytes of the file by data type."""
-    said: Callable[[Path], dict[str, Any]] = read_metadata
+    metadata: Callable[[Path], dict[str, Any]] = read_metadata
     """Reads the metadata in the file."""
     hint: str = ""
     """End of the error message if the outputs of the file differ from those of the model."""
@@ -61,12 +61,12 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[
 
 def write_onnx_qcdq(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Writes float operators with quantize-clip-dequantize (QCDQ) chains, which any ONNX runtime executes."""
-    need_quantized(model)
-    odd_weights, binary_inputs = export_qcdq(model, example[:1], path)
-    finish(path, metadata, odd_weights, binary_inputs)
+    require_quantized_layers(model)
+    midrise_weights, binary_inputs = export_qcdq(model, example[:1], path)
+    finish(path, metadata, midrise_weights, binary_inputs)
 
 
-def need_quantized(model: nn.Module) -> None:
+def require_quantized_layers(model: nn.Module) -> None:
     """Raises `ExportError` if the model has no Brevitas layer."""
     if not any(is_quant_layer(layer) for layer in model.modules()):
         raise ExportError("the model has no quantized layer; use --format onnx")
@@ -153,7 +153,7 @@ def export_checked(
         batches = [(example, None)] if check is None else check
         with torch.no_grad():
             parity = compare((model(x.cpu()).numpy(), runtime(x.cpu().numpy())) for x, _ in batches)
-        if parity.agreement < LEAST_AGREEMENT:
+        if parity.agreement < MIN_AGREEMENT:
             raise ExportError(
                 f"{path}: the file gives other labels than the model on {1 - parity.agreement:.1%} of {parity.n} "
                 f"images (largest difference of a logit {parity.max_abs_diff:.3g}); the file was not kept"

@@ -25,7 +25,7 @@ LAYERS = {"Conv": "Conv2d", "Gemm": "Linear", "MatMul": "Linear"}
 _INTEGER_LAYERS = {"QLinearConv": "Conv2d", "QGemm": "Linear"}
 _INTEGER_MOVES = ("MaxPool", "Concat", "Slice", "Pad", "Reshape", "Transpose", "Flatten", "Identity")
 """Operators of `onnx-int8` that move codes and leave their values unchanged."""
-OWN_NORM = "BatchNormalization"
+STANDALONE_BATCH_NORM = "BatchNormalization"
 """Scope of a convolution in `onnx-int8` that implements a BatchNorm that no layer could absorb."""
 DOMAIN, UNPACK = "spos_quant", "UnpackBits"
 """The function in `onnx-packed` files that unpacks bit planes into integers."""
@@ -40,7 +40,7 @@ _NO_CHANGE = ("Identity", "Flatten", "Reshape")
 def finish(
     path: Path,
     metadata: Mapping[str, Any],
-    odd_weights: Set[str] = frozenset(),
+    midrise_weights: Set[str] = frozenset(),
     binary_inputs: Set[str] = frozenset(),
 ) -> None:
     """Completes an exported QCDQ file, so that its Clips and types give the true bit-widths.
@@ -48,11 +48,11 @@ def finish(
     Args:
         path: The file to rewrite.
         metadata: JSON-serializable values to store in it.
-        odd_weights: Names of layers with mid-rise weights.
+        midrise_weights: Names of layers with mid-rise weights.
         binary_inputs: Names of layers with 1-bit inputs.
     """
     model = onnx.load(path)
-    _fix_clips(model.graph, odd_weights, binary_inputs)
+    _fix_clips(model.graph, midrise_weights, binary_inputs)
     _prevent_rounding(model.graph)
     complete(model, metadata, path)
 
@@ -165,7 +165,7 @@ def _prevent_rounding(graph: Any) -> None:
     22969) and biases to multiples of input scale times weight scale (22889), which is coarse at few bits. A Max node
     with a single input changes no value and breaks the pattern that the optimizer looks for.
     """
-    chains = Chains(graph)
+    chains = TensorProducers(graph)
     for node in [node for node in graph.node if node.op_type in (*LAYERS, "ConvTranspose")]:
         rounded = chains.bits(node.input[1], weight=True) is None or len(node.input) > 2
         if rounded and chains.bits(node.input[0], weight=False) is not None:
@@ -175,7 +175,7 @@ def _prevent_rounding(graph: Any) -> None:
             node.input[0] = shielded
 
 
-class Chains:
+class TensorProducers:
     """Looks up the producer and the bit-width of tensors in a graph."""
 
     def __init__(self, graph: Any) -> None:
@@ -291,12 +291,12 @@ def _rows(model: Any, path: Path) -> list[LayerRow]:
     }
     names = _metadata(model).get("searchable", [])
     searchable = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
-    chains = Chains(model.graph)
+    chains = TensorProducers(model.graph)
     weight_shapes = {item.name: list(item.dims) for item in model.graph.initializer}
     return [
         _row(node, chains, shapes, weight_shapes, searchable, path)
         for node in model.graph.node
-        if node.op_type in LAYERS or (node.op_type in _INTEGER_LAYERS and f"/{OWN_NORM}/" not in node.name)
+        if node.op_type in LAYERS or (node.op_type in _INTEGER_LAYERS and f"/{STANDALONE_BATCH_NORM}/" not in node.name)
     ]
 
 
@@ -311,7 +311,7 @@ def _without_qonnx_quantizers(model: Any) -> Any:
 
 def _row(
     node: Any,
-    chains: Chains,
+    chains: TensorProducers,
     shapes: Mapping[str, Any],
     constants: Mapping[str, Any],
     searchable: set[str],
@@ -338,7 +338,7 @@ def _row(
     return LayerRow(name, kind, shape, *bits, bits != (None, None) or name in searchable)
 
 
-def _weight_shape(tensor: str, chains: Chains, constants: Mapping[str, Any]) -> Any:
+def _weight_shape(tensor: str, chains: TensorProducers, constants: Mapping[str, Any]) -> Any:
     while tensor not in constants:
         node = chains.producer(tensor)
         if node is None:

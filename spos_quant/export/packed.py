@@ -19,8 +19,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from spos_quant.export.api import Format, exporters, need_quantized
-from spos_quant.export.onnx_file import DOMAIN, LAYERS, UNPACK, Chains, finish
+from spos_quant.export.api import Format, exporters, require_quantized_layers
+from spos_quant.export.onnx_file import DOMAIN, LAYERS, UNPACK, TensorProducers, finish
 from spos_quant.quant.onnx import export_qcdq
 
 OPSET, INT2_OPSET = 21, 25
@@ -30,9 +30,9 @@ Codes = npt.NDArray[np.int8]
 
 def write_packed(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Writes the QCDQ graph and packs its weights."""
-    need_quantized(model)
-    odd_weights, binary_inputs = export_qcdq(model, example[:1], path, opset=OPSET)
-    finish(path, metadata, odd_weights, binary_inputs)
+    require_quantized_layers(model)
+    midrise_weights, binary_inputs = export_qcdq(model, example[:1], path, opset=OPSET)
+    finish(path, metadata, midrise_weights, binary_inputs)
     packed = _packed(onnx.load(path))
     onnx.checker.check_model(packed, full_check=True)
     onnx.save(packed, path)
@@ -75,7 +75,7 @@ def _packed(model: Any) -> Any:
 
 def _weights(graph: Any) -> Iterator[_Weight]:
     """The integer weights of every layer, after the Clip of their quantizer chain."""
-    chains = Chains(graph)
+    chains = TensorProducers(graph)
     for node in graph.node:
         bits = chains.bits(node.input[1], weight=True) if node.op_type in LAYERS else None
         if bits is None:

@@ -12,7 +12,7 @@ import onnx
 from torch import Tensor, nn
 
 from spos_quant.errors import ExportError
-from spos_quant.export.api import Format, exporters, need_quantized
+from spos_quant.export.api import Format, exporters, require_quantized_layers
 from spos_quant.export.onnx_file import complete, layer_name, read_onnx
 from spos_quant.export.runtime import Floats
 from spos_quant.quant.onnx import quiet
@@ -20,14 +20,14 @@ from spos_quant.quant.onnx import quiet
 
 def write_qonnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any]) -> None:
     """Writes quantizers as QONNX nodes and weights as float initializers."""
-    need_quantized(model)
+    require_quantized_layers(model)
     with quiet():  # importing Brevitas' exporters warns about optional packages that are missing
         from spos_quant.quant.qonnx import export_qonnx
-    odd_weights = export_qonnx(model, example[:1], path)
+    midrise_weights = export_qonnx(model, example[:1], path)
     exported = onnx.load(path)
     for node in exported.graph.node:
         layer, _, _ = node.name.partition("_quant/")
-        if node.op_type == "Quant" and layer.endswith("/weight") and layer_name(layer) in odd_weights:
+        if node.op_type == "Quant" and layer.endswith("/weight") and layer_name(layer) in midrise_weights:
             (narrow,) = (item for item in node.attribute if item.name == "narrow")
             narrow.i = 0  # marks mid-rise weights: only the odd levels occur
     complete(exported, metadata, path)

@@ -17,7 +17,7 @@ _QONNX_MARK = b"qonnx.custom_op"
 """Every file with QONNX operators contains these bytes."""
 
 Floats = npt.NDArray[np.float32]
-Answers = Callable[[Floats], Floats]
+LogitFunction = Callable[[Floats], Floats]
 """Maps preprocessed images `[n, C, H, W]` to logits `[n, classes]`."""
 
 

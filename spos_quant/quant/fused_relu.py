@@ -11,7 +11,7 @@ from brevitas.nn.quant_layer import QuantWeightBiasInputOutputLayer as QuantLaye
 from torch import nn
 
 from spos_quant.quant.fused_quant import FusedIntQuant, rectifying
-from spos_quant.quant.scales import ClipStep
+from spos_quant.quant.scales import ClipScale
 from spos_quant.quant.switch import SwitchLayer
 
 absorbed: WeakSet[nn.Module] = WeakSet()
@@ -19,7 +19,7 @@ absorbed: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
-def absorbed_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]:
+def fused_relus(pairs: Iterable[tuple[nn.ReLU, nn.Module]]) -> Iterator[None]:
     """Makes layers apply the ReLU in front of them while open, if they quantize their input unsigned.
 
     Values and gradients are bit-identical to the separate operations. Modules with hooks are not changed.
@@ -72,4 +72,4 @@ def input_quantizers(layer: nn.Module, *, active: bool = False) -> list[Any]:
 def has_clip(quantizer: Any) -> bool:
     """Whether a quantizer rounds to integers times a scale that a learned clip determines."""
     int_quant, scaling = (getattr(quantizer, name, None) for name in ("int_quant", "scaling_impl"))
-    return isinstance(int_quant, FusedIntQuant) and isinstance(scaling, ClipStep)
+    return isinstance(int_quant, FusedIntQuant) and isinstance(scaling, ClipScale)

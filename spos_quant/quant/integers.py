@@ -66,7 +66,7 @@ def integer_convolution(layer: SwitchLayer, x: Tensor) -> Tensor | None:
     """The layer's output for `x` with its active channels and bits, computed from sums of integers.
 
     None if only floats can compute it: another layer type, a float weight or input, a quantizer whose values are not
-    integers times a scale, another dtype or device. Weights are packed once while `kept_weights` is open.
+    integers times a scale, another dtype or device. Weights are packed once while `cached_weights` is open.
     """
     if layer.kept is None or layer.weight_bits is None or layer.act_bits is None or not _has_kernel(layer, x):
         return None

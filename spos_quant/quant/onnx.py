@@ -48,12 +48,12 @@ def export_qcdq(model: nn.Module, example: Tensor, path: Path, *, opset: int = O
     with quiet():
         from brevitas.export import export_onnx_qcdq
 
-        stand_in, odd_weights, binary_inputs = with_stand_ins(model)
+        stand_in, midrise_weights, binary_inputs = with_stand_ins(model)
         with torch.no_grad():
             export_onnx_qcdq(
                 stand_in.eval(), args=example, export_path=str(path), opset_version=opset, dynamo=False, **free_batch()
             )
-    return odd_weights, binary_inputs
+    return midrise_weights, binary_inputs
 
 
 def free_batch() -> dict[str, Any]:

@@ -21,11 +21,11 @@ def export_qonnx(model: nn.Module, example: Tensor, path: Path) -> set[str]:
         bit.
     """
     with quiet(), torch.no_grad():
-        stand_in, odd_weights, _ = with_stand_ins(model, binary=True)
+        stand_in, midrise_weights, _ = with_stand_ins(model, binary=True)
         _Manager.export(
             stand_in.eval(), args=example, export_path=str(path), opset_version=OPSET, dynamo=False, **free_batch()
         )
-    return odd_weights
+    return midrise_weights
 
 
 class _ActHandler(BrevitasActQuantProxyHandler):  # type: ignore[misc]

@@ -20,13 +20,13 @@ from brevitas.quant.solver.weight import WeightQuantSolver
 from spos_quant.errors import ConfigError
 from spos_quant.quant.fused_quant import FusedIntQuant
 from spos_quant.quant.scales import (
-    ClipStep,
-    LargestCode,
+    ClipScale,
     LearnedScale,
-    MeanSigmaStdOfOne,
+    MeanSigmaStdPerChannel,
     MidRiseQuant,
     OddCodes,
-    StatisticalStep,
+    QMax,
+    StatisticalScale,
 )
 from spos_quant.registry import Registry
 
@@ -52,7 +52,7 @@ class _Binary(WeightQuantSolver):  # type: ignore[misc]
     """Levels -T and +T with T the mean of |w| per output channel [Rastegari2016]; the float weight is not changed."""
 
     quant_type = QuantType.BINARY
-    scaling_impl = StatisticalStep
+    scaling_impl = StatisticalScale
     scaling_impl_type = ScalingImplType.STATS
     scaling_stats_op = StatsOp.AVE
     scaling_per_output_type = ScalingPerOutputType.CHANNEL
@@ -67,16 +67,16 @@ class PerChannel(Int8WeightPerChannelFloat):  # type: ignore[misc]
     """Symmetric levels per output channel: Brevitas's own quantizer in fewer operations."""
 
     int_quant = FusedIntQuant
-    int_scaling_impl = LargestCode
-    scaling_impl = StatisticalStep
+    int_scaling_impl = QMax
+    scaling_impl = StatisticalScale
 
 
 class _UnsignedClip(UintQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, ActQuantSolver):  # type: ignore[misc]
     """2^b levels from 0 to a learned clip T [Choi2018]; T is a parameter from the start and is calibrated later."""
 
     int_quant = FusedIntQuant
-    int_scaling_impl = LargestCode
-    scaling_impl = ClipStep
+    int_scaling_impl = QMax
+    scaling_impl = ClipScale
     min_val = 0.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -86,8 +86,8 @@ class _SignedClip(IntQuant, ParamMinMaxInitScaling, PerTensorFloatScaling8bit, A
     """2^b levels from -T to T (2^(b-1) - 1) / 2^(b-1), with a learned clip T."""
 
     int_quant = FusedIntQuant
-    int_scaling_impl = LargestCode
-    scaling_impl = ClipStep
+    int_scaling_impl = QMax
+    scaling_impl = ClipScale
     min_val = -6.0
     max_val = 6.0
     scaling_min_val = 1e-6
@@ -97,7 +97,7 @@ class _SignedBinary(ActQuantSolver):  # type: ignore[misc]
     """Levels -T and +T with a learned T: a signed 1-bit activation has no zero."""
 
     quant_type = QuantType.BINARY
-    scaling_impl = ClipStep
+    scaling_impl = ClipScale
     scaling_impl_type = ScalingImplType.PARAMETER
     scaling_per_output_type = ScalingPerOutputType.TENSOR
     restrict_scaling_type = RestrictValueType.FP
@@ -153,7 +153,7 @@ def pact(bits: int, signed: bool) -> Injector:
 
 def _by_deviation(bits: int, sigma: float) -> Injector:
     """The clip is mean|w| + sigma * std|w| of the output channel."""
-    return _let(PerChannel, bit_width=bits, scaling_stats_impl=MeanSigmaStdOfOne, sigma=sigma)
+    return _let(PerChannel, bit_width=bits, scaling_stats_impl=MeanSigmaStdPerChannel, sigma=sigma)
 
 
 def _learned(base: Injector, largest_code: int) -> Injector:

@@ -21,14 +21,14 @@ from spos_quant.quant.kernels import LONG_ROW, active, row_variances
 from spos_quant.quant.views import KernelView
 
 
-class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
+class StatisticalScale(StatsFromParameterScaling):  # type: ignore[misc]
     """Brevitas's scale of a weight from its statistics, in few operations."""
 
     def forward(self, x: Tensor, threshold: Tensor | None = None) -> Tensor:
         """The clip from the statistics of `x`, divided by its integer `threshold` (None at 1 bit)."""
         stats = self.parameter_list_stats.stats
         statistic, shape = stats.stats_impl, stats.stats_output_shape
-        if isinstance(statistic, MeanSigmaStdOfOne) and _has_kernels(x, shape) and self._of_one_weight():
+        if isinstance(statistic, MeanSigmaStdPerChannel) and _has_kernels(x, shape) and self._of_one_weight():
             clip = _MeanSigmaStd.apply(x, shape, statistic.sigma(), statistic.impl.epsilon)
         else:
             clip = self.parameter_list_stats(x)
@@ -41,7 +41,7 @@ class StatisticalStep(StatsFromParameterScaling):  # type: ignore[misc]
         return tracked.extra_tracked_params_list is None and not hasattr(tracked.first_tracked_param, "parameter")
 
 
-class ClipStep(ParameterScaling):  # type: ignore[misc]
+class ClipScale(ParameterScaling):  # type: ignore[misc]
     """Brevitas's scale of a learned clip, in few operations."""
 
     def forward(self, _x: Tensor, threshold: Tensor | None = None) -> Tensor:
@@ -66,7 +66,7 @@ class _ClipToScale(torch.autograd.Function):
         return gradient if ctx.code is None or gradient is None else gradient / ctx.code, None, None
 
 
-class LargestCode(nn.Module):
+class QMax(nn.Module):
     """The integer that the clip maps to, `-qmin` if signed and `qmax` otherwise; computed once.
 
     Args:
@@ -87,7 +87,7 @@ class LargestCode(nn.Module):
         return self.code
 
 
-class MeanSigmaStdOfOne(MeanSigmaStd):  # type: ignore[misc]
+class MeanSigmaStdPerChannel(MeanSigmaStd):  # type: ignore[misc]
     """mean|w| + sigma * std|w| per channel; std|w| of a single weight counts as 0 (Brevitas returns NaN)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _channel_dim(scales: tuple[int, ...]) -> int:
 
 
 class _MeanSigmaStd(torch.autograd.Function):
-    """`MeanSigmaStdOfOne` of a weight, with compiled kernels for the variance and the backward pass.
+    """`MeanSigmaStdPerChannel` of a weight, with compiled kernels for the variance and the backward pass.
 
     The result is bit-identical to Brevitas: the mean is summed in torch's order and, on a CPU, the variance in float64.
     """

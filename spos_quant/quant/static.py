@@ -140,7 +140,7 @@ def parameters_stay() -> Iterator[None]:
 
 
 @contextmanager
-def plain_values(model: nn.Module) -> Iterator[None]:
+def plain_tensors(model: nn.Module) -> Iterator[None]:
     """Makes the quantizers of Brevitas layers return plain values while open, if the layer needs only values.
 
     They also read the weight directly: Brevitas slices it, and the gradient of the slice is three passes over memory.

@@ -116,11 +116,11 @@ class SwitchLayer(nn.Module):
         self.weight_bits: Bits = None
         self.act_bits: Bits = None
         self.kept: dict[tuple[Any, ...], Any] | None = None
-        """Cache of quantized and packed weights, by bits and channels, while `kept_weights` is open."""
+        """Cache of quantized and packed weights, by bits and channels, while `cached_weights` is open."""
         self.integers = False
-        """Whether the layer sums integers if it can, while `kept_weights` is open."""
+        """Whether the layer sums integers if it can, while `cached_weights` is open."""
         self.norm: SwitchBatchNorm2d | None = None
-        """The BatchNorm that this layer applies to its own output, while `absorbed_norms` is open."""
+        """The BatchNorm that this layer applies to its own output, while `fused_norms` is open."""
 
     def quantize(self, weight_bits: Sequence[Bits], quantizer: str, input_quant: InputQuantizer | None = None) -> None:
         """Gives the layer its quantizers: one per weight bit-width, and one for its input, which may be shared.
@@ -249,7 +249,7 @@ class _Leading(torch.autograd.Function):
 
 
 @contextmanager
-def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> Iterator[None]:
+def cached_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> Iterator[None]:
     """Caches quantized weights over many batches while open; weights and clips must not change meanwhile.
 
     Nothing is cached while gradients are recorded. The cache is dropped at the end.
@@ -269,7 +269,7 @@ def kept_weights(layers: Iterable[SwitchLayer], *, integers: bool = False) -> It
 
 
 @contextmanager
-def absorbed_norms(pairs: Iterable[tuple[SwitchLayer, SwitchBatchNorm2d]]) -> Iterator[None]:
+def fused_norms(pairs: Iterable[tuple[SwitchLayer, SwitchBatchNorm2d]]) -> Iterator[None]:
     """Makes layers apply the BatchNorm that follows them while open; the BatchNorm itself is then the identity.
 
     A layer that sums integers rescales its sums anyway, so the normalization costs nothing. BatchNorm statistics must
@@ -310,7 +310,7 @@ class SwitchBatchNorm2d(nn.Module):
         self.active = channels
         self.active_bits: Bits = None
         self.absorbed = False
-        """Whether the preceding layer applies this BatchNorm, while `absorbed_norms` is open."""
+        """Whether the preceding layer applies this BatchNorm, while `fused_norms` is open."""
 
     def split(self, bits: Iterable[Bits]) -> None:
         """Gives each of these bit-widths its own affine parameters, copied from the shared ones, which float uses."""

@@ -10,7 +10,8 @@ from spos_quant.report.text import NONE, cost, exact
 def cost_head(metric: str) -> Markup:
     """The header cell of a metric."""
     found = metrics[metric]
-    return head_cell(found.label[:1].upper() + found.label[1:], number=True, hint=found.hint or None)
+    heading = found.heading or found.label
+    return head_cell(heading[:1].upper() + heading[1:], number=True, hint=found.hint or None)
 
 
 def cost_cell(metric: str, value: int | None) -> Markup:

@@ -15,7 +15,7 @@ from spos_quant.cost.sensitivity import check_gradient
 from spos_quant.errors import ConfigError
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
-from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, resolve_recalibration
 from spos_quant.searchers.pareto import front
 from spos_quant.space.search_space import Architecture
 from spos_quant.supernet.supernet import Supernet
@@ -66,7 +66,7 @@ def search(
         BudgetError: a budget that cannot be parsed or that no architecture satisfies.
         ConfigError: BatchNorm without `recalibrate`, an unknown searcher, or an `evaluate` that returns no number.
     """
-    recalibrate = given_recalibration(supernet, recalibrate)
+    recalibrate = resolve_recalibration(supernet, recalibrate)
     unknown = [name for name in budgets if not name.endswith("_budget")]
     if unknown:
         raise TypeError(f"search() got an unexpected keyword {unknown[0]!r}; budgets end in _budget")

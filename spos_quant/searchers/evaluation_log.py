@@ -136,7 +136,7 @@ class EvaluationLog:
         for row in self._rows():
             yield self._checked(*row)
 
-    def made_otherwise(self, known: Collection[str]) -> int:
+    def count_with_other_settings(self, known: Collection[str]) -> int:
         """Number of evaluations under settings other than `known`."""
         marks = ", ".join("?" * len(known))
         ((count,),) = self._run(f"SELECT COUNT(*) FROM evaluations WHERE settings NOT IN ({marks})", *known)

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ConfigError
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import absorbed_norms, kept_weights
+from spos_quant.quant.switch import cached_weights, fused_norms
 from spos_quant.searchers.base import Evaluation, Evaluator
 from spos_quant.searchers.evaluation_log import EvaluationLog
 from spos_quant.searchers.prefix_cache import PrefixCache
 from spos_quant.space.search_space import Architecture
-from spos_quant.supernet.network import norms_behind
+from spos_quant.supernet.network import layers_with_following_norm
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.devices import median_seconds
-from spos_quant.train.evaluation import Score, batch_norms, recalibrate, score, to_evaluation
+from spos_quant.train.evaluation import Score, batch_norms, ensure_eval, recalibrate, score
 
 _PASSES = 9
 """Timed forward passes per variant, the first of which is discarded."""
@@ -30,7 +30,7 @@ UNSET: Any = object()
 """Marks a `recalibrate` argument that was not given."""
 
 
-def given_recalibration(supernet: Supernet, recalibration: Iterable[object] | None) -> Iterable[object] | None:
+def resolve_recalibration(supernet: Supernet, recalibration: Iterable[object] | None) -> Iterable[object] | None:
     """The batches for BatchNorm recalibration, or None if the user stated that none are needed.
 
     Raises:
@@ -80,7 +80,7 @@ class SupernetEvaluator:
             supernet.to(memory_format=torch.channels_last)
         self._layers = [layer for layer, *_ in supernet.quantized_layers()]
         self._norms = batch_norms(supernet)
-        self._pairs = list(norms_behind(supernet.body)) if int8 else []
+        self._pairs = list(layers_with_following_norm(supernet.body)) if int8 else []
         self._prefix_bytes = prefix_bytes
         self._prefix: PrefixCache | None = None
 
@@ -92,7 +92,7 @@ class SupernetEvaluator:
             if self.compiled is None:
                 seconds = [self._seconds_per_pass(compiled, device) for compiled in (False, True)]
                 self.compiled = seconds[True] < seconds[False]
-            with compiled_kernels(self.compiled, str(device)), kept_weights(self._layers, integers=self.int8):
+            with compiled_kernels(self.compiled, str(device)), cached_weights(self._layers, integers=self.int8):
                 result = self._score(architecture)
             yield Evaluation(architecture, result.top1, result.loss)
 
@@ -101,8 +101,8 @@ class SupernetEvaluator:
         """Median forward time of the active path on the first batch."""
         images, _ = next(iter(self.validation))
         images = images.to(device)
-        to_evaluation(self.supernet)
-        with compiled_kernels(compiled, str(device)), kept_weights(self._layers):
+        ensure_eval(self.supernet)
+        with compiled_kernels(compiled, str(device)), cached_weights(self._layers):
             return median_seconds([partial(self.supernet, images)] * _PASSES, device)
 
     def _score(self, architecture: Architecture) -> Score:
@@ -113,7 +113,7 @@ class SupernetEvaluator:
             training, validation = prefix.passes("recalibrate", training), prefix.passes("score", validation)
         with nullcontext() if prefix is None else prefix.candidate(architecture):
             recalibrate(self.supernet, training, self._norms)
-            with absorbed_norms(self._pairs):
+            with fused_norms(self._pairs):
                 return score(self.supernet, validation)
 
     def _prefix_cache(self) -> PrefixCache | None:
@@ -151,7 +151,7 @@ class FunctionEvaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Evaluation]:
         """Yields evaluations in order. Raises `ConfigError` if the function returns no finite number."""
         for architecture in architectures:
-            with torch.no_grad(), kept_weights(self._layers):
+            with torch.no_grad(), cached_weights(self._layers):
                 self.prepare(architecture)
                 value: object = self.function(self.supernet)
             if isinstance(value, Tensor) and value.numel() == 1:
@@ -183,7 +183,7 @@ class ThreadLimit:
             yield evaluation
 
 
-class LoggedEvaluator:
+class CachedEvaluator:
     """Looks evaluations up in a log and computes only the missing ones."""
 
     def __init__(self, evaluator: Evaluator, log: EvaluationLog) -> None:

@@ -105,7 +105,7 @@ class Evolution:
                     break
 
     def _add_random(self, asked: list[Architecture], count: int, rng: np.random.Generator) -> None:
-        fill_with_new(self.problem, self.seen, asked, count, rng)
+        append_random_unseen(self.problem, self.seen, asked, count, rng)
 
     def _crossover(self, parents: list[Architecture], rng: np.random.Generator) -> Architecture | None:
         """A child that takes every axis from one of two parents, uniform over all such feasible children."""
@@ -126,7 +126,7 @@ class Evolution:
         return self.problem.sampler.complete(allowed, rng)
 
 
-def fill_with_new(
+def append_random_unseen(
     problem: Problem, seen: set[Architecture], asked: list[Architecture], count: int, rng: np.random.Generator
 ) -> None:
     """Appends up to `count` random feasible architectures not asked before; fewer if they are hard to find."""

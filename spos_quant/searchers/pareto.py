@@ -23,7 +23,7 @@ def front(results: Iterable[Scored]) -> list[Scored]:
     return kept
 
 
-def contenders(costs: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def pareto_candidates(costs: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Indices of the results that can be on the front: no cheaper one scores as high, no equally cheap one higher.
 
     Args:

@@ -14,11 +14,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from spos_quant.space.search_space import Architecture, Read, SearchSpace
+from spos_quant.space.search_space import Architecture, AxisReference, SearchSpace
 from spos_quant.supernet.blocks import ChoiceBlock
 from spos_quant.supernet.network import named_blocks
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import to_evaluation
+from spos_quant.train.evaluation import ensure_eval
 
 Item = TypeVar("Item")
 Pass = tuple[str, int]
@@ -46,7 +46,7 @@ class PrefixCache:
         self.kept: dict[Pass, dict[int, Tensor]] = {}
         """Per pass: number of blocks -> the output after so many blocks."""
         self.last: Architecture | None = None
-        to_evaluation(supernet)
+        ensure_eval(supernet)
         chain = _chain(supernet, blocks, images)
         self.blocks = [blocks[index] for index in chain]
         self.axes = [axes[index] for index in chain]
@@ -123,7 +123,7 @@ class PrefixCache:
 def _axes(space: SearchSpace) -> tuple[set[int], list[set[int]]]:
     """The axes read by layers outside of blocks, and per block the axes read by it and its layers."""
 
-    def axes_of(*references: Read) -> set[int]:
+    def axes_of(*references: AxisReference) -> set[int]:
         return {reference.axis for reference in references if reference.axis is not None}
 
     rest: set[int] = set()

@@ -14,7 +14,7 @@ from spos_quant.errors import SposQuantError
 from spos_quant.searchers.worker_pool import Work, Worker, WorkerFailure
 
 
-class Processes:
+class ProcessBackend:
     """Local processes with the start method `spawn`, so that they inherit neither threads nor CUDA contexts.
 
     They ignore Ctrl-C, which the parent process handles, and end when the parent ends for any reason.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spos_quant.searchers.base import Problem, Scored, searchers
-from spos_quant.searchers.evolution import fill_with_new
+from spos_quant.searchers.evolution import append_random_unseen
 from spos_quant.space.search_space import Architecture
 from spos_quant.streams import Stream, generator
 
@@ -29,7 +29,7 @@ class RandomSearch:
         asked: list[Architecture] = []
         if self.generation < self.problem.config.generations:
             rng = generator(Stream.RANDOM_SEARCH, self.problem.seed, self.generation)
-            fill_with_new(self.problem, self.seen, asked, self.problem.config.population, rng)
+            append_random_unseen(self.problem, self.seen, asked, self.problem.config.population, rng)
         return asked
 
     def tell(self, results: Sequence[Scored]) -> None:

@@ -92,7 +92,7 @@ def interval(
     return float(low), float(high)
 
 
-def fidelity(
+def rank_agreement(
     predicted: Sequence[float], truth: Sequence[float], costs: Sequence[int], strata: Sequence[int], *, seed: int
 ) -> dict[str, Any]:
     """The rank agreement of predicted with true scores of `N` architectures.

@@ -63,7 +63,7 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
     )
 
 
-class Actors:
+class RayBackend:
     """Actors of a Ray cluster, each with its share of a node.
 
     `make` is put into the object store once; every actor loads it from the copy on its node. An actor that dies, alone

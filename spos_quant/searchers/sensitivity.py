@@ -10,7 +10,7 @@ from torch import nn
 from spos_quant.cost.sensitivity import ESTIMATES, Perturbations, Sensitivity, measured
 from spos_quant.errors import ConfigError, near
 from spos_quant.progress import progress
-from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, given_recalibration
+from spos_quant.searchers.evaluators import UNSET, FunctionEvaluator, resolve_recalibration
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.train.evaluation import recalibrate as recalibrated
 from spos_quant.train.fisher import LossFunction, fisher_sensitivity
@@ -67,7 +67,7 @@ def sensitivity(
         return fisher_sensitivity(supernet, batches, loss=loss, prepare=prepare, seed=seed)
     if evaluate is None:
         raise ConfigError("estimate='measured' needs evaluate=<a function of the module to a number>")
-    evaluator = FunctionEvaluator(supernet, evaluate, given_recalibration(supernet, recalibrate))
+    evaluator = FunctionEvaluator(supernet, evaluate, resolve_recalibration(supernet, recalibrate))
     perturbations = Perturbations(supernet.table)
     asked = perturbations.architectures
     found = {}

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from spos_quant.errors import SpaceError, near
-from spos_quant.space.search_space import BlockSlot, LayerSlot, Read, SearchSpace
+from spos_quant.space.search_space import AxisReference, BlockSlot, LayerSlot, SearchSpace
 from spos_quant.space.shapes import BlockShapes, LayerShapes, NetworkShapes
 from spos_quant.space.spec import AxesSpec, SpaceSpec
 from spos_quant.space.tree import Axis, Use
@@ -55,7 +55,7 @@ def resolve(spec: SpaceSpec, network_shapes: NetworkShapes) -> SearchSpace:
     layers = []
     for layer in network_shapes.layers:
         quantized = layer.name not in kept and not spec.full_precision
-        weight, act = bits[layer.name] if quantized else (Read(None, (None,)), Read(None, (None,)))
+        weight, act = bits[layer.name] if quantized else (AxisReference(None, (None,)), AxisReference(None, (None,)))
         layers.append(
             LayerSlot(
                 layer.name,
@@ -121,15 +121,15 @@ class _AxisBuilder:
     axes: list[Axis] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict)
 
-    def read(self, owner: str, kind: str, candidates: tuple[Any, ...]) -> Read:
+    def read(self, owner: str, kind: str, candidates: tuple[Any, ...]) -> AxisReference:
         """A reference to the owner's axis of this kind, created if new; a constant if there is one candidate."""
         if len(candidates) == 1:
-            return Read(None, candidates)
+            return AxisReference(None, candidates)
         name = f"{owner}.{kind}"
         if name not in self._index:
             self._index[name] = len(self.axes)
             self.axes.append(Axis(name, kind, candidates))
-        return Read(self._index[name], candidates)
+        return AxisReference(self._index[name], candidates)
 
     def finish(
         self, blocks: tuple[BlockSlot, ...], layers: tuple[LayerSlot, ...]
@@ -167,10 +167,12 @@ class _AxisBuilder:
         order = [a for a in dict.fromkeys(order) if uses[a]]
         new = {old: i for i, old in enumerate(order)}
 
-        def renumber(read: Read) -> Read:
+        def renumber(read: AxisReference) -> AxisReference:
             if read.axis is None:
                 return read
-            return Read(new[read.axis], read.values) if read.axis in new else Read(None, read.values[:1])
+            return (
+                AxisReference(new[read.axis], read.values) if read.axis in new else AxisReference(None, read.values[:1])
+            )
 
         def always(use: Use) -> bool:
             return all(len(allowed) == len(self.axes[order[a]].candidates) for a, allowed in use)
@@ -219,7 +221,7 @@ def _block_slot(builder: _AxisBuilder, block: BlockShapes, network_shapes: Netwo
     varies = any(len(layer.shapes) > 1 for layer in network_shapes.layers if layer.block == block.name)
     op = builder.read(block.axis, "op", block.ops)
     constant = (1.0,) if 1.0 in block.widths else block.widths[:1]
-    width = builder.read(block.axis, "width", block.widths) if varies else Read(None, constant)
+    width = builder.read(block.axis, "width", block.widths) if varies else AxisReference(None, constant)
     return BlockSlot(block.name, op, width)
 
 
@@ -237,16 +239,16 @@ class _BitAxes:
                     "give axes.bits, an override, or name it in keep_float"
                 )
 
-    def reads(self, builder: _AxisBuilder) -> dict[str, tuple[Read, Read]]:
+    def reads(self, builder: _AxisBuilder) -> dict[str, tuple[AxisReference, AxisReference]]:
         """Per layer name, the references to the axes of its weight bits and activation bits."""
         weight_key, act_key = self._keys("weight"), self._keys("act")
-        result: dict[str, tuple[Read, Read]] = {}
+        result: dict[str, tuple[AxisReference, AxisReference]] = {}
         for layer in self.layers:
             axes = self.given[layer.name]
             if axes.bits is not None:
                 pairs = builder.read(act_key[layer.name], "bits", axes.bits)
-                weight = Read(pairs.axis, tuple(pair[0] for pair in pairs.values))
-                act = Read(pairs.axis, tuple(pair[1] for pair in pairs.values))
+                weight = AxisReference(pairs.axis, tuple(pair[0] for pair in pairs.values))
+                act = AxisReference(pairs.axis, tuple(pair[1] for pair in pairs.values))
             else:
                 assert axes.weight_bits is not None
                 assert axes.act_bits is not None

@@ -21,7 +21,7 @@ Architecture = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Read:
+class AxisReference:
     """A reference to an axis: its value is `values[candidate]`, or the constant `values[0]` if `axis` is None."""
 
     axis: int | None
@@ -41,8 +41,8 @@ class BlockSlot:
     """A choice block and its axis references."""
 
     name: str
-    op: Read
-    width: Read
+    op: AxisReference
+    width: AxisReference
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class LayerSlot:
     """Index of the operator that it belongs to; None if every operator has it."""
     quantized: bool
     """False if the space keeps it float."""
-    weight: Read
-    act: Read
+    weight: AxisReference
+    act: AxisReference
     shapes: tuple[LayerShape, ...]
     """One per width candidate; a single one if the width does not change the layer."""
     reads: str
@@ -277,7 +277,7 @@ class SearchSpace:
                     f"bit configuration names a block {name!r} that {self.name!r} does not have{near(name, blocks)}"
                 )
 
-    def _match(self, found: dict[int, int], read: Read, value: object, what: str) -> None:
+    def _match(self, found: dict[int, int], read: AxisReference, value: object, what: str) -> None:
         matches = [i for i, candidate in enumerate(read.values) if candidate == value]
         if not matches:
             raise SpaceError(
@@ -291,7 +291,7 @@ class SearchSpace:
     def _match_bits(self, found: dict[int, int], layer: LayerSlot, weight_bits: Bits, act_bits: Bits) -> None:
         what = f"layer {layer.name!r}:"
         if layer.weight.axis is not None and layer.weight.axis == layer.act.axis:
-            pairs = Read(layer.weight.axis, tuple(zip(layer.weight.values, layer.act.values, strict=True)))
+            pairs = AxisReference(layer.weight.axis, tuple(zip(layer.weight.values, layer.act.values, strict=True)))
             self._match(found, pairs, (weight_bits, act_bits), f"{what} weight and activation bits")
         else:
             self._match(found, layer.weight, weight_bits, f"{what} weight bits")
@@ -305,7 +305,7 @@ class SearchSpace:
         }
 
 
-def _only(read: Read, default: Any) -> Any:
+def _only(read: AxisReference, default: Any) -> Any:
     """The value of a constant reference, else `default`."""
     return read.values[0] if read.axis is None else default
 

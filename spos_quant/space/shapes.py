@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-FORMAT = "spos-quant/network_shapes/4"
+FORMAT = "spos-quant/network-shapes/1"
 
 
 class Geometry(NamedTuple):  # JSON writes a tuple without names: a space has thousands of them

@@ -14,10 +14,19 @@ from spos_quant.export.latency import ROUNDS, latencies
 from spos_quant.progress import remark
 from spos_quant.report import bench_csv
 from spos_quant.run_dir import digest, store_json, write_text
-from spos_quant.stages.bench_entries import Budgets, Entry, Word, entries, needs_supernet, read_words, searches, shared
+from spos_quant.stages.bench_entries import (
+    BenchItem,
+    Budgets,
+    Entry,
+    entries,
+    needs_supernet,
+    parse_items,
+    searches,
+    shared,
+)
 from spos_quant.stages.evaluate import measured
 from spos_quant.stages.export import export_result, exports, natural_format
-from spos_quant.stages.open_run import Options, decisive, plan_run
+from spos_quant.stages.open_run import Options, model_settings, plan_run
 from spos_quant.stages.report import write_report
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import combined_budgets
@@ -27,7 +36,7 @@ from spos_quant.stages.trainings import train_all, train_teacher
 __all__ = ["bench", "bench_run", "check", "searches"]
 
 FORMAT = "spos-quant/bench/1"
-MOST_SEEDS = 1_000
+MAX_SEEDS = 1_000
 _THREADS = 1
 """CPU threads of a timed call."""
 
@@ -85,16 +94,16 @@ def bench(
         return bench_run(run, words, limits, seeds=seeds, device=device, show=show, workers=workers, export=export)
 
 
-def check(run: Run, bits: Sequence[str], budgets: Sequence[Budgets], seeds: int) -> list[Word]:
-    """Parses the items of `--bits`. Raises as `read_words` does, and `ConfigError` for a wrong `seeds`."""
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS:,}")
-    return read_words(run, bits, budgets)
+def check(run: Run, bits: Sequence[str], budgets: Sequence[Budgets], seeds: int) -> list[BenchItem]:
+    """Parses the items of `--bits`. Raises as `parse_items` does, and `ConfigError` for a wrong `seeds`."""
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected 1 to {MAX_SEEDS:,}")
+    return parse_items(run, bits, budgets)
 
 
 def bench_run(
     run: Run,
-    words: Sequence[Word],
+    words: Sequence[BenchItem],
     budgets: Sequence[Budgets],
     *,
     seeds: int,
@@ -126,7 +135,7 @@ def bench_run(
     rows = [_row(entry, numbers, times["files"], refused[entry.result.key]) for entry in found]
     made = {
         "format": FORMAT,
-        "recipe": decisive("retrain", run.spec.retrain),
+        "recipe": model_settings("retrain", run.spec.retrain),
         "seeds": numbers,
         "latency": times,
         "rows": rows,

@@ -15,7 +15,7 @@ from spos_quant.progress import remark
 from spos_quant.searchers.base import searchers
 from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_config
 from spos_quant.space.search_space import Architecture, SearchSpace
-from spos_quant.stages.retrain import given_result
+from spos_quant.stages.retrain import user_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import search_run
 from spos_quant.stages.search_request import Request
@@ -41,7 +41,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Word:
+class BenchItem:
     """One parsed item of `--bits`.
 
     Attributes:
@@ -64,7 +64,7 @@ class Word:
         return bool(self.draws or self.searcher)
 
 
-def read_words(run: Run, texts: Sequence[str], budgets: Sequence[Budgets]) -> list[Word]:
+def parse_items(run: Run, texts: Sequence[str], budgets: Sequence[Budgets]) -> list[BenchItem]:
     """Parses and fully checks the items of `--bits`.
 
     Raises:
@@ -84,36 +84,36 @@ def read_words(run: Run, texts: Sequence[str], budgets: Sequence[Budgets]) -> li
     return words
 
 
-def _read_word(run: Run, text: str) -> Word:
+def _read_word(run: Run, text: str) -> BenchItem:
     if parse_uniform(text) is not None:
-        return Word(text)
+        return BenchItem(text)
     if Path(text).is_file():
         config_rows(run.space, read_bit_config(Path(text)))
-        return Word(text)
+        return BenchItem(text)
     name, colon, count = text.partition(":")
     if colon and name == RANDOM:
         if not (count.isdecimal() and 1 <= int(count) <= _MOST_DRAWS):
             raise ConfigError(f"{text!r}: expected a number of architectures to draw, such as {RANDOM}:3")
-        return Word(text, draws=int(count))
+        return BenchItem(text, draws=int(count))
     if text == BEST or text in searchers:
-        return Word(text, searcher=_BEST_SEARCHER if text == BEST else text)
+        return BenchItem(text, searcher=_BEST_SEARCHER if text == BEST else text)
     known = [BEST, f"{RANDOM}:3", "w4a4", "float", *searchers]
     raise SpaceError(f"{text!r} is neither bits, a bit configuration file nor a searcher{near(text, known)}")
 
 
-def needs_supernet(run: Run, words: Sequence[Word]) -> bool:
+def needs_supernet(run: Run, words: Sequence[BenchItem]) -> bool:
     """Whether a search or the retraining (`init: inherit`) uses the supernet."""
     return run.spec.retrain.init == "inherit" or any(word.searcher for word in words)
 
 
-def searches(words: Sequence[Word], budgets: Sequence[Budgets]) -> list[Request]:
+def searches(words: Sequence[BenchItem], budgets: Sequence[Budgets]) -> list[Request]:
     """The searches of all words, one per budget."""
     return [Request(each, word.searcher) for word in words if word.searcher for each in budgets]
 
 
 def entries(
     run: Run,
-    words: Sequence[Word],
+    words: Sequence[BenchItem],
     budgets: Sequence[Budgets],
     *,
     device: str,
@@ -125,7 +125,7 @@ def entries(
 
     Args:
         run: The run; its supernet must be trained if a word is searched.
-        words: From `read_words`.
+        words: From `parse_items`.
         budgets: The budgets of drawn and searched configurations.
         device: Device that evaluates candidates.
         show: Whether to show progress.
@@ -161,11 +161,11 @@ def _network(space: SearchSpace, config: BitConfig) -> object:
 
 
 def _iter_entries(
-    run: Run, words: Sequence[Word], budgets: Sequence[Budgets], searched: dict[tuple[Word, Budgets], Result]
+    run: Run, words: Sequence[BenchItem], budgets: Sequence[Budgets], searched: dict[tuple[BenchItem, Budgets], Result]
 ) -> Iterator[Entry]:
     for word in words:
         if not word.bounded:
-            yield Entry(word.text, given_result(run, word.text))
+            yield Entry(word.text, user_result(run, word.text))
             continue
         for each in budgets:
             if word.searcher:
@@ -199,5 +199,5 @@ def _put(run: Run, budgets: Budgets, number: int, architecture: Architecture) ->
     cost: dict[str, Any] = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
     result = run.result(f"{RANDOM}-{budgets_key(list(budgets))}-{number}")
     provenance = {"seed": run.seed, "space": run.spec.name, "drawn": number}
-    result.put_bits(run.space.bit_config(architecture, cost=cost, provenance=provenance).to_json())
+    result.write_bit_config(run.space.bit_config(architecture, cost=cost, provenance=provenance).to_json())
     return result

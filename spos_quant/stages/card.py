@@ -9,7 +9,7 @@ from spos_quant.cost.metrics import formula_metrics
 from spos_quant.cost.rows import config_rows, space_summary
 from spos_quant.run_dir import digest, read_artifact, store
 from spos_quant.space.bit_config import BitConfig, read_bit_config
-from spos_quant.stages.open_run import decisive
+from spos_quant.stages.open_run import model_settings
 from spos_quant.stages.run import Result
 
 _FORMULA = (
@@ -100,7 +100,10 @@ def _origin(result: Result, config: BitConfig) -> str:
         ("seed of the run", str(run.seed)),
         ("seed of the retraining", str(result.training_seed)),
         ("quantizer", str(config.quantizer or run.spec.quantizer)),
-        *((f"retrain.{key}", f"`{json.dumps(value)}`") for key, value in decisive("retrain", result.recipe).items()),
+        *(
+            (f"retrain.{key}", f"`{json.dumps(value)}`")
+            for key, value in model_settings("retrain", result.recipe).items()
+        ),
         *((name, version or "not installed") for name, version in packages.items()),
     ]
     return f"## Origin\n\n{_table(('what', 'value'), rows)}"

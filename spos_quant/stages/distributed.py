@@ -19,9 +19,9 @@ from spos_quant.progress import remark
 from spos_quant.run_dir import claim
 from spos_quant.stages.launch_ranks import OWN_STORE, OWNED, RANK_MODULE, SUPERNET, is_rank
 from spos_quant.stages.open_run import open_existing
-from spos_quant.stages.retrain import retrain_here
+from spos_quant.stages.retrain import retrain_in_process
 from spos_quant.stages.run import Run
-from spos_quant.stages.train import train_here
+from spos_quant.stages.train import train_in_process
 
 
 def main() -> None:
@@ -50,9 +50,9 @@ def _train(path: str, what: str, device: str) -> None:
         remark(f"warning: start torchrun with {OWN_STORE}=1 on each machine, or a job that loses a rank may stall")
     with _owned(run):
         if what == SUPERNET:
-            train_here(run, device=device, show=True)
+            train_in_process(run, device=device, show=True)
         else:
-            retrain_here(run.at(what), device=device, show=True)
+            retrain_in_process(run.at(what), device=device, show=True)
 
 
 def _owned(run: Run) -> AbstractContextManager[None]:

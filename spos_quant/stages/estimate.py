@@ -24,7 +24,7 @@ from spos_quant.stages.search import metric_of, problem_of
 from spos_quant.stages.search_request import Request
 from spos_quant.streams import Stream, generator
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.fisher import fisher_sensitivity
 from spos_quant.train.loop import Training, fit
@@ -52,7 +52,7 @@ def estimate(
     """
     metric = metric_of(run, requests[0].budgets if requests else ())
     supernet = build(run.space, seed=run.seed)
-    steps = TrainingSteps(run.data, run.spec.train.batch_size, run.seed)
+    steps = TrainingBatches(run.data, run.spec.train.batch_size, run.seed)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
     per_step = _seconds_per_step(run, supernet, sampler)
     per_path = per_step / max(1, len(sampler.draw(0).architectures))
@@ -71,11 +71,11 @@ def estimate(
     if trainings is not None and trainings.judged and has_gradient(run.space):
         stages.append({"stage": "sensitivity (gradient)", **_gradients(run, supernet)})
     if trainings is not None:
-        batches = TrainingSteps(run.data, trainings.recipe.batch_size, run.seed)
+        batches = TrainingBatches(run.data, trainings.recipe.batch_size, run.seed)
         one = _stage(f"retrain ({trainings.count:,} models)", trainings.recipe, batches, per_path / parallel)
         stages.append({**one, "units": one["units"] * trainings.count, "seconds": one["seconds"] * trainings.count})
     elif requests:
-        retrain = TrainingSteps(run.data, run.spec.retrain.batch_size, run.seed)
+        retrain = TrainingBatches(run.data, run.spec.retrain.batch_size, run.seed)
         stages.append(_stage("retrain (each model)", run.spec.retrain, retrain, per_path))
     return {
         "space": run.space.name,
@@ -115,7 +115,7 @@ def _images(run: Run, *, all_images: bool) -> int:
     return recalibration_batches(run).images + scoring_batches(run, "search-val", all_images=all_images).images
 
 
-def _stage(name: str, config: TrainConfig, steps: TrainingSteps, per_step: float) -> dict[str, Any]:
+def _stage(name: str, config: TrainConfig, steps: TrainingBatches, per_step: float) -> dict[str, Any]:
     count = config.steps(steps.per_epoch)
     return {"stage": name, "units": count, "unit": "steps", "seconds": count * per_step}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spos_quant.progress import tracked
-from spos_quant.quant.static import plain_values
+from spos_quant.quant.static import plain_tensors
 from spos_quant.stages.card import write_card
 from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
@@ -26,7 +26,7 @@ def evaluate_result(result: Result, split: str, *, device: str = "auto", show: b
         device: `auto`, `cpu` or `cuda`.
         show: Whether to show progress.
     """
-    result.need_model()
+    result.require_model()
     key = split.replace("-", "_")
     known = result.metrics()
     if key not in known:
@@ -34,7 +34,7 @@ def evaluate_result(result: Result, split: str, *, device: str = "auto", show: b
         batches = scoring_batches(result.run, split, all_images=True)
         shown = tracked(batches, f"evaluate {result.name} on {split}", batches.count, unit="batches", show=show)
         model = load_model(result).to(device_of(device))
-        with plain_values(model):
+        with plain_tensors(model):
             known = result.update_metrics(**{key: vars(score(model, shown))})
         if result.exports_path.exists():
             write_card(result)

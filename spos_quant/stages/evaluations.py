@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spos_quant.cost.budget import cost_range
 from spos_quant.searchers.base import Scored
-from spos_quant.searchers.pareto import contenders, front, hypervolume
+from spos_quant.searchers.pareto import front, hypervolume, pareto_candidates
 from spos_quant.space.tree import IntArray
 from spos_quant.stages.evaluator import open_log
 from spos_quant.stages.run import Run
@@ -49,7 +49,7 @@ class Evaluated:
         The reference point of this hypervolume has chance accuracy and the cost of the most expensive architecture.
         """
         costs = self.costs[metric]
-        scored = {i: self._scored(i, int(costs[i])) for i in contenders(costs, self.scores).tolist()}
+        scored = {i: self._scored(i, int(costs[i])) for i in pareto_candidates(costs, self.scores).tolist()}
         kept = front(scored.values())
         index = {one.architecture: i for i, one in scored.items()}
         cost, chance = cost_range(self.run.table, metric)[1], 1 / self.run.spec.classes

@@ -23,9 +23,9 @@ from spos_quant.quant.kernels import WORTH_COMPILING
 from spos_quant.run_dir import digest
 from spos_quant.searchers.base import Evaluator
 from spos_quant.searchers.evaluation_log import EvaluationLog
-from spos_quant.searchers.evaluators import LoggedEvaluator, SupernetEvaluator, ThreadLimit
-from spos_quant.searchers.process_backend import Processes
-from spos_quant.searchers.ray_backend import Actors
+from spos_quant.searchers.evaluators import CachedEvaluator, SupernetEvaluator, ThreadLimit
+from spos_quant.searchers.process_backend import ProcessBackend
+from spos_quant.searchers.ray_backend import RayBackend
 from spos_quant.searchers.worker_pool import EvaluatorPool
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.stages.models import recalibration_batches, scoring_batches
@@ -41,7 +41,7 @@ _WORTH_REORDERING = 1_000_000
 
 
 @dataclass(frozen=True)
-class Parts:
+class EvaluatorParts:
     """The parts of an evaluator. They are sent to other machines, so they are plain values and arrays, not run files.
 
     A data set that reads images from a folder reads them from the same folder there.
@@ -53,19 +53,19 @@ class Parts:
     validation: FixedBatches
 
 
-def parts_of(run: Run, all_images: bool = False) -> Parts:
+def evaluator_parts(run: Run, all_images: bool = False) -> EvaluatorParts:
     """The parts of a run's evaluator; its supernet must be trained. `all_images` scores on all of search-val."""
     weights = {name: tensor.numpy() for name, tensor in read_weights(run.supernet_path).items()}
     spec = run.spec.model_copy(update={"weights": None})  # replaced by the trained ones
     validation = scoring_batches(run, "search-val", all_images=all_images)
-    return Parts(spec, weights, recalibration_batches(run), validation)
+    return EvaluatorParts(spec, weights, recalibration_batches(run), validation)
 
 
-def make_evaluator(parts: Parts, device: str, number: int = 0) -> Evaluator:
+def make_evaluator(parts: EvaluatorParts, device: str, number: int = 0) -> Evaluator:
     """Makes an evaluator.
 
     Args:
-        parts: From `parts_of`.
+        parts: From `evaluator_parts`.
         device: `auto`, `cpu` or `cuda`.
         number: Index of the worker; workers are assigned to the CUDA devices round-robin.
     """
@@ -108,10 +108,10 @@ def _integers_on(device: torch.device) -> bool:
 
 def load_evaluator(path: Path, device: str, all_images: bool = False, number: int = 0) -> Evaluator:
     """Loads the evaluator of a run from its directory; worker processes call it at start."""
-    return make_evaluator(parts_of(open_existing(str(path)), all_images), device, number)
+    return make_evaluator(evaluator_parts(open_existing(str(path)), all_images), device, number)
 
 
-def _on_cluster(parts: Parts, device: str, number: int, gpu: bool) -> Evaluator:
+def _on_cluster(parts: EvaluatorParts, device: str, number: int, gpu: bool) -> Evaluator:
     """Makes the evaluator of a Ray actor; without an assigned GPU it uses the CPU, even if its node has GPUs."""
     return make_evaluator(parts, device if gpu else "cpu", number)
 
@@ -133,7 +133,7 @@ def open_log(run: Run, all_images: bool = False) -> EvaluationLog:
 
 def logged_evaluator(
     run: Run, device: str, workers: int, stack: ExitStack, *, ray: str | None = None, all_images: bool = False
-) -> LoggedEvaluator:
+) -> CachedEvaluator:
     """The evaluator of a run's supernet, which evaluates each architecture once; only this process writes the log.
 
     Args:
@@ -145,7 +145,7 @@ def logged_evaluator(
         all_images: Whether to score on all images of search-val instead of `search.max_images`.
     """
     log = stack.enter_context(open_log(run, all_images))
-    if others := log.made_otherwise([evaluator_settings(run, whole) for whole in (False, True)]):
+    if others := log.count_with_other_settings([evaluator_settings(run, whole) for whole in (False, True)]):
         remark(
             f"{others:,} evaluations in {run.log_path} were made with another supernet, other images or other threads; "
             "they are kept, but not used"
@@ -153,8 +153,8 @@ def logged_evaluator(
     evaluator: Evaluator
     if ray is not None:
         share = run.spec.ray
-        actors = Actors(
-            partial(_on_cluster, parts_of(run, all_images), device),
+        actors = RayBackend(
+            partial(_on_cluster, evaluator_parts(run, all_images), device),
             ray,
             workers,
             cpus=run.spec.search.threads if share.cpus is None else share.cpus,
@@ -163,8 +163,8 @@ def logged_evaluator(
         evaluator = stack.enter_context(EvaluatorPool(actors))
     elif workers:
         evaluator = stack.enter_context(
-            EvaluatorPool(Processes(partial(load_evaluator, run.path, device, all_images), workers))
+            EvaluatorPool(ProcessBackend(partial(load_evaluator, run.path, device, all_images), workers))
         )
     else:
         evaluator = load_evaluator(run.path, device, all_images)
-    return LoggedEvaluator(evaluator, log)
+    return CachedEvaluator(evaluator, log)

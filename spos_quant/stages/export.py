@@ -13,14 +13,14 @@ from spos_quant.progress import tracked
 from spos_quant.run_dir import read_artifact, store, store_json
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.card import write_card
-from spos_quant.stages.fold import shipped_model
+from spos_quant.stages.fold import model_to_export
 from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import Result
 
 
 def export_result(result: Result, form: str, *, show: bool = False) -> dict[str, Any]:
     """Writes the retrained model and its card; returns `path, format, bytes, max_abs_diff, agreement, key`."""
-    result.need_model()
+    result.require_model()
     file = api.exporters[form].file
     run = result.run
     config = read_bit_config(result.bits_path)
@@ -35,7 +35,7 @@ def export_result(result: Result, form: str, *, show: bool = False) -> dict[str,
     check = tracked(batches, f"check {path.name} of {result.key}", batches.count, unit="batches", show=show)
     example, _ = next(iter(calibration_batches(run)))
     made = api.export_checked(
-        shipped_model(result, form), example, path, format=form, metadata=metadata, check=check, keep=store
+        model_to_export(result, form), example, path, format=form, metadata=metadata, check=check, keep=store
     )
     kept = [item for item in _listed(result) if item["format"] != form]
     store_json(result.exports_path, sorted([*kept, {**made, "path": path.name}], key=itemgetter("format")))

@@ -25,7 +25,7 @@ from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.load import load_model
 from spos_quant.stages.models import calibration_batches, scoring_batches
 from spos_quant.stages.run import RESULTS, Result
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import Training, fit
 
@@ -51,7 +51,7 @@ def graph_of(result: Result, model: nn.Module) -> IntegerGraph:
     return integer_graph(model.eval().cpu(), images)
 
 
-def fold_here(result: Result, *, device: str, show: bool) -> None:
+def fold_in_process(result: Result, *, device: str, show: bool) -> None:
     """Trains the integer network of a retrained model in this process: the only rank or one of several.
 
     The `fold` metrics of the result compare it with the retrained model on search-val, before and after this training.
@@ -59,7 +59,7 @@ def fold_here(result: Result, *, device: str, show: bool) -> None:
     run, recipe = result.run, result.recipe
     model = load_model(result)
     net = IntegerNet(graph_of(result, model))
-    settings = _settings(recipe, TrainingSteps(run.data, recipe.batch_size, run.seed).per_epoch)
+    settings = _settings(recipe, TrainingBatches(run.data, recipe.batch_size, run.seed).per_epoch)
     fabric = make_fabric(settings, device)
     before = _compared(result, model, net)
     training = Training(
@@ -84,14 +84,14 @@ def fold_here(result: Result, *, device: str, show: bool) -> None:
     fabric.barrier()
 
 
-def ships_folded(result: Result, form: str) -> bool:
+def exports_folded(result: Result, form: str) -> bool:
     """Whether a format exports the trained integers of a result."""
     return form in FORMATS and folds(result) and is_folded(result)
 
 
-def shipped_model(result: Result, form: str) -> nn.Module:
+def model_to_export(result: Result, form: str) -> nn.Module:
     """The model that a format exports: in integer formats the trained integers, if there are any."""
-    if ships_folded(result, form):
+    if exports_folded(result, form):
         return IntegerNet(read_integers(result.folded_path)).eval()
     return load_model(result)
 

@@ -32,7 +32,7 @@ from spos_quant.streams import Stream, generator
 
 NETWORKS = 10
 """Whole networks that the sum over layers is compared with."""
-MOST_NETWORKS = 1_000
+MAX_NETWORKS = 1_000
 _IMAGES = 2
 """Images that calibrate integer ranges; the ranges do not affect latency."""
 _AT_ONCE = 32
@@ -78,15 +78,11 @@ def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[st
         show: Whether to show progress.
 
     Returns:
-        `path, source, layers, networks, rest, cheapest, dearest` (the last three in ns), `error` and `said` of the
-        `LatencyTable`, and `measured`, the number of new rows.
-
-    Raises:
-        ConfigError: the run's table is of another device or number of threads.
-        ExportError: a layer or a network has no integer form; the message names the module.
+        `path, source, layers, networks, rest, cheapest, dearest` (the last three in ns), `error` and `accuracy_note` of
+        the `LatencyTable`, and `measured`, the number of new rows.
     """
-    if not 0 <= networks <= MOST_NETWORKS:
-        raise ConfigError(f"--n {networks}: expected 0 to {MOST_NETWORKS:,} networks")
+    if not 0 <= networks <= MAX_NETWORKS:
+        raise ConfigError(f"--n {networks}: expected 0 to {MAX_NETWORKS:,} networks")
     source = _source(threads)
     table = run.table.latency or LatencyTable(source=source)
     if table.source != source:
@@ -158,7 +154,7 @@ def _store_summary(run: Run, table: LatencyTable, *, measured: int) -> dict[str,
         "cheapest": cheapest,
         "dearest": most_expensive,
         "error": table.error(costs),
-        "said": table.said(costs),
+        "accuracy_note": table.accuracy_note(costs),
         "measured": measured,
     }
 

@@ -11,7 +11,7 @@ from spos_quant.config import TrainConfig
 from spos_quant.errors import ConfigError, RunError
 from spos_quant.run_dir import locks
 from spos_quant.stages.run import Run
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 
 RANK_MODULE = "spos_quant.stages.distributed"
 """Runs as `python -m`, once per rank; by name, since it imports the stages that import this file."""
@@ -35,7 +35,7 @@ def train_distributed(run: Run, what: str, config: TrainConfig, device: str) -> 
     """
     if config.ranks == 1 or is_rank():
         return False
-    TrainingSteps(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises for an uneven batch
+    TrainingBatches(run.data, config.batch_size, run.seed, world_size=config.ranks)  # raises for an uneven batch
     if config.num_nodes > 1:
         raise ConfigError(
             f"num_nodes={config.num_nodes}: start this on each machine: {OWN_STORE}=1 torchrun "

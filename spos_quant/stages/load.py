@@ -30,7 +30,7 @@ def load(run: str | Path, result: str | None = None) -> nn.Module:
 
 def load_model(result: Result) -> nn.Module:
     """The retrained plain model of a result, in evaluation mode."""
-    result.need_model()
+    result.require_model()
     config = read_bit_config(result.bits_path)
     model = build_plain(space_of(locked_spec(result.run.space, config)))
     load_weights(model, read_weights(result.model_path), str(result.model_path))

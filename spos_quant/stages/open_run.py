@@ -224,7 +224,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def decisive(section: str, settings: BaseModel) -> dict[str, Any]:
+def model_settings(section: str, settings: BaseModel) -> dict[str, Any]:
     """The settings of a section that models depend on, as plain values."""
     values = settings.model_dump(mode="json")
     return {key: value for key, value in values.items() if not _is_free(f"{section}.{key}")}
@@ -241,7 +241,7 @@ def _assigned(options: Options) -> dict[str, Any]:
     return tree
 
 
-def spec_of(target: str, assignments: Sequence[str]) -> SpaceSpec:
+def spec_with_settings(target: str, assignments: Sequence[str]) -> SpaceSpec:
     """A search space with settings of the command line, for commands without a run."""
     return _apply(load_spec(target), _assigned(Options(assignments=tuple(assignments))))
 

@@ -17,7 +17,7 @@ from spos_quant.stages.evaluate import evaluate_result, measured
 from spos_quant.stages.export import export_result, exports, natural_format
 from spos_quant.stages.models import FLOAT_KEY
 from spos_quant.stages.report import write_report
-from spos_quant.stages.retrain import given_result, retrain_result
+from spos_quant.stages.retrain import retrain_result, user_result
 from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import metric_of, search_run
 from spos_quant.stages.search_request import Request
@@ -37,7 +37,7 @@ def run_all(
     steps = [train_supernet(run, device=device, show=show)]
     (found,) = search_run(run, [request], device=device, show=show, workers=workers, ray=ray)
     winner = run.result(found["key"])
-    models = [given_result(run, "float"), *_uniform_baselines(run, winner, request.budgets), winner]
+    models = [user_result(run, "float"), *_uniform_baselines(run, winner, request.budgets), winner]
     for result in models:
         steps.append(retrain_result(result, device=device, show=show))
         for split in ("search-val", "test"):
@@ -74,7 +74,7 @@ def _uniform_baselines(run: Run, winner: Result, budgets: tuple[Budget, ...]) ->
         return []
     costs.sort()
     _, (weight_bits, act_bits) = next((p for p in costs if p[0] >= target), costs[-1])
-    return [given_result(run, f"w{weight_bits}a{act_bits}")]
+    return [user_result(run, f"w{weight_bits}a{act_bits}")]
 
 
 def table_row(result: Result) -> dict[str, Any]:

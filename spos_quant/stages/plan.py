@@ -29,7 +29,7 @@ from spos_quant.train.loop import loss_of, make_optimizer
 from spos_quant.train.paths import make_sampler
 
 FORMAT = "spos-quant/plan/1"
-MOST_GPUS = 100_000
+MAX_GPUS = 100_000
 _TIMES = 8
 _IMAGES = (4, 16)
 """Batch sizes of the two timings that separate the time per step from the time per image."""
@@ -123,8 +123,8 @@ def plan(
     if not 2 <= images <= 10**12:
         raise ConfigError(f"--data-size {images}: expected the number of training images, at least 2")
     for count in gpus:
-        if not 1 <= count <= MOST_GPUS:
-            raise ConfigError(f"--gpus {count}: expected 1 to {MOST_GPUS:,}")
+        if not 1 <= count <= MAX_GPUS:
+            raise ConfigError(f"--gpus {count}: expected 1 to {MAX_GPUS:,}")
     run = Run(Path(), spec, "fake", 0)
     measured, assumed = measure(run, device), assumed or Assumed()
     return {

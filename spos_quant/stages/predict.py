@@ -12,20 +12,20 @@ from spos_quant.data import DataSet, Preprocessing, batch, load_data, preprocess
 from spos_quant.data.arrays import Labels
 from spos_quant.errors import DataError, ExportError
 from spos_quant.export.onnx_file import read_metadata
-from spos_quant.export.runtime import Answers, Floats, OnnxModel, in_batches, softmax_loss
+from spos_quant.export.runtime import Floats, LogitFunction, OnnxModel, in_batches, softmax_loss
 
 _BATCH = 256
-Speaks = tuple[Preprocessing, Sequence[str]]
+FileMetadata = tuple[Preprocessing, Sequence[str]]
 """Metadata of a file: the preprocessing of images and the class names."""
 
 
 def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, Any]:
     """`top1, loss, n, split` of a file on a data set, with the preprocessing of the file's metadata."""
-    speaks = said(path, read_metadata(path))
-    preprocessing, classes = speaks
+    file_metadata = parse_metadata(path, read_metadata(path))
+    preprocessing, classes = file_metadata
     data = load_data(source, input=preprocessing.input, classes=len(classes), seed=seed)
     right, loss, n = 0, 0.0, 0
-    for logits, y in split_answers(OnnxModel(path), path, speaks, data, split):
+    for logits, y in split_answers(OnnxModel(path), path, file_metadata, data, split):
         right += int((logits.argmax(1) == y).sum())
         loss += softmax_loss(logits, y)
         n += len(y)
@@ -33,7 +33,7 @@ def predict_split(path: Path, source: str, split: str, seed: int) -> dict[str, A
 
 
 def split_answers(
-    model: Answers, path: Path, speaks: Speaks, data: DataSet, split: str
+    model: LogitFunction, path: Path, file_metadata: FileMetadata, data: DataSet, split: str
 ) -> Iterator[tuple[Floats, Labels]]:
     """Logits `[N, classes]` and labels `[N]` per batch of a split, with the preprocessing of the file's metadata.
 
@@ -41,7 +41,7 @@ def split_answers(
         DataError: the data has other classes than the file.
         ExportError: the logits have a wrong shape or are not finite.
     """
-    preprocessing, classes = speaks
+    preprocessing, classes = file_metadata
     if tuple(data.classes) != tuple(classes):
         raise DataError(f"{data.name} has the classes {_few(data.classes)}, the model was trained on {_few(classes)}")
     part = data.split(split)
@@ -52,7 +52,7 @@ def split_answers(
 
 def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
     """`predictions`: per image `image, class, probability` and `top`, the five most likely classes in order."""
-    preprocessing, classes = said(path, read_metadata(path))
+    preprocessing, classes = parse_metadata(path, read_metadata(path))
     model = OnnxModel(path)
     predictions = []
     for chosen in in_batches(len(images), _BATCH):
@@ -73,7 +73,7 @@ def predict_images(path: Path, images: Sequence[Path]) -> dict[str, Any]:
     return {"predictions": predictions}
 
 
-def said(path: Path, metadata: Mapping[str, Any]) -> Speaks:
+def parse_metadata(path: Path, metadata: Mapping[str, Any]) -> FileMetadata:
     """Preprocessing and class names from a file's metadata. Raises `ExportError` if they are missing or invalid."""
     classes = metadata.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
@@ -84,7 +84,7 @@ def said(path: Path, metadata: Mapping[str, Any]) -> Speaks:
         raise ExportError(f"{path}: {error}; export it with `spos-quant export`") from None
 
 
-def _logits(model: Answers, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
+def _logits(model: LogitFunction, x: Floats, path: Path, classes: Sequence[str]) -> Floats:
     """The logits of a batch; raises `ExportError` unless they are finite, one per image and class."""
     logits = model(x)
     if logits.shape != (len(x), len(classes)) or not np.isfinite(logits).all():

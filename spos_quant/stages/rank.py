@@ -19,12 +19,12 @@ from spos_quant.errors import BudgetError, ConfigError
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.rank_correlation import ceiling, fidelity, kendall
+from spos_quant.searchers.rank_correlation import ceiling, kendall, rank_agreement
 from spos_quant.space.search_space import Architecture
 from spos_quant.stages.evaluator import logged_evaluator
 from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
 from spos_quant.stages.models import teacher_files
-from spos_quant.stages.open_run import decisive
+from spos_quant.stages.open_run import model_settings
 from spos_quant.stages.report import write_report
 from spos_quant.stages.run import RANKING, Result, Run
 from spos_quant.stages.search import metric_of
@@ -33,7 +33,7 @@ from spos_quant.stages.trainings import train_all, train_teacher
 from spos_quant.streams import Stream, generator
 
 FORMAT = "spos-quant/ranking/1"
-LEAST, MOST, MOST_SEEDS = 4, 10_000, 100
+LEAST, MOST, MAX_SEEDS = 4, 10_000, 100
 STRATA = 5
 _TRIES = 50
 Band = tuple[int, int]
@@ -48,7 +48,7 @@ class Drawn:
     stratum: int
 
 
-def read_band(run: Run, text: str | None) -> Band:
+def parse_cost_range(run: Run, text: str | None) -> Band:
     """Parses `LOW:HIGH` into costs of the run's metric; None: the range of the whole space.
 
     Raises:
@@ -71,8 +71,8 @@ def check(n: int, seeds: int) -> None:
     """Raises `ConfigError` if the number of architectures or seeds is out of range."""
     if not LEAST <= n <= MOST:
         raise ConfigError(f"--n {n}: expected {LEAST} to {MOST:,} architectures")
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise ConfigError(f"--seeds {seeds}: expected 1 to {MOST_SEEDS}")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise ConfigError(f"--seeds {seeds}: expected 1 to {MAX_SEEDS}")
 
 
 def rank_run(
@@ -124,7 +124,7 @@ def rank_run(
         "metric": metric,
         "band": list(band),
         "seeds": numbers,
-        "recipe": decisive("retrain", run.spec.ranked),
+        "recipe": model_settings("retrain", run.spec.ranked),
         **compare(rows, seed=run.seed),
         "rows": rows,
     }
@@ -153,9 +153,9 @@ def compare(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
     judges = {}
     for name, predicted in ((name, values) for name, values in predictors.items() if values):
         of_one = [tau for values in by_seed if (tau := kendall(predicted, values)) is not None]
-        figures = fidelity(predicted, truth, costs, strata, seed=seed)
+        figures = rank_agreement(predicted, truth, costs, strata, seed=seed)
         judges[name] = {**figures, "kendall_of_one": fmean(of_one) if of_one else None}
-    by_cost = fidelity(costs, truth, costs, strata, seed=seed)
+    by_cost = rank_agreement(costs, truth, costs, strata, seed=seed)
     return {
         "judges": judges,
         "by_cost": {key: value for key, value in by_cost.items() if not key.startswith("residual")},
@@ -244,14 +244,14 @@ def _results(run: Run, drawn: Sequence[Drawn]) -> list[Result]:
         name = hashlib.sha256(run.space.encode(one.architecture).encode()).hexdigest()[:12]
         result = Result(run, name, subdirectory=subdirectory)
         config = run.space.bit_config(one.architecture).model_copy(update={"quantizer": quantizer})
-        result.put_bits(config.to_json())
+        result.write_bit_config(config.to_json())
         found.append(result)
     return found
 
 
 def _settings(run: Run) -> str:
     """Digest of everything besides architecture and seed that a stand-alone training depends on."""
-    recipe = decisive("retrain", run.spec.ranked)
+    recipe = model_settings("retrain", run.spec.ranked)
     search = run.spec.search
     parts = [recipe, run.data_source, run.seed, search.recalibration_images, search.batch_size]
     used = [run.supernet_path] if recipe["init"] == "inherit" else []

@@ -19,7 +19,7 @@ from spos_quant.stages.run import Result, Run
 from spos_quant.stages.search import metric_of
 from spos_quant.stages.sensitivity import known_sensitivities
 from spos_quant.stages.train import history
-from spos_quant.supernet.weights import read_saved_metadata
+from spos_quant.supernet.weights import read_weights_metadata
 
 FORMAT = "spos-quant/report/1"
 
@@ -130,7 +130,7 @@ def _result(run: Run, result: Result) -> dict[str, Any]:
         "finalists": search.get("finalists", []),
         "search_val": metrics.get("search_val"),
         "test": metrics.get("test"),
-        "history": read_saved_metadata(result.model_path)["history"] if result.model_path.exists() else [],
+        "history": read_weights_metadata(result.model_path)["history"] if result.model_path.exists() else [],
         "export": exports(result),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from spos_quant.progress import progress
 from spos_quant.searchers.base import Scored
-from spos_quant.searchers.evaluators import LoggedEvaluator
+from spos_quant.searchers.evaluators import CachedEvaluator
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.run import Run
 from spos_quant.stages.search_request import Searched
@@ -52,9 +52,9 @@ class Reranking:
         make: Makes the evaluator that scores on all images; called when the first finalists must be scored.
     """
 
-    def __init__(self, run: Run, make: Callable[[], LoggedEvaluator]) -> None:
+    def __init__(self, run: Run, make: Callable[[], CachedEvaluator]) -> None:
         self.run, self._make = run, make
-        self._evaluate: LoggedEvaluator | None = None
+        self._evaluate: CachedEvaluator | None = None
         self.places = places(run)
 
     def judge(self, searched: Searched, *, deadline: float | None = None, show: bool = False) -> list[Finalist] | None:

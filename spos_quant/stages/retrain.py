@@ -15,12 +15,12 @@ from spos_quant.space.bit_config import BitConfig, parse_uniform, read_bit_confi
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.search_space import SearchSpace
 from spos_quant.stages.evaluate import evaluate_result
-from spos_quant.stages.fold import fold_here, folds, graph_of, is_folded
+from spos_quant.stages.fold import fold_in_process, folds, graph_of, is_folded
 from spos_quant.stages.launch_ranks import train_distributed
 from spos_quant.stages.models import FLOAT_KEY, float_teacher, make_network, recalibration_batches, teacher_files
 from spos_quant.stages.run import Result, Run
 from spos_quant.supernet.weights import save_weights
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import recalibrate
 from spos_quant.train.loop import Training, fit
@@ -28,7 +28,7 @@ from spos_quant.train.paths import Paths
 from spos_quant.train.progressive import LADDER, descent
 
 
-def given_result(run: Run, bits: str) -> Result:
+def user_result(run: Run, bits: str) -> Result:
     """The result of a configuration that the user gave: `w4a4`, `float`, or a file. A new configuration is written.
 
     Raises:
@@ -57,7 +57,7 @@ def given_result(run: Run, bits: str) -> Result:
     else:
         # Raises for an unknown quantizer, operator or bit-width before anything is written.
         build(space_of(locked_spec(run.space, config)))
-        result.put_bits(written)
+        result.write_bit_config(written)
     return result
 
 
@@ -69,7 +69,7 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
     """Retrains a result if needed; returns `key`, `model`, `search_val`, `fold` and `skipped`."""
     skipped = result.model_path.exists() and (is_folded(result) or not folds(result))
     if not skipped and not train_distributed(result.run, result.place, result.recipe, device):
-        retrain_here(result, device=device, show=show)
+        retrain_in_process(result, device=device, show=show)
     return {
         "key": result.key,
         "model": str(result.model_path),
@@ -79,12 +79,12 @@ def retrain_result(result: Result, *, device: str, show: bool) -> dict[str, Any]
     }
 
 
-def retrain_here(result: Result, *, device: str, show: bool) -> None:
+def retrain_in_process(result: Result, *, device: str, show: bool) -> None:
     """Quantization-aware training in this process: the only rank or one of several."""
     if not result.model_path.exists():
         _train_here(result, device=device, show=show)
     if folds(result) and not is_folded(result):
-        fold_here(result, device=device, show=show)
+        fold_in_process(result, device=device, show=show)
 
 
 def _train_here(result: Result, *, device: str, show: bool) -> None:
@@ -127,7 +127,7 @@ def _train_here(result: Result, *, device: str, show: bool) -> None:
 
 
 def _descent(run: Run, space: SearchSpace, config: BitConfig, settings: RetrainConfig) -> Paths:
-    per_epoch = TrainingSteps(run.data, settings.batch_size, run.seed).per_epoch
+    per_epoch = TrainingBatches(run.data, settings.batch_size, run.seed).per_epoch
     return descent(space, config, settings.progressive, settings.steps(per_epoch))
 
 

@@ -279,7 +279,7 @@ class Result:
         found: dict[str, Any] = read_artifact(self.asked_path) if self.asked_path.exists() else {}
         return found
 
-    def put_bits(self, config: Mapping[str, Any]) -> None:
+    def write_bit_config(self, config: Mapping[str, Any]) -> None:
         """Writes its bit configuration; deletes what was made from a different one before."""
         text = json_text(config)
         if self.bits_path.exists() and self.bits_path.read_text("utf-8", "replace") != text:
@@ -299,7 +299,7 @@ class Result:
         store_json(self.metrics_path, known)
         return known
 
-    def need_model(self) -> None:
+    def require_model(self) -> None:
         """Raises `RunError` if the model is not retrained yet."""
         if not self.model_path.exists():
             raise RunError(

@@ -25,7 +25,7 @@ from spos_quant.loggers import Loggers, open_loggers
 from spos_quant.progress import Tick, progress
 from spos_quant.run_dir import digest, store_json
 from spos_quant.searchers.base import Objective, Problem, Scored, drive, searchers
-from spos_quant.searchers.evaluators import LoggedEvaluator
+from spos_quant.searchers.evaluators import CachedEvaluator
 from spos_quant.space.uniform import uniform_architectures
 from spos_quant.stages.evaluator import evaluator_settings, logged_evaluator, open_log
 from spos_quant.stages.gradient_sensitivity import gradient_sensitivity
@@ -98,7 +98,7 @@ def search_run(
 
 
 def _searched(
-    run: Run, requests: list[Request], device: str, show: bool, evaluator: Callable[..., LoggedEvaluator]
+    run: Run, requests: list[Request], device: str, show: bool, evaluator: Callable[..., CachedEvaluator]
 ) -> list[dict[str, Any] | Searched]:
     """The stored summaries of finished requests, and the outcomes of the others, stored at once if not re-ranked."""
     found: list[dict[str, Any] | Searched] = []
@@ -150,7 +150,7 @@ def _settings(run: Run, request: Request) -> dict[str, Any]:
 class _Session:
     """An evaluator and its log, shared by several searches."""
 
-    def __init__(self, run: Run, device: str, evaluate: LoggedEvaluator) -> None:
+    def __init__(self, run: Run, device: str, evaluate: CachedEvaluator) -> None:
         self.run, self.device, self.evaluate = run, device, evaluate
 
     def search(self, request: Request, show: bool) -> Searched:
@@ -214,7 +214,7 @@ def _write(run: Run, searched: Searched, finalists: list[Finalist] | None) -> di
     bitops = None if run.spec.full_precision else total(rows, "bitops")
     cost = {"formula": "bitops/1", "bitops": bitops, "macs": total(rows, "macs")}
     provenance = {"seed": run.seed, "spos_quant": _version(), "space": run.spec.name, "searcher": request.searcher}
-    result.put_bits(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
+    result.write_bit_config(run.space.bit_config(best.architecture, cost=cost, provenance=provenance).to_json())
     asked = [run.space.encode(scored.architecture) for scored in outcome.results]
     summary = {
         "key": request.key,

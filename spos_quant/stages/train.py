@@ -13,7 +13,7 @@ from spos_quant.stages.launch_ranks import train_distributed
 from spos_quant.stages.models import calibrate, calibration_batches, float_teacher
 from spos_quant.stages.run import Run
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.supernet.weights import read_saved_metadata, save_weights
+from spos_quant.supernet.weights import read_weights_metadata, save_weights
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import score
 from spos_quant.train.loop import Training, fit
@@ -29,12 +29,12 @@ def train_supernet(run: Run, *, device: str, show: bool) -> dict[str, Any]:
     if skipped:
         check(run.supernet_path)
     if not skipped and not train_distributed(run, "supernet", run.spec.train, device):
-        train_here(run, device=device, show=show)
+        train_in_process(run, device=device, show=show)
     last = history(run)[-1]
     return {**last, "supernet": str(run.supernet_path), "skipped": skipped}
 
 
-def train_here(run: Run, *, device: str, show: bool) -> None:
+def train_in_process(run: Run, *, device: str, show: bool) -> None:
     """Trains the supernet in this process: the only rank or one of several."""
     fabric = make_fabric(run.spec.train, device)
     sampler = make_sampler(run.spec.train, run.table, run.seed)
@@ -75,6 +75,6 @@ def _untrained(run: Run, supernet: Supernet) -> dict[str, Any]:
 def history(run: Run) -> list[dict[str, Any]]:
     """One record per epoch of the supernet's training; empty if it is not trained yet."""
     records: list[dict[str, Any]] = (
-        read_saved_metadata(run.supernet_path)["history"] if run.supernet_path.exists() else []
+        read_weights_metadata(run.supernet_path)["history"] if run.supernet_path.exists() else []
     )
     return records

@@ -13,12 +13,12 @@ import torch
 from spos_quant.config import RetrainConfig
 from spos_quant.progress import progress, remark
 from spos_quant.run_dir import drop
-from spos_quant.searchers.process_backend import Processes
+from spos_quant.searchers.process_backend import ProcessBackend
 from spos_quant.searchers.worker_pool import WorkerPool
 from spos_quant.stages.evaluate import evaluate_result
 from spos_quant.stages.models import FLOAT
 from spos_quant.stages.open_run import open_existing
-from spos_quant.stages.retrain import given_result, retrain_result
+from spos_quant.stages.retrain import retrain_result, user_result
 from spos_quant.stages.run import RESULTS, Result, Run
 
 SPLITS = ("search-val", "test")
@@ -40,12 +40,14 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
     Returns:
         The paths (`Result.place`) of results that were finished before.
     """
-    todo = [result for result in results if not is_judged(result)]
-    skipped = [result.place for result in results if is_judged(result)]
+    todo = [result for result in results if not is_finished(result)]
+    skipped = [result.place for result in results if is_finished(result)]
     places = [result.place for result in todo]
     if workers and todo:
         _warn_of_threads(min(workers, len(todo)))
-        backend = Processes(partial(make_trainer, run.path, device, torch.get_num_threads()), min(workers, len(todo)))
+        backend = ProcessBackend(
+            partial(make_trainer, run.path, device, torch.get_num_threads()), min(workers, len(todo))
+        )
         pool: WorkerPool[str, str] = WorkerPool(backend, doing="training", smaller="retrain.batch_size")
         with pool, progress("train", len(todo), unit="models", show=show) as tick:
             for place in pool(places):
@@ -54,17 +56,17 @@ def train_all(run: Run, results: Sequence[Result], *, device: str, show: bool, w
     for number, result in enumerate(todo, 1):
         if show and len(todo) > 1:
             remark(f"model {number} of {len(todo)}: {result.name}")
-        train_and_judge(result, device=device, show=show)
+        train_and_score(result, device=device, show=show)
     return skipped
 
 
 def train_teacher(run: Run, recipe: RetrainConfig, *, device: str, show: bool) -> None:
     """Trains the float model of a run if a recipe distills from it and the space has no `weights`."""
     if recipe.distill and run.spec.weights is None:
-        train_all(run, [given_result(run, FLOAT)], device=device, show=show)
+        train_all(run, [user_result(run, FLOAT)], device=device, show=show)
 
 
-def train_and_judge(result: Result, *, device: str, show: bool) -> None:
+def train_and_score(result: Result, *, device: str, show: bool) -> None:
     """Retrains a result and scores it on its splits."""
     retrain_result(result, device=device, show=show)
     for split in _splits(result):
@@ -73,7 +75,7 @@ def train_and_judge(result: Result, *, device: str, show: bool) -> None:
         drop(result.model_path)
 
 
-def is_judged(result: Result) -> bool:
+def is_finished(result: Result) -> bool:
     """Whether a result is retrained and scored on all its splits."""
     kept = result.model_path.exists() or result.subdirectory != RESULTS
     return kept and {split.replace("-", "_") for split in _splits(result)} <= result.metrics().keys()
@@ -100,7 +102,7 @@ def make_trainer(path: Path, device: str, threads: int, number: int) -> Any:
 
     def train(places: Iterable[str]) -> Iterator[str]:
         for place in places:
-            train_and_judge(run.at(place), device=device, show=False)
+            train_and_score(run.at(place), device=device, show=False)
             yield place
 
     return train

@@ -17,10 +17,10 @@ from spos_quant.export.runtime import Floats, compare
 from spos_quant.progress import tracked
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.export import exports
-from spos_quant.stages.fold import shipped_model, ships_folded
+from spos_quant.stages.fold import exports_folded, model_to_export
 from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
-from spos_quant.stages.predict import said, split_answers
+from spos_quant.stages.predict import parse_metadata, split_answers
 from spos_quant.stages.run import Result
 from spos_quant.supernet.measure import measure
 
@@ -61,7 +61,7 @@ def verify_result(result: Result, *, show: bool = False) -> dict[str, Any]:
         "ok": all(
             file["bitops"] == cost["bitops"]
             and file["budget_kept"] is not False
-            and file["agreement"] >= api.LEAST_AGREEMENT
+            and file["agreement"] >= api.MIN_AGREEMENT
             for file in files
         ),
     }
@@ -77,7 +77,7 @@ def _logits(model: nn.Module, result: Result) -> Floats:
 
 def _shipped(result: Result, form: str, logits: Floats) -> Floats:
     """The expected logits of a file, `[N, classes]`: of the trained integers if it exports them, else of the model."""
-    return _logits(shipped_model(result, form), result) if ships_folded(result, form) else logits
+    return _logits(model_to_export(result, form), result) if exports_folded(result, form) else logits
 
 
 def _top1(logits: Floats, result: Result) -> float:
@@ -93,9 +93,9 @@ def _verify_file(
     predicted: dict[str, int],
 ) -> dict[str, Any]:
     form = api.exporters[name]
-    speaks = said(path, form.said(path))
+    file_metadata = parse_metadata(path, form.metadata(path))
     cost, sizes = form.measure(path), form.sizes(path)
-    answers = split_answers(form.open(path), path, speaks, result.run.data, "test")
+    answers = split_answers(form.open(path), path, file_metadata, result.run.data, "test")
     theirs = np.concatenate([part for part, _ in answers])
     parity = compare([(logits, theirs)])
     known = {**cost, **predicted}

@@ -8,14 +8,14 @@ from torch import nn
 from spos_quant.errors import ModelError
 from spos_quant.quant.static import StaticMaker
 from spos_quant.quant.switch import InputQuantizer, SwitchLayer
-from spos_quant.space.search_space import Read, SearchSpace
+from spos_quant.space.search_space import AxisReference, SearchSpace
 from spos_quant.supernet.dry_run import build_body
 from spos_quant.supernet.network import Backbone, named_blocks, places
 
 _STALE = "the network does not match the network shapes of its search space; measure the network shapes again"
 
 
-def attach(space: SearchSpace, body: nn.Module) -> list[tuple[SwitchLayer, Read, Read]]:
+def attach(space: SearchSpace, body: nn.Module) -> list[tuple[SwitchLayer, AxisReference, AxisReference]]:
     """Gives every quantized layer its quantizers; returns the layers with the axis references of their bits.
 
     Raises:

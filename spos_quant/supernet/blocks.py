@@ -201,7 +201,7 @@ _behind: WeakKeyDictionary[Block, Block] = WeakKeyDictionary()
 
 
 @contextmanager
-def followed(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
+def next_block_known(pairs: Iterable[tuple[Block, Block]]) -> Iterator[None]:
     """Tells blocks which block follows while open, so that a residual sum is quantized for it in the same kernel.
 
     Stored outside of the modules, so that copies, which nothing would reset, are not affected. Modules with hooks,

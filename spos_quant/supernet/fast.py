@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from spos_quant.quant.fused_relu import absorbed_relus
+from spos_quant.quant.fused_relu import fused_relus
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.static import parameters_stay, plain_values
-from spos_quant.supernet.blocks import followed
+from spos_quant.quant.static import parameters_stay, plain_tensors
+from spos_quant.supernet.blocks import next_block_known
 from spos_quant.supernet.network import blocks_in_a_row, relus_in_front
 
 
@@ -31,7 +31,7 @@ def fast_steps(model: nn.Module, *, compiled: bool = True) -> Iterator[None]:
         compiled: False disables the compiled loops, and with them the other order of sums.
     """
     device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
-    relus = absorbed_relus(relus_in_front(model))
-    sums = followed(blocks_in_a_row(model))
-    with compiled_kernels(compiled, device), plain_values(model), relus, sums, parameters_stay():
+    relus = fused_relus(relus_in_front(model))
+    sums = next_block_known(blocks_in_a_row(model))
+    with compiled_kernels(compiled, device), plain_tensors(model), relus, sums, parameters_stay():
         yield

@@ -126,7 +126,7 @@ def named_blocks(body: nn.Module) -> dict[str, ChoiceBlock]:
     return {name: module for name, module in body.named_modules() if isinstance(module, ChoiceBlock)}
 
 
-def norms_behind(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm2d]]:
+def layers_with_following_norm(body: nn.Module) -> Iterator[tuple[SwitchLayer, SwitchBatchNorm2d]]:
     """Every layer whose next registered sibling is a BatchNorm, which reads its output in the networks here."""
     for module in body.modules():
         for layer, norm in pairwise(module.children()):

@@ -21,10 +21,10 @@ from spos_quant.progress import remark
 from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.static import StaticMaker, parameters_stay
 from spos_quant.quant.switch import Affine, InputQuantizer, SwitchBatchNorm2d, SwitchLayer
-from spos_quant.space.search_space import Architecture, Read, SearchSpace
+from spos_quant.space.search_space import Architecture, AxisReference, SearchSpace
 from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.attach import attach
-from spos_quant.supernet.network import named_blocks, norms_behind, places
+from spos_quant.supernet.network import layers_with_following_norm, named_blocks, places
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -63,10 +63,10 @@ class Supernet(nn.Module):
         self.architecture: Architecture = ()
         self.activate((0,) * len(space.axes))
 
-    def _split_norms(self) -> list[tuple[SwitchBatchNorm2d, Read]]:
+    def _split_norms(self) -> list[tuple[SwitchBatchNorm2d, AxisReference]]:
         """Splits BatchNorm layers behind quantized layers by weight bits; returns them with their axis references."""
         bits = {layer: weight for layer, weight, _ in self._layers}
-        pairs = list(norms_behind(self.body))
+        pairs = list(layers_with_following_norm(self.body))
         if not pairs:
             raise ConfigError(
                 f"{self.space.name}: batch_norm: per-bits needs layers directly followed by a SwitchBatchNorm2d, which "
@@ -170,7 +170,7 @@ class Supernet(nn.Module):
         latency = read_latency_csv(Path(path))
         latency.check(self.space, str(path))
         self.table = CostTable(self.space, latency)
-        remark(latency.said(self.table))
+        remark(latency.accuracy_note(self.table))
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
         """`n` architectures, uniform over those within the budgets, for example `bitops_budget="6.3Gi"`.
@@ -185,7 +185,7 @@ class Supernet(nn.Module):
         parsed = [parse_budget(text, name.removesuffix("_budget"), self.table) for name, text in budgets.items()]
         return FeasibleSampler(self.table, parsed).sample(rng, n)
 
-    def quantized_layers(self) -> list[tuple[SwitchLayer, Read, Read]]:
+    def quantized_layers(self) -> list[tuple[SwitchLayer, AxisReference, AxisReference]]:
         """Every quantized layer of every operator, with the axis references of its weight and activation bits."""
         return list(self._layers)
 

@@ -32,24 +32,24 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def save_weights(module: nn.Module, path: Path, said: Mapping[str, Any] | None = None) -> None:
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes all tensors of a module as safetensors, atomically, with their checksum.
 
     Args:
         module: A model or a supernet.
         path: The file.
-        said: Metadata of plain values, stored in the file's header; `read_saved_metadata` returns it.
+        metadata: Metadata of plain values, stored in the file's header; `read_weights_metadata` returns it.
     """
-    save_tensors(dict(named_tensors(module)), path, said)
+    save_tensors(dict(named_tensors(module)), path, metadata)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, said: Mapping[str, Any] | None = None) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes named tensors as `save_weights` does."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    store(path, save(plain, metadata={_METADATA_KEY: json.dumps(dict(said or {}))}))
+    store(path, save(plain, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))}))
 
 
-def read_saved_metadata(path: Path) -> dict[str, Any]:
+def read_weights_metadata(path: Path) -> dict[str, Any]:
     """The metadata that `save_weights` wrote into a file's header. Raises `RunError` if the file is damaged."""
     check(path)
     try:

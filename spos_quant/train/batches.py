@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from spos_quant.data import DataSet, batch, order, stratified
 from spos_quant.errors import ConfigError
-from spos_quant.interrupt import leave_to_parent
+from spos_quant.interrupt import reset_in_child
 
 Batch = tuple[Tensor, Tensor]
 """Images `[n, C, H, W]` float32 and labels `[n]` int64."""
@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 _KEEP_BYTES = 1 << 30
 
 
-class TrainingSteps(Dataset[Batch]):
+class TrainingBatches(Dataset[Batch]):
     """The batch of every training step, indexed by step number.
 
     An epoch visits every image at most once, in its own order, and drops the last images that do not fill a batch. Each
@@ -56,10 +56,10 @@ class TrainingSteps(Dataset[Batch]):
         return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def loader(steps: TrainingSteps, first: int, last: int, workers: int) -> Iterator[Batch]:
+def loader(steps: TrainingBatches, first: int, last: int, workers: int) -> Iterator[Batch]:
     """The batches of steps `first` to `last - 1`, prepared by `workers` processes (0: by this process)."""
     made: DataLoader[Batch] = DataLoader(
-        steps, batch_size=None, sampler=range(first, last), num_workers=workers, worker_init_fn=leave_to_parent
+        steps, batch_size=None, sampler=range(first, last), num_workers=workers, worker_init_fn=reset_in_child
     )
     return iter(made)
 

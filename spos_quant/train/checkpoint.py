@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from spos_quant.progress import remark
-from spos_quant.supernet.weights import load_weights, named_tensors, read_saved_metadata, read_weights, save_tensors
+from spos_quant.supernet.weights import load_weights, named_tensors, read_weights, read_weights_metadata, save_tensors
 
 _MODEL, _MOMENTUM, _AVERAGE = "model.", "momentum.", "average."
 
 
 @dataclass
-class Position:
+class TrainingProgress:
     """The progress of a training: its state outside of the model and the optimizer."""
 
     step: int = 0
@@ -42,7 +42,11 @@ class Checkpoint:
     identity: str
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, average: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        position: TrainingProgress,
+        average: Mapping[str, Tensor],
     ) -> None:
         """Replaces the file. Raises `RunError` if it cannot be written."""
         tensors = {_MODEL + name: tensor for name, tensor in named_tensors(model)}
@@ -54,18 +58,20 @@ class Checkpoint:
         metadata = {"identity": self.identity, "threads": torch.get_num_threads(), **vars(position)}
         save_tensors(tensors, self.path, metadata)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]) -> Position:
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
+    ) -> TrainingProgress:
         """Restores model, optimizer and average; returns the start position if this training has no checkpoint.
 
         Raises:
             RunError: the file is damaged.
         """
         if not self.path.exists():
-            return Position()
-        metadata = read_saved_metadata(self.path)
+            return TrainingProgress()
+        metadata = read_weights_metadata(self.path)
         if metadata.pop("identity", None) != self.identity:
             remark(f"{self.path} is of another training and is ignored; this training starts from the beginning")
-            return Position()
+            return TrainingProgress()
         if metadata.pop("threads") != torch.get_num_threads():
             remark(
                 f"{self.path} was made with another number of threads: last bits may differ from an uninterrupted run"
@@ -78,4 +84,4 @@ class Checkpoint:
                 optimizer.state[parameter]["momentum_buffer"] = tensors[_MOMENTUM + name].to(parameter.device)
         for name, value in average.items():
             value.copy_(tensors[_AVERAGE + name])
-        return Position(**metadata)
+        return TrainingProgress(**metadata)

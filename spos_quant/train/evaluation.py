@@ -33,7 +33,7 @@ def batch_norms(module: nn.Module) -> list[Any]:
     return [m for m in found if m.running_mean is not None]  # layers may have none
 
 
-def to_evaluation(module: nn.Module) -> None:
+def ensure_eval(module: nn.Module) -> None:
     """Sets evaluation mode unless it is set: `eval()` visits thousands of submodules of a supernet."""
     if module.training:
         module.eval()
@@ -55,7 +55,7 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
     """
     norms = batch_norms(module) if norms is None else norms
     before = [norm.momentum for norm in norms]
-    to_evaluation(module)
+    ensure_eval(module)
     device = next(module.parameters()).device
     seen = 0
     try:
@@ -79,7 +79,7 @@ def recalibrate(module: nn.Module, batches: Iterable[object], norms: list[Any] |
 @torch.no_grad()
 def score(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Accuracy and loss of a module on batches of images and labels. The module is left in evaluation mode."""
-    to_evaluation(module)
+    ensure_eval(module)
     device = next(module.parameters()).device
     # Accumulated on the device: every transfer to the host synchronizes a GPU.
     correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -30,7 +30,7 @@ from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import Bits, SwitchLayer
 from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.supernet import Supernet
-from spos_quant.train.evaluation import batch_norms, to_evaluation
+from spos_quant.train.evaluation import batch_norms, ensure_eval
 
 Pair = tuple[Bits, Bits]
 """Weight bits and activation bits."""
@@ -69,7 +69,7 @@ def fisher_sensitivity(
     for start, group in groupby(sorted(wanted, key=lambda p: p.start), key=lambda p: p.start):
         supernet.activate(start)
         prepare()
-        to_evaluation(supernet)
+        ensure_eval(supernet)
         some = list(group)
         changes = {p: _changes(supernet, p) for p in some}
         supernet.activate(start)

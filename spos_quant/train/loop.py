@@ -29,8 +29,8 @@ from spos_quant.streams import Stream, torch_seed
 from spos_quant.supernet.fast import fast_steps
 from spos_quant.supernet.supernet import Supernet, param_groups
 from spos_quant.train.allocation import keep_freed_memory
-from spos_quant.train.batches import TrainingSteps, loader
-from spos_quant.train.checkpoint import Checkpoint, Position
+from spos_quant.train.batches import TrainingBatches, loader
+from spos_quant.train.checkpoint import Checkpoint, TrainingProgress
 from spos_quant.train.devices import repeatable
 from spos_quant.train.ema import WeightAverage
 from spos_quant.train.evaluation import batch_norms
@@ -120,7 +120,7 @@ class _Loop:
     ) -> None:
         self.fabric, self.model, self.training, self.config = fabric, model, training, training.config
         self.teacher, self.paths = teacher, paths
-        self.steps = TrainingSteps(
+        self.steps = TrainingBatches(
             training.data,
             self.config.batch_size,
             training.seed,
@@ -137,7 +137,9 @@ class _Loop:
         self.average = WeightAverage(model, self.config.ema) if self.config.ema else None
         self.checkpoint = None if training.checkpoint is None else Checkpoint(training.checkpoint, training.identity)
         self.position = (
-            Position() if self.checkpoint is None else self.checkpoint.load(model, self.optimizer, self._averages())
+            TrainingProgress()
+            if self.checkpoint is None
+            else self.checkpoint.load(model, self.optimizer, self._averages())
         )
         self.meter = Meter(**self.position.meter)
         self.wrapped, self.wrapped_optimizer = fabric.setup(model, self.optimizer)

@@ -86,7 +86,7 @@ def cifar_mobilenet(classes: int) -> nn.Module:
     return made
 
 
-def spec_of(name: str, size: int, classes: int = 10, **more: Any) -> SpaceSpec:
+def spec_with_settings(name: str, size: int, classes: int = 10, **more: Any) -> SpaceSpec:
     raw = {"name": name, "backbone": name, "input": [3, size, size], "classes": classes, **more}
     return parse_spec(raw, name)
 
@@ -115,7 +115,7 @@ def test_float_weights_and_outputs_equal_the_published_network(name: str, tmp_pa
     theirs = randomize(reference(name))
     torch.save(theirs.state_dict(), tmp_path / "w.pt")
     axes = {"width": [0.5, 1.0, 1.5], "bits": [[2, 4], [8, 8]]}
-    space = space_of(spec_of(name, 32, axes=axes, weights=str(tmp_path / "w.pt")))
+    space = space_of(spec_with_settings(name, 32, axes=axes, weights=str(tmp_path / "w.pt")))
     made = build(space).eval()
     x = torch.randn(4, 3, 32, 32)
     expected = theirs(x)
@@ -135,14 +135,14 @@ def test_float_weights_and_outputs_equal_the_published_network(name: str, tmp_pa
         slot.quantized for slot, _ in space.active_layers(made.architecture)
     )
     # Without candidates, the subnet is a plain float network with the same parameter names.
-    plain = build(space_of(spec_of(name, 32, weights=str(tmp_path / "w.pt")))).subnet(()).eval()
+    plain = build(space_of(spec_with_settings(name, 32, weights=str(tmp_path / "w.pt")))).subnet(()).eval()
     assert list(plain.state_dict()) == list(theirs.state_dict())
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
     torch.save(reference("resnet32").state_dict(), tmp_path / "w.pt")
-    made = build(space_of(spec_of("resnet20", 8)))
+    made = build(space_of(spec_with_settings("resnet20", 8)))
     with pytest.raises(ModelError, match=r"the backbone has not, first 'layer1.3.conv1.weight'"):
         load_float_weights(made, tmp_path / "w.pt")
 
@@ -165,7 +165,7 @@ def test_file_of_a_deeper_network_is_refused(tmp_path: Path) -> None:
 )
 def test_multiply_adds_and_parameters(name: str, size: int, classes: int, macs: int) -> None:
     """Equal to published numbers or a formula, and to torch's counter on the reference network."""
-    network_shapes = measure(spec_of(name, size, classes))
+    network_shapes = measure(spec_with_settings(name, size, classes))
     theirs = reference(name, classes).to("meta").eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -244,12 +244,12 @@ def test_any_image_size_fits(name: str, size: int) -> None:
 
 
 def test_images_of_other_channels_do_not_run() -> None:
-    made = build(space_of(spec_of("resnet20", 8)))
+    made = build(space_of(spec_with_settings("resnet20", 8)))
     with pytest.raises(RuntimeError, match="channels"):
         made(torch.randn(1, 1, 8, 8))
 
 
 def test_unknown_backbone() -> None:
     with pytest.raises(ConfigError, match="unknown backbone 'resnet19'; did you mean 'resnet18'"):
-        measure(spec_of("resnet19", 8))
+        measure(spec_with_settings("resnet19", 8))
     assert set(backbones) >= {"resnet18", "resnet34", "resnet20", "resnet32", "resnet56", "digits-resnet"}

@@ -95,12 +95,12 @@ def test_names_of_results(call, tmp_path, run, command, key):
 
 @pytest.mark.parametrize("name", ["..json", "...bits.json", "a b;c.json", "größe.json", "-x.json"])
 def test_names_of_bit_configuration_files_stay_inside_the_run(tmp_path, run, name):
-    from spos_quant.stages.retrain import given_result
+    from spos_quant.stages.retrain import user_result
 
     path = tmp_path / name
     path.write_text(json.dumps(run.space.uniform_config(3, 3).to_json()))
     before = set(contents(tmp_path))
-    result = given_result(run, str(path))
+    result = user_result(run, str(path))
     assert result.path.resolve().parent == (run.path / "results").resolve()
     new = [tmp_path / text for text in set(contents(tmp_path)) - before]
     assert sorted(p.name for p in new) == sorted([result.key, "checksums.sha256", "x.bits.json"])
@@ -134,14 +134,14 @@ def test_configurations_that_cannot_be_built_are_not_written(call, tmp_path, run
 
 
 def test_another_configuration_of_the_same_name(call, tmp_path, run):
-    from spos_quant.stages.retrain import given_result
+    from spos_quant.stages.retrain import user_result
 
     (run.path / "supernet.safetensors").write_bytes(b"")
     for name, op in (("a b.json", "conv3x3"), ("a-b.json", "conv5x5")):
         raw = run.space.uniform_config(4, 4).to_json()
         raw["blocks"]["layer1.0"]["op"] = op
         (tmp_path / name).write_text(json.dumps(raw))
-    given_result(run, "a b.json")
+    user_result(run, "a b.json")
     # Also if only the quantizer differs.
     raw = run.space.uniform_config(4, 4).to_json()
     (tmp_path / "a-b.json").write_text(json.dumps({**raw, "quantizer": "absmax+pact"}))

@@ -132,8 +132,8 @@ def test_the_error_is_leave_one_out():
     found = table.error(CostTable(SPACE, table))
     assert found == {"networks": 3, "mean": pytest.approx(np.mean(off)), "largest": pytest.approx(max(off))}
     assert table.with_rest(CostTable(SPACE, table)).rest == 200_000
-    assert "of 3 whole networks it is off by" in table.said(CostTable(SPACE, table))
-    assert "not known" in LatencyTable(ROWS).said(TABLE)
+    assert "of 3 whole networks it is off by" in table.accuracy_note(CostTable(SPACE, table))
+    assert "not known" in LatencyTable(ROWS).accuracy_note(TABLE)
     with pytest.raises(ConfigError, match="a network of another space"):
         LatencyTable(ROWS, networks={"0,1": 5}).error(TABLE)
 

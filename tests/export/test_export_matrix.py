@@ -73,7 +73,7 @@ def same_cost(path, made: nn.Module, x: torch.Tensor) -> None:
 
 @pytest.fixture(autouse=True)
 def _ties_flip_labels_of_untrained_networks(monkeypatch):
-    monkeypatch.setattr(api, "LEAST_AGREEMENT", 0.7)
+    monkeypatch.setattr(api, "MIN_AGREEMENT", 0.7)
 
 
 @pytest.mark.parametrize(("backbone", "weight_bits", "act_bits"), CASES)

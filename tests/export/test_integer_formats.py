@@ -18,7 +18,7 @@ from spos_quant.export.integer.file import (
     IntegerModel,
     measure_integers,
     read_integers,
-    read_saved_metadata,
+    read_integers_metadata,
     write_integers,
 )
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
@@ -133,7 +133,7 @@ def test_export_checks_and_reports(form, tmp_path):
 
 
 def test_the_refusal_of_other_labels_suggests_integer_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "LEAST_AGREEMENT", 1.01)
+    monkeypatch.setattr(api, "MIN_AGREEMENT", 1.01)
     with pytest.raises(ExportError, match=r"other labels.*retrain\.fold"):
         sq.export_onnx(model("resnet", 4, 4), images(8, seed=2), tmp_path / "m", format="onnx-int8")
     assert list(tmp_path.iterdir()) == []
@@ -144,7 +144,7 @@ def test_a_written_graph_is_read_back(tmp_path):
     write_integers(made, tmp_path / "a.safetensors", {"classes": ["a"]})
     write_integers(read_integers(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {"classes": ["a"]})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert read_saved_metadata(tmp_path / "a.safetensors") == {"classes": ["a"]}
+    assert read_integers_metadata(tmp_path / "a.safetensors") == {"classes": ["a"]}
 
 
 class Half(torch.nn.Module):

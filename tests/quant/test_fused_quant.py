@@ -16,7 +16,7 @@ from spos_quant.quant import kernels
 from spos_quant.quant.fused_quant import FusedIntQuant
 from spos_quant.quant.kernels import COMPILE_SECONDS, compiled_kernels
 from spos_quant.quant.quantizers import absmax, gaussian, pact
-from spos_quant.quant.scales import StatisticalStep
+from spos_quant.quant.scales import StatisticalScale
 
 LAYERS = {
     "conv": (lambda **q: qnn.QuantConv2d(6, 8, 3, padding=1, **q), (5, 6, 7, 7)),
@@ -33,7 +33,7 @@ LAYERS = {
 def pair(kind: str, bits: int, signed: bool, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module, Tensor]:
     """A fused layer, a stock one with the same numbers, and an input with values beyond the clip."""
     made = []
-    for int_quant, scaling in ((FusedIntQuant, StatisticalStep), (IntQuant, StatsFromParameterScaling)):
+    for int_quant, scaling in ((FusedIntQuant, StatisticalScale), (IntQuant, StatsFromParameterScaling)):
         torch.manual_seed(0)
         make, shape = LAYERS[kind]
         weight = gaussian(bits).let(int_quant=int_quant, scaling_impl=scaling)

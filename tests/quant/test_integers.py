@@ -13,7 +13,7 @@ from spos_quant.quant import integers
 from spos_quant.quant.fused_quant import integer_codes
 from spos_quant.quant.integers import integer_convolution, integers_available
 from spos_quant.quant.kernels import compiled_kernels
-from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, absorbed_norms, kept_weights
+from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, cached_weights, fused_norms
 
 needs_vnni = pytest.mark.skipif(not integers_available(), reason="needs VNNI and oneDNN")
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -67,7 +67,7 @@ def test_sums_are_those_of_fake_quantization(
 ) -> None:
     layer, x = layer_of(kind, weight_bits, act_bits, signed), images(signed)
     expected = layer(x)
-    with counted(monkeypatch) as calls, kept_weights([layer], integers=True):
+    with counted(monkeypatch) as calls, cached_weights([layer], integers=True):
         made = layer(x)
     assert calls == [not (signed and act_bits == 1)]  # signed 1 bit has no zero, so no integer codes
     torch.testing.assert_close(made, expected, rtol=2e-6, atol=2e-6 * float(expected.abs().max()))
@@ -77,7 +77,7 @@ def test_sums_are_those_of_fake_quantization(
 @torch.no_grad()
 def test_slices_and_other_shapes_are_packed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of("bias", 4, 4, signed=False)
-    with counted(monkeypatch) as calls, kept_weights([layer], integers=True):
+    with counted(monkeypatch) as calls, cached_weights([layer], integers=True):
         for inputs, outputs, side in ((8, 12, 9), (4, 6, 9), (8, 3, 7), (8, 12, 9)):
             layer.activate_channels(inputs, outputs)
             x = images(signed=False, side=side)[:, :inputs]
@@ -102,7 +102,7 @@ def test_a_layer_applies_an_absorbed_norm(kind: str, weight_bits: int | None) ->
     for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         tensor.uniform_(0.5, 2)
     expected = norm(layer(x))
-    with kept_weights([layer], integers=True), absorbed_norms([(layer, norm)]):
+    with cached_weights([layer], integers=True), fused_norms([(layer, norm)]):
         y = layer(x)
         assert norm(y) is y
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
@@ -114,11 +114,11 @@ def test_a_layer_applies_an_absorbed_norm(kind: str, weight_bits: int | None) ->
 @torch.no_grad()
 def test_nothing_is_kept_after_the_weights_may_have_changed() -> None:
     layer, x = layer_of("3x3", 4, 4, signed=False), images(signed=False)
-    with kept_weights([layer], integers=True):
+    with cached_weights([layer], integers=True):
         layer(x)
     layer.weight.mul_(-2)
     expected = layer(x)
-    with kept_weights([layer], integers=True):
+    with cached_weights([layer], integers=True):
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_what_has_no_kernel_is_computed_in_float(change: str) -> None:
         other.activate_bits(4, 4)
         layer = other
     expected = layer(x)
-    with kept_weights([layer], integers=True):
+    with cached_weights([layer], integers=True):
         assert integer_convolution(layer, x) is None
         assert torch.equal(layer(x), expected)
 
@@ -149,7 +149,7 @@ def test_what_has_no_kernel_is_computed_in_float(change: str) -> None:
 @needs_vnni
 def test_gradients_are_those_of_fake_quantization() -> None:
     layer, x = layer_of("3x3", 4, 4, signed=False), images(signed=False)
-    with kept_weights([layer], integers=True):
+    with cached_weights([layer], integers=True):
         layer(x).sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().max() > 0

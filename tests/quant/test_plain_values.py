@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spos_quant.quant.quantizers import quantizer_pair
-from spos_quant.quant.static import StaticMaker, plain_values
+from spos_quant.quant.static import StaticMaker, plain_tensors
 from spos_quant.quant.switch import InputQuantizer, SwitchLayer
 
 WAITS = ("_local_scalar_dense", "lift_fresh", "is_nonzero")
@@ -51,7 +51,7 @@ def test_no_training_step_waits_for_a_value(bits: int, quantizer: str) -> None:
     layer = switchable(bits, quantizer)
     plain = StaticMaker().layer(layer)
     for module in (layer, plain):
-        with plain_values(module):
+        with plain_tensors(module):
             step(module)  # tensors that are created only once are created here
             with Waiting() as waiting:
                 step(module)
@@ -61,7 +61,7 @@ def test_no_training_step_waits_for_a_value(bits: int, quantizer: str) -> None:
 def test_plain_values_equal_quantized_tensors_which_are_restored() -> None:
     layer = StaticMaker().layer(switchable(4, "gaussian+pact"))
     x = torch.rand(2, 4, 6, 6)
-    with pytest.raises(RuntimeError), plain_values(layer):
+    with pytest.raises(RuntimeError), plain_tensors(layer):
         assert not isinstance(layer.quant_weight(), QuantTensor)
         inner = layer(x)
         raise RuntimeError
@@ -78,7 +78,7 @@ def test_layers_that_need_scales_keep_them(asks: str) -> None:
     layer = qnn.QuantConv2d(4, 6, 3, weight_quant=weights(4), input_quant=acts(4, False), **more)
     x = torch.rand(2, 4, 6, 6)
     expected = layer(x)
-    with plain_values(layer):
+    with plain_tensors(layer):
         found = layer(x)
     values = [y.value if isinstance(y, QuantTensor) else y for y in (expected, found)]
     assert torch.equal(*values)

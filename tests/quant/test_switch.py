@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spos_quant.errors import ModelError
 from spos_quant.quant.quantizers import absmax, gaussian, pact
-from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, kept_weights
+from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer, cached_weights
 
 CASES: dict[str, tuple[Any, tuple[tuple[int, int], ...]]] = {
     "conv": (lambda: nn.Conv2d(6, 8, 3, padding=1, bias=False), ((6, 8), (6, 2), (4, 6), (1, 1))),
@@ -272,7 +272,7 @@ def test_a_weight_is_quantized_once_while_weights_are_kept() -> None:
     layer.activate_bits(2, None)
     expected = layer(x)
     calls.clear()
-    with torch.no_grad(), kept_weights([layer]):
+    with torch.no_grad(), cached_weights([layer]):
         assert torch.equal(layer(x), expected)
         assert torch.equal(layer(x), expected)
         layer.activate_channels(4, 3)

@@ -17,7 +17,7 @@ from toy import toy_space
 from spos_quant.errors import RunError
 from spos_quant.searchers.base import Evaluation, drive, searchers
 from spos_quant.searchers.evaluation_log import FORMAT, EvaluationLog
-from spos_quant.searchers.evaluators import LoggedEvaluator
+from spos_quant.searchers.evaluators import CachedEvaluator
 
 SPACE = toy_space(3)
 SOME = [
@@ -212,19 +212,19 @@ def test_only_what_is_missing_is_evaluated_and_order_is_kept(path):
     with EvaluationLog(path, SPACE, "one") as log:
         for e in SOME[1::2]:
             log.add(e)
-        found = list(LoggedEvaluator(function, log)(asked))
+        found = list(CachedEvaluator(function, log)(asked))
         assert [e.architecture for e in found] == asked
         assert function.asked == asked[0::2]
         assert found[1::2] == SOME[1::2]
         assert [e.score for e in found[0::2]] == [function.score(a) for a in asked[0::2]]
-        assert list(LoggedEvaluator(function, log)(asked)) == found
+        assert list(CachedEvaluator(function, log)(asked)) == found
         assert len(function.asked) == len(asked[0::2])
-    assert list(LoggedEvaluator(function, EvaluationLog(path, SPACE, "one"))(asked)) == found
+    assert list(CachedEvaluator(function, EvaluationLog(path, SPACE, "one"))(asked)) == found
 
 
 def test_new_evaluations_are_on_disk_before_they_are_yielded(path):
     with EvaluationLog(path, SPACE, "one") as log, EvaluationLog(path, SPACE, "one") as reader:
-        for i, evaluation in enumerate(LoggedEvaluator(Additive(SPACE), log)([e.architecture for e in SOME[:4]])):
+        for i, evaluation in enumerate(CachedEvaluator(Additive(SPACE), log)([e.architecture for e in SOME[:4]])):
             assert len(reader) == i + 1
             assert reader.get(evaluation.architecture) == evaluation
 
@@ -233,7 +233,7 @@ def test_an_architecture_named_twice_is_evaluated_once(path):
     a, b, c = (e.architecture for e in SOME[:3])
     function = Additive(SPACE)
     with EvaluationLog(path, SPACE, "one") as log:
-        found = list(LoggedEvaluator(function, log)([a, a, b, a, c]))
+        found = list(CachedEvaluator(function, log)([a, a, b, a, c]))
     assert [e.architecture for e in found] == [a, a, b, a, c]
     assert [e.score for e in found] == [function.score(x) for x in (a, a, b, a, c)]
     assert function.asked == [a, b, c]
@@ -244,7 +244,7 @@ def test_another_process_may_write_to_the_log_meanwhile(path):
     asked = [e.architecture for e in SOME[:6]]
     with EvaluationLog(path, SPACE, "one") as log, EvaluationLog(path, SPACE, "one") as other:
         found = []
-        for evaluation in LoggedEvaluator(function, log)(asked):
+        for evaluation in CachedEvaluator(function, log)(asked):
             found.append(evaluation)
             if len(found) == 1:
                 for a in asked[2:4]:
@@ -263,7 +263,7 @@ def test_an_interrupted_search_resumes(path, name, lost_after):
     def run(function):
         with EvaluationLog(path, SPACE, "one") as log:
             costs, keeps = p.sampler.table.totals, p.sampler.keeps
-            return drive(searchers[name](p), LoggedEvaluator(function, log), costs, keeps)
+            return drive(searchers[name](p), CachedEvaluator(function, log), costs, keeps)
 
     class Broken(Additive):
         def __call__(self, architectures):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_quant.searchers.base import Objective, Scored
-from spos_quant.searchers.pareto import contenders, front, hypervolume
+from spos_quant.searchers.pareto import front, hypervolume, pareto_candidates
 
 results = st.lists(
     st.builds(
@@ -41,7 +41,7 @@ def test_front_is_the_set_of_non_dominated_results(found):
 @given(results)
 def test_the_front_of_the_contenders_is_the_front_of_all(found):
     costs = np.array([s.cost for s in found], dtype=np.int64)
-    kept = contenders(costs, np.array([s.score for s in found], dtype=np.float64))
+    kept = pareto_candidates(costs, np.array([s.score for s in found], dtype=np.float64))
     assert front(found[i] for i in kept.tolist()) == front(found)
     best = {(s.cost, s.score) for s in front(found)}
     assert kept.tolist() == [i for i, s in enumerate(found) if (s.cost, s.score) in best]

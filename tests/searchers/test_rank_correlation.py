@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from spos_quant.searchers.rank_correlation import (
     ceiling,
-    fidelity,
     interval,
     kendall,
+    rank_agreement,
     regret,
     residuals,
     spearman,
@@ -95,10 +95,10 @@ def test_the_interval_contains_the_statistic_and_follows_from_the_seed():
 
 def test_a_perfect_prediction_and_its_opposite():
     truth, costs, strata = [0.1, 0.4, 0.2, 0.9, 0.5, 0.7], [3, 5, 7, 20, 30, 40], [0, 0, 0, 1, 1, 1]
-    found = fidelity(truth, truth, costs, strata, seed=0)
+    found = rank_agreement(truth, truth, costs, strata, seed=0)
     assert [found[key] for key in ("kendall", "spearman", "within_strata", "residual")] == pytest.approx([1.0] * 4)
     assert found["regret"] == {"1": 0.0, "3": 0.0, "5": 0.0}
-    against = fidelity([-t for t in truth], truth, costs, strata, seed=0)
+    against = rank_agreement([-t for t in truth], truth, costs, strata, seed=0)
     assert against["kendall"] == pytest.approx(-1)
     assert against["regret"]["1"] == pytest.approx(0.8)
 

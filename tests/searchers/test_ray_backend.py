@@ -16,7 +16,7 @@ from ray_nodes import kill_node, node, wait_for_nodes
 from test_worker_pool import MANY, StubEvaluator
 
 from spos_quant.errors import ConfigError, DataError, RunError
-from spos_quant.searchers.ray_backend import Actors, Share, check_address
+from spos_quant.searchers.ray_backend import RayBackend, Share, check_address
 from spos_quant.searchers.worker_pool import EvaluatorPool
 
 pytestmark = pytest.mark.ray
@@ -41,7 +41,7 @@ def stub_evaluator(folder: Path, mode: str, number: int, gpu: bool) -> StubEvalu
 
 
 def actors(folder: Path, mode: str, workers: int, cpus: float = 1.0, gpus: float | None = None) -> EvaluatorPool:
-    return EvaluatorPool(Actors(partial(stub_evaluator, folder, mode), "local", workers, cpus=cpus, gpus=gpus))
+    return EvaluatorPool(RayBackend(partial(stub_evaluator, folder, mode), "local", workers, cpus=cpus, gpus=gpus))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -192,7 +192,9 @@ def test_a_node_killed_during_the_search(tmp_path, monkeypatch, capsys):
         wait_for_nodes(address, 1, first)
         with node("--address", address) as second:
             wait_for_nodes(address, 2, first, second)
-            with EvaluatorPool(Actors(partial(slow_evaluator, tmp_path), address, 0, cpus=1.0, gpus=None)) as evaluate:
+            with EvaluatorPool(
+                RayBackend(partial(slow_evaluator, tmp_path), address, 0, cpus=1.0, gpus=None)
+            ) as evaluate:
                 assert evaluate._backend.size == 2
                 answers = evaluate(many)
                 got = [next(answers)]

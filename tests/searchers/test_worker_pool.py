@@ -15,7 +15,7 @@ import pytest
 
 from spos_quant.errors import DataError, RunError
 from spos_quant.searchers.base import Evaluation
-from spos_quant.searchers.process_backend import Processes
+from spos_quant.searchers.process_backend import ProcessBackend
 from spos_quant.searchers.worker_pool import EvaluatorPool, WorkerPool
 
 MANY = [(i, i % 3) for i in range(17)]
@@ -58,7 +58,7 @@ def stub_evaluator(folder: Path, mode: str, number: int) -> StubEvaluator:
 
 
 def pool(folder: Path, mode: str, workers: int) -> EvaluatorPool:
-    return EvaluatorPool(Processes(partial(stub_evaluator, folder, mode), workers))
+    return EvaluatorPool(ProcessBackend(partial(stub_evaluator, folder, mode), workers))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -159,7 +159,7 @@ def test_workers_that_die_while_they_start_are_not_started_forever(tmp_path, cap
 
 
 def test_any_tasks_and_answers(tmp_path):
-    with WorkerPool(Processes(partial(_shout, "!"), 2), doing="shouting") as shout:
+    with WorkerPool(ProcessBackend(partial(_shout, "!"), 2), doing="shouting") as shout:
         assert list(shout(["a", "b", "c"])) == ["A!", "B!", "C!"]
 
 

@@ -35,7 +35,7 @@ def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[Non
 
     @contextmanager
     def after(models: int) -> Iterator[None]:
-        real, left = trainings.train_and_judge, models
+        real, left = trainings.train_and_score, models
 
         def train(result, **how):
             nonlocal left
@@ -45,7 +45,7 @@ def interrupted_after(monkeypatch) -> Callable[[int], AbstractContextManager[Non
             real(result, **how)
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainings, "train_and_judge", train)
+            patch.setattr(trainings, "train_and_score", train)
             yield
 
     return after

@@ -20,7 +20,7 @@ from spos_quant.errors import BudgetError, ConfigError, ExportError, SpaceError
 from spos_quant.export.onnx_file import measure_onnx
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages import bench
-from spos_quant.stages.bench_entries import draw, read_words
+from spos_quant.stages.bench_entries import draw, parse_items
 from spos_quant.stages.open_run import Options, open_existing, plan_run
 
 QUICK = [
@@ -145,7 +145,7 @@ def test_a_new_configuration_deletes_the_models_of_every_seed(copy):
     result = run.result("bits-w2a2")
     assert result.with_seed(run.seed) == result
     other = run.space.uniform_config(4, 4).to_json()
-    result.put_bits(other)
+    result.write_bit_config(other)
     assert [path.name for path in result.folder.rglob("*") if path.suffix in (".safetensors", ".onnx")] == []
     assert read_bit_config(result.with_seed(1).bits_path).to_json() == other
 
@@ -205,13 +205,13 @@ def budget(run, text="2.2M"):
 )
 def test_wrong_words_are_explained(planned, texts, kind, message):
     with pytest.raises(kind, match=message):
-        read_words(planned, texts, [budget(planned)])
+        parse_items(planned, texts, [budget(planned)])
 
 
 @pytest.mark.parametrize("word", ["best", "random:2", "evolution"])
 def test_words_that_need_a_budget_say_so(planned, word):
     with pytest.raises(BudgetError, match=f"{word} needs a budget; give one or several, such as --bitops-budget 35%"):
-        read_words(planned, ["w2a2", word], [])
+        parse_items(planned, ["w2a2", word], [])
 
 
 def test_draws_are_distinct_within_the_budget_and_share_a_prefix(planned):

@@ -13,7 +13,7 @@ from spos_quant.stages.open_run import open_existing
 
 
 def test_scores_do_not_depend_on_the_size_of_a_search(tiny_run, monkeypatch):
-    parts = evaluator.parts_of(open_existing(str(tiny_run)))
+    parts = evaluator.evaluator_parts(open_existing(str(tiny_run)))
 
     def made(**search: int) -> tuple[bool, bool]:
         """Whether kernels are compiled, which changes no score, and whether weights are contiguous, which may."""
@@ -30,7 +30,7 @@ def test_scores_do_not_depend_on_the_size_of_a_search(tiny_run, monkeypatch):
 
 def test_integer_evaluation_is_used_if_available_and_logged_separately(tiny_run, monkeypatch, capsys):
     run = open_existing(str(tiny_run))
-    parts, settings = evaluator.parts_of(run), evaluator.evaluator_settings(run)
+    parts, settings = evaluator.evaluator_parts(run), evaluator.evaluator_settings(run)
     asked = replace(
         parts, spec=parts.spec.model_copy(update={"search": parts.spec.search.model_copy(update={"int8": True})})
     )
@@ -47,7 +47,7 @@ def test_integer_evaluation_is_used_if_available_and_logged_separately(tiny_run,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compiled", [False, True, None])
 def test_on_a_gpu_scores_do_not_depend_on_how_they_are_computed(tiny_run, compiled):
-    parts = evaluator.parts_of(open_existing(str(tiny_run)))
+    parts = evaluator.evaluator_parts(open_existing(str(tiny_run)))
     search = parts.spec.search.model_copy(update={"population": 100_000, "generations": 1_000})
     long = replace(parts, spec=parts.spec.model_copy(update={"search": search}))
     plain, made = evaluator.make_evaluator(parts, "cuda"), evaluator.make_evaluator(long, "cuda")

@@ -12,7 +12,7 @@ import yaml
 from spos_quant.export.integer import reference
 from spos_quant.export.integer.file import read_integers
 from spos_quant.export.runtime import OnnxModel
-from spos_quant.stages.fold import fold_here, shipped_model
+from spos_quant.stages.fold import fold_in_process, model_to_export
 from spos_quant.stages.load import load_model
 from spos_quant.stages.models import scoring_batches
 from spos_quant.stages.open_run import open_existing
@@ -54,7 +54,7 @@ def test_a_finished_model_is_folded_and_its_integers_are_exported(run, command):
 
     result = open_existing(str(run)).pick(None)
     graph = read_integers(result.folded_path)
-    trained, unfolded = shipped_model(result, "integers"), load_model(result)
+    trained, unfolded = model_to_export(result, "integers"), load_model(result)
     x = next(iter(scoring_batches(result.run, "test", all_images=True)))[0]
     with torch.no_grad():
         ours = trained(x).numpy()
@@ -97,9 +97,9 @@ def test_another_share_folds_again_and_an_interrupted_fold_resumes(run, command,
     whole.folded_path.unlink()
     result = open_existing(str(run)).result("bits-w4a4")
     with interrupted_at(5):
-        fold_here(result, device="cpu", show=False)
+        fold_in_process(result, device="cpu", show=False)
     assert result.checkpoint_path.exists()
-    fold_here(result, device="cpu", show=False)
+    fold_in_process(result, device="cpu", show=False)
     assert whole.folded_path.read_bytes() == wanted
 
 

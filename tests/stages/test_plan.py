@@ -9,7 +9,7 @@ from torch import nn
 from spos_quant.backbones.build import build, load_space
 from spos_quant.config import SearchConfig
 from spos_quant.errors import ConfigError
-from spos_quant.stages.open_run import spec_of
+from spos_quant.stages.open_run import spec_with_settings
 from spos_quant.stages.plan import Assumed, Measured, _kept_bytes, estimate, plan
 
 MEASURED = Measured(
@@ -25,7 +25,7 @@ MEASURED = Measured(
     paths=1,
     ddp_seconds=0.05,
 )
-SPEC = spec_of("digits-mixed", ["train.iterations=100", "train.batch_size=64", "retrain.epochs=2"])
+SPEC = spec_with_settings("digits-mixed", ["train.iterations=100", "train.batch_size=64", "retrain.epochs=2"])
 
 
 def row(gpus: int, images: int = 1000, measured: Measured = MEASURED, **assumed):
@@ -123,10 +123,10 @@ def test_invalid_arguments(command, arguments, message):
 
 
 def test_settings_are_those_of_the_command_line():
-    assert spec_of("digits-mixed", ["search.population=7"]).search == SearchConfig(
+    assert spec_with_settings("digits-mixed", ["search.population=7"]).search == SearchConfig(
         **{**load_space("digits-mixed").spec.search.model_dump(), "population": 7}
     )
     with pytest.raises(ConfigError, match="unknown section"):
-        spec_of("digits-mixed", ["serch.population=7"])
+        spec_with_settings("digits-mixed", ["serch.population=7"])
     with pytest.raises(ConfigError, match="--data-size"):
         plan(SPEC, images=1, gpus=[1])

@@ -13,11 +13,11 @@ from spos_quant.cost.budget import cost_range
 from spos_quant.cost.sensitivity import from_json
 from spos_quant.errors import BudgetError, ConfigError, SpaceError
 from spos_quant.run_dir import read_artifact
-from spos_quant.searchers.rank_correlation import fidelity
+from spos_quant.searchers.rank_correlation import rank_agreement
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.space.spec import parse_spec
 from spos_quant.stages.open_run import Options, open_existing, plan_run
-from spos_quant.stages.rank import STRATA, check, draw, read_band
+from spos_quant.stages.rank import STRATA, check, draw, parse_cost_range
 
 QUICK = ("--set", "rank.iterations=3")
 RANK = ("--n", 4, "--seeds", 2, *QUICK)
@@ -40,7 +40,7 @@ def costs(run, drawn):
 
 
 def test_draws_fill_the_strata_evenly_and_share_a_prefix(planned):
-    band = read_band(planned, None)
+    band = parse_cost_range(planned, None)
     assert band == cost_range(planned.table, "bitops")
     many = draw(planned, 20, band)
     assert draw(planned, 7, band) == many[:7]
@@ -53,7 +53,7 @@ def test_draws_fill_the_strata_evenly_and_share_a_prefix(planned):
 
 
 def test_a_band_bounds_the_draws(planned):
-    low, high = read_band(planned, "w2a2:30%")
+    low, high = parse_cost_range(planned, "w2a2:30%")
     assert (low, high) == (4_456_448, int(0.3 * cost_range(planned.table, "bitops")[1]))
     drawn = draw(planned, 6, (low, high))
     assert low <= min(costs(planned, drawn)) <= max(costs(planned, drawn)) <= high
@@ -70,7 +70,7 @@ def test_a_band_bounds_the_draws(planned):
 )
 def test_wrong_bands_are_explained(planned, band, message):
     with pytest.raises(BudgetError, match=message):
-        read_band(planned, band)
+        parse_cost_range(planned, band)
 
 
 def test_too_few_architectures_are_refused(planned):
@@ -116,7 +116,7 @@ def test_ranking_end_to_end(copy, command):
         (alone,) = row["alone"]
         assert (alone["seed"], alone["top1"], alone["n"]) == (0, row["alone_top1"], 287)
     columns = [[row[key] for row in made["rows"]] for key in ("supernet_top1", "alone_top1", "cost", "stratum")]
-    expected = json.loads(json.dumps(fidelity(*columns, seed=0)))
+    expected = json.loads(json.dumps(rank_agreement(*columns, seed=0)))
     assert {key: made["judges"]["top1"][key] for key in expected} == expected
 
 
@@ -137,7 +137,7 @@ def test_sensitivities_are_predictors_if_every_axis_has_a_gradient_estimate(tmp_
         architecture = run.space.decode(row["architecture"])
         assert row["degradation"] == pytest.approx(sum(own[c] for own, c in zip(losses, architecture, strict=True)))
     columns = [[row[key] for row in made["rows"]] for key in ("alone_top1", "cost", "stratum")]
-    expected = json.loads(json.dumps(fidelity([-row["degradation"] for row in made["rows"]], *columns, seed=0)))
+    expected = json.loads(json.dumps(rank_agreement([-row["degradation"] for row in made["rows"]], *columns, seed=0)))
     judges = made["judges"]
     assert {key: judges["sensitivity"][key] for key in expected} == expected
     assert set(judges) == {"top1", "loss", "sensitivity"}

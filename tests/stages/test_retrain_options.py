@@ -16,7 +16,7 @@ from spos_quant.quant.static import is_quant_layer, read_bits
 from spos_quant.space.bit_config import read_bit_config
 from spos_quant.stages.models import float_teacher, make_network, scoring_batches
 from spos_quant.stages.open_run import open_existing
-from spos_quant.stages.retrain import retrain_here
+from spos_quant.stages.retrain import retrain_in_process
 from spos_quant.supernet.weights import load_file, save_weights
 
 SPACE = {
@@ -93,9 +93,9 @@ def test_a_killed_retraining_ends_with_the_same_model(run, interrupted_at):
     result.model_path.unlink()
 
     with interrupted_at(5):
-        retrain_here(result, device="cpu", show=False)
+        retrain_in_process(result, device="cpu", show=False)
     assert result.checkpoint_path.exists()
-    retrain_here(result, device="cpu", show=False)
+    retrain_in_process(result, device="cpu", show=False)
     again = load_file(result.model_path)
     assert again.keys() == expected.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())

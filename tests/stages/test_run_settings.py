@@ -210,7 +210,7 @@ def test_results_are_picked_by_name_or_because_there_is_only_one(space):
     run.result("bits-w4a4").search_path.write_text("{}")
     assert run.pick(None).key == "bits-w4a4"  # the only searched one
     with pytest.raises(RunError, match="is not retrained yet; do it with: spos-quant retrain"):
-        run.pick(None).need_model()
+        run.pick(None).require_model()
 
 
 @pytest.mark.slow

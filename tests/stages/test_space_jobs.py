@@ -42,7 +42,7 @@ def small(name: str, folder: Path) -> Path:
 def run_small(name: str, data: str, folder: Path, command, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     # After two steps the predictions of a deep network are nearly random and depend on the rounding of sums.
-    monkeypatch.setattr(api, "LEAST_AGREEMENT", 0.8)
+    monkeypatch.setattr(api, "MIN_AGREEMENT", 0.8)
     metric = "macs" if load_spec(name).full_precision else "bitops"
     settings = [part for key, value in TINY for part in ("--set", f"{key}={value}")]
     run = folder / "run"

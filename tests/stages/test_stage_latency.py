@@ -137,7 +137,7 @@ def test_a_filled_in_template_is_imported(command, tmp_path):
     rewrite(blank, "\n".join([*lines[:2], *(f"{line}{i + 1}" for i, line in enumerate(lines[2:]))]))
     found = command("latency", "digits-blocks", "--table", blank, "--out", out, json=True)
     assert found["layers"] == made["rows"]
-    assert "not known" in found["said"]
+    assert "not known" in found["accuracy_note"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from spos_quant.backbones.build import build, space_of
 from spos_quant.config import validate
 from spos_quant.quant import fused_add, fused_quant, kernels
 from spos_quant.quant.fused_add import residual_sum
-from spos_quant.quant.fused_relu import absorbed, absorbed_relus
+from spos_quant.quant.fused_relu import absorbed, fused_relus
 from spos_quant.quant.kernels import compiled_kernels
 from spos_quant.space.spec import SpaceSpec
 from spos_quant.supernet.blocks import PlainBlock
@@ -219,7 +219,7 @@ def test_relus_without_a_learned_clip_behind_or_with_hooks_are_kept() -> None:
     pairs[2][1].register_forward_pre_hook(lambda *_: None)
     (proxy,) = pairs[3][1].input_quant.by_bits.values()  # type: ignore[union-attr]
     proxy.fused_activation_quant_proxy.tensor_quant.scaling_impl = nn.Identity()
-    with absorbed_relus(pairs):
+    with fused_relus(pairs):
         assert [relu for relu, _ in pairs if relu not in absorbed] == [relu for relu, _ in pairs[:4]]
     assert not [relu for relu, _ in pairs if relu in absorbed]
 

@@ -16,7 +16,7 @@ from spos_quant.quant.scales import LearnedScale
 from spos_quant.quant.switch import SwitchBatchNorm2d, SwitchLayer
 from spos_quant.space.locked import locked_spec
 from spos_quant.space.spec import parse_spec
-from spos_quant.supernet.network import norms_behind
+from spos_quant.supernet.network import layers_with_following_norm
 from spos_quant.supernet.supernet import Supernet
 from spos_quant.supernet.weights import inherit, load_weights, named_tensors, read_weights, save_weights
 from spos_quant.train.evaluation import recalibrate
@@ -82,7 +82,7 @@ def test_subnets_equal_their_paths_in_outputs_gradients_and_after_recalibration(
 
 def test_each_bit_width_trains_its_own_affine_parameters_and_scales() -> None:
     network = made(shake=False)
-    layer, norm = next((x, y) for x, y in norms_behind(network.body) if x.searchable)
+    layer, norm = next((x, y) for x, y in layers_with_following_norm(network.body) if x.searchable)
     assert list(norm.by_bits) == ["1", "2", "4", "8"]
     for a in architectures(network, 10):
         network.activate(a)

@@ -10,7 +10,7 @@ from train_cases import data
 from spos_quant.data import batch, order, stratified
 from spos_quant.errors import ConfigError
 from spos_quant.train import batches
-from spos_quant.train.batches import FixedBatches, TrainingSteps, loader
+from spos_quant.train.batches import FixedBatches, TrainingBatches, loader
 
 
 def plain(images: np.ndarray) -> dict[bytes, int]:
@@ -35,7 +35,7 @@ def indices(of, xs) -> list[int]:
 @pytest.mark.parametrize("size", [1, 7, 10, 40, 99])
 def test_an_epoch_visits_every_image_at_most_once_in_an_order_of_its_own(size):
     of = unaugmented()
-    steps = TrainingSteps(of, size, seed=3)
+    steps = TrainingBatches(of, size, seed=3)
     assert len(steps) == 40 // min(size, 40)
     seen = []
     for epoch in range(3):
@@ -47,15 +47,15 @@ def test_an_epoch_visits_every_image_at_most_once_in_an_order_of_its_own(size):
         assert found == order(40, 3, epoch)[: len(found)].tolist()
         seen.append(found)
     assert seen[0] != seen[1] != seen[2]
-    assert indices(of, [TrainingSteps(of, size, seed=4)[0][0]]) != seen[0][: min(size, 40)] or size == 1
+    assert indices(of, [TrainingBatches(of, size, seed=4)[0][0]]) != seen[0][: min(size, 40)] or size == 1
 
 
 @pytest.mark.parametrize("ranks", [2, 5])
 def test_ranks_share_the_batch(ranks):
     of = data()
     for step in (0, 1, 9):
-        x, y = TrainingSteps(of, 10, 1)[step]
-        parts = [TrainingSteps(of, 10, 1, rank=r, world_size=ranks)[step] for r in range(ranks)]
+        x, y = TrainingBatches(of, 10, 1)[step]
+        parts = [TrainingBatches(of, 10, 1, rank=r, world_size=ranks)[step] for r in range(ranks)]
         assert sum(len(p[1]) for p in parts) == 10
         assert len({len(p[1]) for p in parts}) == 1
         merged = torch.empty_like(x)
@@ -67,7 +67,7 @@ def test_ranks_share_the_batch(ranks):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_step_can_be_the_first(workers):
-    steps = TrainingSteps(data(), 10, 0)
+    steps = TrainingBatches(data(), 10, 0)
     whole = [steps[i] for i in range(11)]
     for first in (0, 3, 4, 9):
         resumed = list(loader(steps, first, 11, workers))
@@ -82,7 +82,7 @@ def test_any_step_can_be_the_first(workers):
 
 def test_training_images_are_augmented_differently_in_every_epoch():
     of = data()
-    steps = TrainingSteps(of, 40, 0)
+    steps = TrainingBatches(of, 40, 0)
     for epoch in range(2):
         expected, labels = batch(of.train, order(40, 0, epoch), of.preprocessing, of.augmentation, 0, epoch)
         assert np.array_equal(steps[epoch][0].numpy(), expected)

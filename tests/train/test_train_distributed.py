@@ -12,8 +12,8 @@ import torch
 from train_cases import drawing, supernet, training
 
 from spos_quant.errors import ConfigError
-from spos_quant.supernet.weights import named_tensors, read_saved_metadata, read_weights, save_weights
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.supernet.weights import named_tensors, read_weights, read_weights_metadata, save_weights
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.evaluation import batch_norms
 from spos_quant.train.loop import fit, learning_rate, loss_of, make_optimizer, set_lr, step_seed
@@ -44,7 +44,7 @@ def rank(out: str) -> None:
 def accumulated(**config) -> tuple[torch.nn.Module, list[float]]:
     """The reference: one process, the ranks' shares in turn, everything else in plain torch."""
     given, model, draw = training(n=44, **config), supernet(), drawing(0)
-    shares = [TrainingSteps(given.data, 8, 0, rank=r, world_size=RANKS) for r in range(RANKS)]
+    shares = [TrainingBatches(given.data, 8, 0, rank=r, world_size=RANKS) for r in range(RANKS)]
     total = given.config.steps(shares[0].per_epoch)
     optimizer = make_optimizer(model, given.config)
     model.train()
@@ -76,7 +76,7 @@ def test_two_ranks_train_like_one_process_that_accumulates(tmp_path):
     done = subprocess.run([*command, __file__, str(out)], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [Path(f"{out}-{r}.safetensors") for r in range(RANKS)]
-    metadata = [read_saved_metadata(path) for path in found]
+    metadata = [read_weights_metadata(path) for path in found]
     assert metadata[0]["paths"] == metadata[1]["paths"]  # the same path on every rank
     assert metadata[0]["records"] == metadata[1]["records"]
     model, losses = accumulated(**HOW)
@@ -96,8 +96,8 @@ def test_two_ranks_train_like_one_process_that_accumulates(tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_image_of_an_epoch_is_taken_by_one_rank(ranks):
     given = training(n=44)
-    whole = TrainingSteps(given.data, 8, 0)
-    shares = [TrainingSteps(given.data, 8, 0, rank=r, world_size=ranks) for r in range(ranks)]
+    whole = TrainingBatches(given.data, 8, 0)
+    shares = [TrainingBatches(given.data, 8, 0, rank=r, world_size=ranks) for r in range(ranks)]
     for step in range(whole.per_epoch):
         x, y = whole[step]
         parts = [share[step] for share in shares]
@@ -108,7 +108,7 @@ def test_every_image_of_an_epoch_is_taken_by_one_rank(ranks):
 
 def test_a_batch_that_cannot_be_shared_evenly():
     with pytest.raises(ConfigError, match="a batch of 10 images cannot be shared evenly by 3 ranks; set batch_size to"):
-        TrainingSteps(training(n=44).data, 10, 0, world_size=3)
+        TrainingBatches(training(n=44).data, 10, 0, world_size=3)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from spos_quant.errors import ConfigError, ModelError
 from spos_quant.quant.switch import InputQuantizer, SwitchBatchNorm2d, SwitchLayer
 from spos_quant.streams import Stream, generator
 from spos_quant.supernet.calibrate import calibrate_clips
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import (
     fit,
@@ -55,7 +55,7 @@ def linear(seed: int = 0) -> nn.Module:
 def test_fit_is_sgd_written_out(fabric, config):
     """Order of data, learning rate, smoothing, clipping, Nesterov momentum, weight decay and records, three epochs."""
     job = training(epochs=3, **config)
-    c, steps = job.config, TrainingSteps(job.data, 10, job.seed)
+    c, steps = job.config, TrainingBatches(job.data, 10, job.seed)
     model = linear()
     weight, bias = (p.detach().clone().requires_grad_() for p in model[1].parameters())
     records = fit(fabric, model, job)
@@ -100,7 +100,7 @@ def test_fit_is_sgd_written_out(fabric, config):
 
 def test_training_lowers_the_loss_of_a_supernet(fabric):
     model, job = supernet(), training(160, epochs=8, batch_size=16, lr=0.1, label_smoothing=0.0)
-    calibrate_clips(model, TrainingSteps(job.data, 40, 0)[0][0])
+    calibrate_clips(model, TrainingBatches(job.data, 40, 0)[0][0])
     records = fit(fabric, model, job, paths=drawing(0))
     assert len(records) == 8
     assert np.mean([r["loss"] for r in records[-2:]]) < 0.6 * records[0]["loss"]
@@ -253,7 +253,7 @@ def test_iterations_take_the_place_of_epochs(fabric, iterations, epochs):
     last = [math.ceil(epoch * 4) - 1 for epoch in epochs]
     assert [record["lr"] for record in records] == pytest.approx([0.05 * (1 - s / iterations) for s in last])
     job, start = training(**config), 0
-    steps = TrainingSteps(job.data, 10, job.seed)
+    steps = TrainingBatches(job.data, 10, job.seed)
     for record, end in zip(records, last, strict=True):
         part = [float(loss_of(log.logits[s], steps[s][1], job.config, None)) for s in range(start, end + 1)]
         right = [(log.logits[s].argmax(1) == steps[s][1]).float().mean().item() for s in range(start, end + 1)]
@@ -280,7 +280,7 @@ def test_plain_momentum_by_hand(fabric):
     bias = model[1].bias.detach().clone().requires_grad_()
     fit(fabric, model, job)
     fit(fabric, nesterov, training(iterations=6, momentum=0.8, clip_grad=0.0, weight_decay=0.0, lr=0.2))
-    steps, velocity = TrainingSteps(job.data, 10, 0), [torch.zeros_like(weight), torch.zeros_like(bias)]
+    steps, velocity = TrainingBatches(job.data, 10, 0), [torch.zeros_like(weight), torch.zeros_like(bias)]
     for step in range(6):
         x, y = steps[step]
         loss = F.cross_entropy(x.flatten(1) @ weight.T + bias, y, label_smoothing=0.1)
@@ -338,7 +338,7 @@ def test_the_teacher_is_in_evaluation_mode_and_not_trained(fabric):
     model = linear()
     start = copy.deepcopy(model)
     (record,) = fit(fabric, model, job, teacher=teacher)
-    x, y = TrainingSteps(job.data, 40, job.seed)[0]
+    x, y = TrainingBatches(job.data, 40, job.seed)[0]
     with torch.no_grad():
         expected = float(loss_of(start(x), y, job.config, teacher.eval()(x)))
         without = float(loss_of(start(x), y, job.config, None))
@@ -352,7 +352,7 @@ def test_distillation_learns_the_teachers_predictions(fabric):
     """Without labels in the loss, the student predicts what the teacher predicts, even if that is wrong."""
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     model, job = linear(1), training(epochs=60, distill=1.0, lr=0.1)
-    x, y = TrainingSteps(job.data, 40, 0)[0]
+    x, y = TrainingBatches(job.data, 40, 0)[0]
 
     def distance() -> float:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from train_cases import drawing, supernet, training, used, weights
 
 from spos_quant.config import TrainConfig
 from spos_quant.errors import ModelError
-from spos_quant.train.batches import TrainingSteps
+from spos_quant.train.batches import TrainingBatches
 from spos_quant.train.devices import make_fabric
 from spos_quant.train.loop import fit
 from spos_quant.train.paths import Step
@@ -37,7 +37,7 @@ def test_a_sandwich_step_is_the_mean_of_its_paths_gradients(fabric):
     planned = drawing(0, path_sampler="sandwich")(3)
     ours, trained_model, record = gradients(fabric, planned)
     model = supernet().train()
-    x, y = TrainingSteps(training().data, 40, 0)[0]
+    x, y = TrainingBatches(training().data, 40, 0)[0]
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     target, losses, correct = None, [], 0
     for path in planned.architectures:

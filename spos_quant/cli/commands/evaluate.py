@@ -26,7 +26,7 @@ def evaluate(
 
     plan = plan_existing(run_dir)
     picked = plan.run.pick(result_key)
-    picked.need_model()
+    picked.require_model()
     from spos_quant.stages.evaluate import evaluate_result
 
     with plan.open():

@@ -37,7 +37,7 @@ def export(
 
     plan = plan_existing(run_dir)
     picked = plan.run.pick(result_key)
-    picked.need_model()
+    picked.require_model()
     from spos_quant.stages.export import export_result, natural_format, write_header
 
     with plan.open():

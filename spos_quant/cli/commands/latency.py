@@ -60,4 +60,4 @@ def _say(result: dict[str, Any]) -> None:
         show.remark("nothing was left to measure")
     show.say(f"{result['path']}: {result['layers']:,} layers, {result['networks']:,} whole networks")
     show.say(f"architectures take {duration(result['cheapest'])} to {duration(result['dearest'])}")
-    show.say(result["said"])
+    show.say(result["accuracy_note"])

@@ -34,12 +34,14 @@ def plan(
     counts = _counts(gpus)
     if not bandwidth > 0 or (tflops is not None and not tflops > 0):
         raise ConfigError("--bandwidth and --device-tflops: expected a number above 0")
-    from spos_quant.stages.open_run import spec_of
+    from spos_quant.stages.open_run import spec_with_settings
     from spos_quant.stages.plan import Assumed
     from spos_quant.stages.plan import plan as planned
 
     assumed = Assumed(bandwidth * 1e9, None if tflops is None else tflops * 1e12)
-    result = planned(spec_of(space, assignments or ()), images=images, gpus=counts, assumed=assumed, device=device)
+    result = planned(
+        spec_with_settings(space, assignments or ()), images=images, gpus=counts, assumed=assumed, device=device
+    )
     if as_json:
         return show.emit(result)
     columns = ("devices", "supernet", "search", "retrain", "all", "device days", "exchange", "memory each")

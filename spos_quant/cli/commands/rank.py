@@ -36,11 +36,11 @@ def rank(
     o.check_ray(ray)
     opening = Opening(run_dir, None, None, None, assignments, existing=True)
     from spos_quant.stages.estimate import Trainings
-    from spos_quant.stages.rank import check, rank_run, read_band
+    from spos_quant.stages.rank import check, parse_cost_range, rank_run
 
     run = opening.plan.run
     check(n, seeds)
-    costs = read_band(run, band)
+    costs = parse_cost_range(run, band)
     if dry_run:
         return opening.estimate([], as_json, workers=workers, trainings=Trainings(n * seeds, run.spec.ranked, judged=n))
     with opening.open() as opened:

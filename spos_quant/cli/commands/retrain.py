@@ -27,13 +27,13 @@ def retrain(
     """Quantization-aware training of the searched subnet, or of any bit configuration."""
     o.check_device(device)
     from spos_quant.stages.open_run import Options, plan_existing
-    from spos_quant.stages.retrain import given_result, retrain_result
+    from spos_quant.stages.retrain import retrain_result, user_result
 
     if bits is not None and result_key is not None:
         raise ConfigError("give either --bits or --result, not both")
     with plan_existing(run_dir, Options(assignments=tuple(assignments or ()))).open() as opened:
         _need_supernet(opened)
-        result = opened.pick(result_key) if bits is None else given_result(opened, bits)
+        result = opened.pick(result_key) if bits is None else user_result(opened, bits)
         done = retrain_result(result, device=device, show=True)
     if done["skipped"]:
         show.remark(f"{result.key}: already finished, skipped")

@@ -17,7 +17,7 @@ def verify(
     from spos_quant.stages.open_run import open_existing
 
     picked = open_existing(run_dir).pick(result_key)
-    picked.need_model()
+    picked.require_model()
     from spos_quant.stages.verify import verify_result
 
     result = verify_result(picked, show=True)

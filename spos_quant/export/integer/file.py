@@ -64,7 +64,7 @@ def read_integers(path: Path) -> IntegerGraph:
     return graph
 
 
-def read_saved_metadata(path: Path) -> dict[str, Any]:
+def read_integers_metadata(path: Path) -> dict[str, Any]:
     """The metadata in a file: preprocessing, class names, bit configuration. Raises as `read_integers` does."""
     header, _ = _read(path)
     try:

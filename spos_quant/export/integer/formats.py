@@ -11,14 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from spos_quant.errors import ExportError
-from spos_quant.export.api import Format, exporters, need_quantized
+from spos_quant.export.api import Format, exporters, require_quantized_layers
 from spos_quant.export.integer import file, reference
 from spos_quant.export.integer.graph import IntegerGraph
 from spos_quant.export.integer.lower import lower
 from spos_quant.export.integer.onnx_writer import write_onnx_int8
 from spos_quant.export.integer.trainable import IntegerNet
 from spos_quant.export.onnx_file import finish
-from spos_quant.export.runtime import Answers, OnnxModel, compare
+from spos_quant.export.runtime import LogitFunction, OnnxModel, compare
 from spos_quant.quant.onnx import export_qcdq
 
 FORMATS = ("onnx-int8", "integers")
@@ -41,7 +41,7 @@ def integer_graph(model: nn.Module, images: Tensor) -> IntegerGraph:
     """
     if isinstance(model, IntegerNet):
         return model.graph()
-    need_quantized(model)
+    require_quantized_layers(model)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         finish(path, {}, *export_qcdq(model, images[:1], path))
@@ -62,7 +62,7 @@ def write_file(model: nn.Module, examples: Tensor, path: Path, metadata: Mapping
     _check(graph, file.IntegerModel(path), examples, "the file")
 
 
-def _check(graph: IntegerGraph, answers: Answers, examples: Tensor, who: str) -> None:
+def _check(graph: IntegerGraph, answers: LogitFunction, examples: Tensor, who: str) -> None:
     """Raises `ExportError` unless a file gives the outputs of the reference."""
     x = examples[:_CHECKED].numpy()
     expected = reference.run(graph, x)
@@ -86,7 +86,7 @@ exporters.register("integers")(
         open=file.IntegerModel,
         measure=file.measure_integers,
         sizes=file.sizes,
-        said=file.read_saved_metadata,
+        metadata=file.read_integers_metadata,
         hint=_HINT,
     )
 )

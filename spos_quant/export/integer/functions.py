@@ -29,7 +29,7 @@ def value_of(function: str, parameters: tuple[float, ...], x: Array) -> Array:
     return np.asarray(_FUNCTIONS[function](x, *parameters))
 
 
-def table_of(function: str, parameters: tuple[float, ...], source: QuantParams, target: QuantParams) -> Array:
+def lookup_table(function: str, parameters: tuple[float, ...], source: QuantParams, target: QuantParams) -> Array:
     """The lookup table of a function, uint8 `[256]`: input code -> output code."""
     values = value_of(function, parameters, source.real(np.arange(256)))
     codes: Array = np.rint(values / target.scale) + target.zero_point

@@ -56,7 +56,7 @@ _MIDRISE_QMAX = {1: 1, 2: 3}
 """Weight bits -> largest code of mid-rise weights."""
 
 
-def own_batch_norm(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
+def standalone_batch_norm(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
     """A BatchNorm that no layer can absorb, as a depthwise 1x1 convolution."""
     shape = step.attributes["shape"]
     if len(shape) != 4:
@@ -100,12 +100,12 @@ def _with_bias(
     return weight, scale, bias.astype(np.int32)
 
 
-def wide_qparams(peak: float) -> QuantParams:
+def float_first_qparams(peak: float) -> QuantParams:
     """Quantization parameters of images that a first layer reads if it was kept float."""
     return QuantParams(float(np.float32(peak / _WIDE_INPUT)), 0, -_WIDE_INPUT, _WIDE_INPUT)
 
 
-def wide_layer(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
+def float_first_layer(step: Step, inputs: QuantParams, common: dict[str, Any]) -> Layer:
     """A first layer that was kept float, in integers of up to 16 bits whose sums are exact in float32.
 
     Float sums depend on the order of summation, which may change the code that a sum rounds to. Sums of integers below

@@ -11,7 +11,7 @@ import onnx
 from spos_quant.errors import ExportError
 from spos_quant.export.integer.assign_qparams import assign_qparams
 from spos_quant.export.integer.float_graph import MOVES, FloatGraph, Step
-from spos_quant.export.integer.functions import table_of
+from spos_quant.export.integer.functions import lookup_table
 from spos_quant.export.integer.fusion import fuse
 from spos_quant.export.integer.graph import (
     Add,
@@ -33,7 +33,12 @@ from spos_quant.export.integer.graph import (
     Table,
     Transpose,
 )
-from spos_quant.export.integer.layers import integer_layer, own_batch_norm, wide_layer, wide_qparams
+from spos_quant.export.integer.layers import (
+    float_first_layer,
+    float_first_qparams,
+    integer_layer,
+    standalone_batch_norm,
+)
 from spos_quant.export.integer.operators import read_float_graph
 
 _PLAIN: dict[str, type[Op]] = {
@@ -193,14 +198,14 @@ class _Lowering:
         if source is None or target is None:
             raise ExportError(f"module {step.name!r}: {function} of real numbers has no integer form")
         common = {**self._common(step), "limits": None}
-        table = table_of(function, parameters, source, target)
+        table = lookup_table(function, parameters, source, target)
         return Table(**common, table=table, function=function, parameters=parameters)
 
     def _affine(self, step: Step) -> Op:
         source = self.tensor_qparams[step.inputs[0]]
         if source is None or self.tensor_qparams[step.output] is None:
             raise ExportError(f"module {step.name!r}: BatchNorm or a sum of real numbers has no integer form here")
-        return own_batch_norm(step, source, self._common(step))
+        return standalone_batch_norm(step, source, self._common(step))
 
     def _layer(self, step: Step) -> Op:
         role, common = step.attributes["role"], self._common(step)
@@ -209,10 +214,10 @@ class _Lowering:
             weight, bias = (step.attributes[key].astype(np.float32) for key in ("weight", "bias"))
             return FloatLayer(**common, **shared, weight=weight, bias=bias)
         if role == "first":
-            qparams = wide_qparams(self.peak)
+            qparams = float_first_qparams(self.peak)
             codes = f"{step.inputs[0]}.wide"
             self.ops.append(Quantize(name=step.name, inputs=common["inputs"], output=codes, qparams=qparams))
-            return wide_layer(step, qparams, {**common, "inputs": (codes,)})
+            return float_first_layer(step, qparams, {**common, "inputs": (codes,)})
         source = self.tensor_qparams[step.inputs[0]]
         assert source is not None
         return integer_layer(step, source, common)

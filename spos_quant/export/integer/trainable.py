@@ -70,7 +70,7 @@ class IntegerNet(nn.Module):
     @torch.no_grad()
     def graph(self) -> IntegerGraph:
         """The integer graph with the current weights and biases."""
-        ops = tuple(part.op_now() for part in self.parts)  # type: ignore[operator]
+        ops = tuple(part.current_op() for part in self.parts)  # type: ignore[operator]
         return IntegerGraph(self._graph.input, self._graph.shape, self._graph.output, ops)
 
 
@@ -163,7 +163,7 @@ class _IntegerPart(nn.Module):
             rounded = torch.round(scaled)
         return self._column(self.alive) * _straight_through(scaled, rounded.clamp(-qmax, qmax))
 
-    def whole_bias(self) -> Tensor:
+    def integer_bias(self) -> Tensor:
         """The bias in units of its scale, clipped so that no sum overflows."""
         weight = self.codes().detach().abs().flatten(1).sum(1).double() * self.op.factor
         largest_input = max(self.qparams.qmax - self.qparams.zero_point, self.qparams.zero_point - self.qparams.qmin)
@@ -174,16 +174,16 @@ class _IntegerPart(nn.Module):
         op = self.op
         sums = _products(x, self.codes() * op.factor, op.window, op.groups)
         shape = (-1, *[1] * (sums.dim() - 2))
-        sums = (sums.double() + self.whole_bias().reshape(shape)).float()
+        sums = (sums.double() + self.integer_bias().reshape(shape)).float()
         if op.qparams is None:
             return _saturated(op, sums * self.bias_scale.reshape(shape))
         requantization = self.requantization.reshape(shape)
         return _saturated(op, sums / requantization if op.wide else sums * requantization)
 
-    def op_now(self) -> Layer:
+    def current_op(self) -> Layer:
         """The layer with the current integers."""
         weight = self.codes().cpu().numpy().astype(self.op.weight.dtype)
-        bias = self.whole_bias().cpu().numpy().astype(np.int32)
+        bias = self.integer_bias().cpu().numpy().astype(np.int32)
         made = unlike(self.op, weight=weight, bias=bias)
         assert isinstance(made, Layer)
         return made
@@ -201,7 +201,7 @@ class _FloatPart(nn.Module):
         total = _products(_real(x, self.qparams), self.weight, self.op.window, self.op.groups)
         return _saturated(self.op, total + self.bias.reshape(-1, *[1] * (total.dim() - 2)))
 
-    def op_now(self) -> FloatLayer:
+    def current_op(self) -> FloatLayer:
         """The layer with the current weights."""
         made = unlike(self.op, weight=self.weight.cpu().numpy().copy(), bias=self.bias.cpu().numpy().copy())
         assert isinstance(made, FloatLayer)
@@ -228,7 +228,7 @@ class _TablePart(nn.Module):
         codes = (x.detach() + self.qparams.zero_point).long()
         return self.values[codes] + (x - x.detach()) * self.slope[codes]
 
-    def op_now(self) -> Op:
+    def current_op(self) -> Op:
         """The table."""
         return self.op
 
@@ -244,7 +244,7 @@ class _PlainPart(nn.Module):
         made: Tensor = self.made(self.op, *inputs)
         return made
 
-    def op_now(self) -> Op:
+    def current_op(self) -> Op:
         """The operation."""
         return self.op
 
