@@ -58,7 +58,7 @@ def one_seed(seed: int, budget: str, out: Path, assignments: list[str]) -> list[
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "std": statistics.pstdev(values)}
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ def summary() -> str:
             rows.append([network, label, *(accuracy(group.get(kind)) for kind in kinds), str(seeds)])
             told = [difference(group.get("best"), group.get(kind)) for kind in kinds[1:]]
             differences.append([network, label, *told])
+    for budget in ("2.2M", "4M"):
+        result = load(f"digits_search_vs_uniform-{budget}")
+        if result:
+            group = {name: digits_row(result, model) for name, model in (("best", "searched"), ("uniform", "uniform"))}
+            seeds = str(len(group["best"]["runs"]))
+            label = f"{float(budget[:-1]):,.1f} M BitOps"
+            rows.append(["digits-resnet", label, accuracy(group["best"]), "-", accuracy(group["uniform"]), "-", seeds])
+            differences.append(["digits-resnet", label, "-", difference(group["best"], group["uniform"]), "-"])
     if not rows:
         return ""
     return f"""## Is the search worth it?
@@ -87,6 +95,15 @@ Points by which the searched network is better, paired by seed, with the 95 % in
 
 {table(("network", "budget", "than the knapsack's", "than uniform bits", "than a random one"), differences)}
 {CONCLUSIONS}"""
+
+
+def digits_row(result: Row, model: str) -> Row:
+    """The runs of the searched or the uniform model of the digits, as a row of a bench."""
+    runs = [
+        {"seed": row["seed"], "test": {"top1": row["test_top1"]}} for row in result["rows"] if row["model"] == model
+    ]
+    values = [run["test"]["top1"] for run in runs]
+    return {"runs": runs, "top1_mean": fmean(values), "top1_std": stdev(values) if len(values) > 1 else None}
 
 
 def by_budget(result: Row) -> dict[int, dict[str, Row]]:

@@ -17,7 +17,7 @@ RANK_MODULE = "spos_quant.stages.distributed"
 """Runs as `python -m`, once per rank; by name, since it imports the stages that import this file."""
 SUPERNET = "supernet"
 """What to train: this, or the path of a result relative to the run directory."""
-OWNED = "SPOS_QUANTOWNED"
+OWNED = "SPOS_QUANT_OWNED"
 """Environment variable: the command that started the ranks holds the run's lock."""
 
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"

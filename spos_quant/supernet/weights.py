@@ -38,7 +38,7 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, Any] | No
     Args:
         module: A model or a supernet.
         path: The file.
-        metadata: Metadata of plain values, stored in the file's header; `read_weights_metadata` returns it.
+        metadata: Plain values for the header of the file; `read_weights_metadata` returns them.
     """
     save_tensors(dict(named_tensors(module)), path, metadata)
 

@@ -140,7 +140,7 @@ def test_the_first_rank_of_several_machines_warns_of_a_shared_store(
         monkeypatch.setenv(name, value)
     trained = []
     monkeypatch.setattr(distributed, "open_existing", lambda path: path)
-    monkeypatch.setattr("spos_quant.stages.train.train_in_process", lambda run, **_: trained.append(run))
+    monkeypatch.setattr(distributed, "train_in_process", lambda run, **_: trained.append(run))
     distributed._train("run", "supernet", "cpu")
     assert trained == ["run"]
     assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in capsys.readouterr().err) is warned

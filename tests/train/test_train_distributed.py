@@ -69,6 +69,7 @@ def accumulated(**config) -> tuple[torch.nn.Module, list[float]]:
     return model, losses
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one_process_that_accumulates(tmp_path):
     out = tmp_path / "rank"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
