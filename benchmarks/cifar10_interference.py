@@ -4,7 +4,8 @@ One supernet per variant is trained from the same float weights. Each scores the
 stand-alone once, with several seeds. Then it is searched within the BitOps of w2a2, and the winner is retrained. All
 scores are on search-val except the last column. A killed command resumes if repeated.
 
-    python benchmarks/cifar10_interference.py --data imagefolder:CIFAR --weights resnet20.safetensors --work DIR
+    CIFAR10=CIFAR python benchmarks/cifar10_interference.py --data cifar10_halves:load --work DIR
+        --weights resnet20.safetensors      # they know all training images, so half of the test images choose
     python benchmarks/cifar10_interference.py --tiny --work DIR       # smoke test on fake data
 
 A variant is a list of words joined by `+`:
