@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def say_latency(table: CostTable, budgets: Sequence[Budget]) -> None:
     """Prints how accurate the latency table is, if a budget bounds latency."""
     if table.latency is not None and any(metrics[budget.metric].formula is None for budget in budgets):
-        show.remark(table.latency.accuracy_note(table))
+        from spos_quant.cost.latency_error import accuracy_note
+
+        show.remark(accuracy_note(table.latency, table.space))
 
 
 class Opening:

@@ -16,16 +16,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from spos_quant.cost.metrics import LATENCY
 from spos_quant.errors import ConfigError, SpaceError
 from spos_quant.space.shapes import Geometry, LayerShape
 from spos_quant.space.spec import Bits
 
 if TYPE_CHECKING:
-    from spos_quant.cost.table import CostTable
     from spos_quant.space.search_space import LayerSlot, SearchSpace
 
 _PER_MICROSECOND = 1000
@@ -93,49 +90,6 @@ class LatencyTable:
                 f"{where} lacks {len(missing):,} of the {len(calls(space)):,} layers and bits of {space.name!r}, the "
                 f"first is {missing[0]}; --template FILE writes a table with all of them to fill in"
             )
-
-    def with_rest(self, table: CostTable) -> LatencyTable:
-        """The same table with `rest` fitted to its networks: the median of measured latency minus sum of layers."""
-        rests = [whole - layers for whole, layers in self._pairs(table)]
-        return replace(self, rest=max(0, round(median(rests)))) if rests else self
-
-    def error(self, table: CostTable) -> dict[str, Any]:
-        """Leave-one-out error of the sum: each network is predicted with the `rest` fitted to the others.
-
-        Returns:
-            `networks`, their number; `mean` and `largest`, relative errors, None for fewer than two networks.
-        """
-        pairs = self._pairs(table)
-        if len(pairs) < 2:
-            return {"networks": len(pairs), "mean": None, "largest": None}
-        off = []
-        for i, (whole, layers) in enumerate(pairs):
-            rest = max(0, round(median(w - s for j, (w, s) in enumerate(pairs) if j != i)))
-            off.append(abs(layers + rest - whole) / whole)
-        return {"networks": len(pairs), "mean": fmean(off), "largest": max(off)}
-
-    def accuracy_note(self, table: CostTable) -> str:
-        """One sentence for users on how accurate latencies by this table are."""
-        found = self.error(table)
-        if found["mean"] is None:
-            accuracy = "no whole networks were measured, so its error is not known"
-        else:
-            accuracy = (
-                f"of {found['networks']} whole networks it is off by {found['mean']:.1%} on average, "
-                f"{found['largest']:.1%} at most"
-            )
-        return f"latency is a sum over layers ({self.source}); {accuracy}"
-
-    def _pairs(self, table: CostTable) -> list[tuple[int, int]]:
-        """Measured latency and sum of layer latencies, per network."""
-        space = table.space
-        bare = type(table)(space, replace(self, rest=0))
-        try:
-            architectures = [space.decode(text) for text in self.networks]
-        except SpaceError as error:
-            raise ConfigError(f"latency table: a network of another space: {error}") from None
-        sums = bare.totals(architectures, LATENCY).tolist() if architectures else []
-        return list(zip(self.networks.values(), sums, strict=True))
 
 
 def calls(space: SearchSpace) -> list[LayerCall]:

@@ -15,6 +15,7 @@ import torch
 
 from spos_quant.cost.budget import cost_range
 from spos_quant.cost.latency import LatencyTable, calls, latency_csv, read_latency_csv
+from spos_quant.cost.latency_error import accuracy_note, sum_error, with_rest
 from spos_quant.cost.metrics import LATENCY
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
@@ -64,8 +65,7 @@ def bring(run: Run, path: Path) -> dict[str, Any]:
     """
     found = read_latency_csv(path)
     found.check(run.space, str(path))
-    bare = CostTable(run.space, found)
-    return _store_summary(run, found if found.rest else found.with_rest(bare), measured=0)
+    return _store_summary(run, found if found.rest else with_rest(found, run.space), measured=0)
 
 
 def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def latency_run(run: Run, *, threads: int, networks: int, show: bool) -> dict[st
     if fresh:
         whole = _whole(run, fresh, threads, show)
         table = replace(table, networks={**table.networks, **whole})
-    return _store_summary(run, table.with_rest(CostTable(run.space, table)), measured=len(missing) + len(fresh))
+    return _store_summary(run, with_rest(table, run.space), measured=len(missing) + len(fresh))
 
 
 def _draw(space: SearchSpace, seed: int, n: int) -> list[Architecture]:
@@ -153,8 +153,8 @@ def _store_summary(run: Run, table: LatencyTable, *, measured: int) -> dict[str,
         "rest": table.rest,
         "cheapest": cheapest,
         "dearest": most_expensive,
-        "error": table.error(costs),
-        "accuracy_note": table.accuracy_note(costs),
+        "error": sum_error(table, run.space),
+        "accuracy_note": accuracy_note(table, run.space),
         "measured": measured,
     }
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from spos_quant.cost.budget import parse_budget
 from spos_quant.cost.latency import read_latency_csv
+from spos_quant.cost.latency_error import accuracy_note
 from spos_quant.cost.metrics import metrics
 from spos_quant.cost.rows import architecture_rows, space_summary
 from spos_quant.cost.sampler import FeasibleSampler
@@ -170,7 +171,7 @@ class Supernet(nn.Module):
         latency = read_latency_csv(Path(path))
         latency.check(self.space, str(path))
         self.table = CostTable(self.space, latency)
-        remark(latency.accuracy_note(self.table))
+        remark(accuracy_note(latency, self.space))
 
     def sample(self, rng: np.random.Generator, n: int, **budgets: str | float) -> list[Architecture]:
         """`n` architectures, uniform over those within the budgets, for example `bitops_budget="6.3Gi"`.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from spos_quant.backbones.build import builtin_spaces, load_space
 from spos_quant.cost.budget import Budget, cost_range, parse_budget
 from spos_quant.cost.latency import COLUMNS, LatencyTable, LayerCall, calls, latency_csv, parse_latency_csv
+from spos_quant.cost.latency_error import accuracy_note, sum_error, with_rest
 from spos_quant.cost.sampler import FeasibleSampler
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import BudgetError, ConfigError, SpaceError
@@ -129,13 +130,13 @@ def test_the_error_is_leave_one_out():
     whole = [by_hand(SPACE, a) + extra for a, extra in zip(several, over, strict=True)]
     table = LatencyTable(ROWS, networks={SPACE.encode(a): ns for a, ns in zip(several, whole, strict=True)})
     off = [abs(rest - extra) / ns for rest, extra, ns in zip((400_000, 350_000, 150_000), over, whole, strict=True)]
-    found = table.error(CostTable(SPACE, table))
+    found = sum_error(table, SPACE)
     assert found == {"networks": 3, "mean": pytest.approx(np.mean(off)), "largest": pytest.approx(max(off))}
-    assert table.with_rest(CostTable(SPACE, table)).rest == 200_000
-    assert "of 3 whole networks it is off by" in table.accuracy_note(CostTable(SPACE, table))
-    assert "not known" in LatencyTable(ROWS).accuracy_note(TABLE)
+    assert with_rest(table, SPACE).rest == 200_000
+    assert "of 3 whole networks it is off by" in accuracy_note(table, SPACE)
+    assert "not known" in accuracy_note(LatencyTable(ROWS), SPACE)
     with pytest.raises(ConfigError, match="a network of another space"):
-        LatencyTable(ROWS, networks={"0,1": 5}).error(TABLE)
+        sum_error(LatencyTable(ROWS, networks={"0,1": 5}), SPACE)
 
 
 sizes = st.lists(st.integers(0, 9999), min_size=1, max_size=4).map(tuple)

@@ -43,7 +43,7 @@ def lonely(data: dict[str, Any]) -> int:
 
 
 def point_at(page: browser.Page, x: float, y: float) -> str:
-    """The hover text of Plotly at a point of the plane."""
+    """The hover text of Plotly next to a point of the plane."""
     page.middle("#plane-plot")
     left, top = page.run(PLACE % json.dumps([x, y]))
     page.move(left + 5, top)  # outside small markers: inside both of two concentric markers Plotly picks the small one
