@@ -324,7 +324,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
         raise RunError(f"{path} is no run directory (no {CONFIG}); give a search space, or the directory of a run")
     check(path / CONFIG)
     raw = read_yaml(path / CONFIG)
-    if raw.get("format") == 1:
+    if type(raw.get("format")) is int and raw["format"] == 1:
         raise RunError(
             f"{path} is of format 1, in which splits and subsets of images followed the order of files: its supernet "
             "was trained on images that search-val holds now, and max_images scored candidates on the first classes "

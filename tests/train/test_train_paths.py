@@ -15,6 +15,7 @@ from train_cases import drawing, space
 from spos_quant.config import SupernetTrainConfig
 from spos_quant.cost.table import CostTable
 from spos_quant.errors import ConfigError
+from spos_quant.streams import Stream, generator
 from spos_quant.train.paths import PathSampler, Step, make_sampler, path_samplers
 
 TABLE = CostTable(toy_space(scale=1000))
@@ -80,8 +81,8 @@ def test_every_path_is_a_canonical_architecture(name, variant):
 
 
 def test_the_default_is_a_sample_of_the_space_from_the_stream_of_the_step():
-    of, stream = space(), 3
-    expected = [Step((of.sample(np.random.default_rng([5, stream, step])),)) for step in range(20)]
+    of = space()
+    expected = [Step((of.sample(generator(Stream.PATH, 5, step)),)) for step in range(20)]
     assert [drawing(5)(step) for step in range(20)] == expected
     assert [drawing(6)(step) for step in range(20)] != expected
     assert len(set(expected)) > 15
