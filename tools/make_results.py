@@ -43,7 +43,7 @@ network within the same budget is 4 to 5 points worse, so it matters which bits 
 budgets unspent. For such a network take uniform bits, or the knapsack, which takes seconds. On the digits the searched network is better on
 average and costs less than uniform bits, but three seeds and 359 test images do not tell the two apart.
 
-Candidates were scored on the first classes only until 0045 ([what was wrong](reliability.md#what-was-wrong-scores-on-the-first-classes)).
+Candidates were scored on the first classes only until 0045 ([what was wrong](reliability.md#withdrawn-results-scores-on-the-first-classes)).
 Not measured again yet: MobileNetV2, budgets of bytes, operators, how supernets rank, remedies for bit interference.
 """
 UNITS = {"bitops": (1e6, "M BitOps"), "weight_bytes": (1e3, "kB of weights")}
